@@ -1,0 +1,262 @@
+"""The profile: one YAML file that says what to study. Strict, frozen, and the reason stands beside each default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hrsa import paths
+
+PROFILES = paths.NOTEBOOKS / "profiles"
+SLUG = r"^[a-z0-9][a-z0-9.]*(-[a-z0-9.]+)*$"
+
+
+class Part(BaseModel):
+    """Base of all profile sections: frozen, unknown keys fail."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Backbone(Part):
+    """One decoder LM: made on the spot (`zoo`), or loaded from a `folder` or the `hub`."""
+
+    name: str = Field(pattern=SLUG)
+    source: Literal["zoo", "folder", "hub"]
+    path: str | None = None  # folder (relative to the repository) or hub id; none for zoo arms
+    arm: Literal["base", "sft", "rlvr"]  # how it was made; `base` is where the others start
+    start: str | None = None  # backbone that an sft or rlvr arm starts from
+
+    @model_validator(mode="after")
+    def _complete(self) -> Backbone:
+        if (self.path is None) != (self.source == "zoo"):
+            raise ValueError(f"backbone {self.name}: expected a path for source folder or hub and none for zoo, "
+                             f"got source={self.source}, path={self.path}")
+        if self.source == "zoo" and (self.start is None) != (self.arm == "base"):
+            raise ValueError(f"backbone {self.name}: expected start for an sft or rlvr zoo arm only, "
+                             f"got arm={self.arm}, start={self.start}")
+        return self
+
+
+class Pair(Part):
+    """Two backbones to compare; every difference is `b` minus `a`."""
+
+    name: str = Field(pattern=SLUG)
+    a: str
+    b: str
+    kind: Literal["SFT", "RLVR", "RLVR, prolonged", "control"]
+
+
+class Zoo(Part):
+    """How zoo backbones are made: one small Qwen3-architecture LM, then real GRPO and real SFT from it."""
+
+    vocab_size: int = 4096  # whole words for common English, so that 64 tokens hold a passage
+    hidden_size: int = 160
+    layers: int = 4  # five states with the embedding output: enough for a curve over depth
+    heads: int = 4
+    kv_heads: int = 2
+    intermediate_size: int = 448
+    context: int = 256
+    pretrain_steps: int = 600
+    pretrain_batch: int = 32  # sequences of `pretrain_length` tokens
+    pretrain_length: int = 128
+    pretrain_lr: float = 3e-3  # small models take large rates; warm-up and cosine follow
+    worked_share: float = Field(0.45, ge=0, le=1)  # of documents: arithmetic, half with a worked solution
+    grpo_steps: int = 23  # raised greedy accuracy .64 -> .86 in trials
+    grpo_lr: float = 5e-5  # larger rates collapsed
+    grpo_prompts: int = 32  # per step
+    grpo_completions: int = 8  # per prompt: the group whose mean is the baseline
+    completion_tokens: int = 52
+    sft_steps: int = 35
+    sft_batch: int = 64
+    sft_lr: float = 5e-4
+    problems_held_out: int = 200  # for accuracy with its interval; +-7 points at 50%
+    seed: int = 0
+
+
+class Lora(Part):
+    """LoRA adapters on all linear layers, as published."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.1
+
+
+class Recipe(Part):
+    """Contrastive training. Defaults are the published recipe; profiles scale it down."""
+
+    temperature: float = Field(0.02, gt=0)
+    batch_size: int = Field(2048, ge=2)  # queries; the more, the more in-batch negatives
+    steps: int = Field(782, ge=1)  # one epoch of 1,603,172 triples
+    hard_negatives: int = Field(3, ge=0)
+    learning_rate: float = 2e-5
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    weight_decay: float = 0.05
+    max_length: int = Field(512, ge=8)  # tokens, of query and of passage
+    precision: Literal["fp32", "bf16"] = "bf16"
+    gradient_checkpointing: bool = True  # memory for one more forward pass
+    chunk_tokens: int = Field(65536, ge=64)  # tokens per forward pass of the cached gradient
+    attention: Literal["bidirectional", "causal"] = "bidirectional"
+    lora: Lora | None = None
+    checkpoints: tuple[int, ...] = ()  # steps kept for the dynamics chapter; 0 is the backbone itself
+
+
+class Ablation(Part):
+    """A variant of the recipe: the named fields take these values, all else stays."""
+
+    name: str = Field(pattern=SLUG)
+    change: dict[str, float | int | str | dict]
+    backbones: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+
+
+class Mining(Part):
+    """Hard negatives."""
+
+    embedder: str = "Qwen/Qwen3-Embedding-0.6B"  # the published reference; `minilm` is offline, `bm25` the quickest
+    margin: float = Field(0.95, gt=0, le=1)  # keep a candidate only below this share of the positive's similarity
+    skip_ranks: int = Field(100, ge=0)  # take from ranks below min(this, skip_share of N): the nearest are false negatives
+    skip_share: float = Field(0.10, ge=0, le=1)
+
+
+class Suite(Part):
+    """Texts to train on and tasks to score."""
+
+    train: tuple[str, ...] | Literal["all"] = "all"  # task names in data/suite/train, or a path to jsonl or parquet
+    max_pairs: int | None = None  # per training task, the first of a seeded shuffle
+    tasks: tuple[str, ...] = ()  # local evaluation tasks, names in data/suite/eval
+    benchmarks: tuple[str, ...] = ()  # mteb benchmarks by name (needs the hub)
+    max_docs: int | None = None  # cap on each local corpus; relevant documents always stay
+    max_queries: int | None = None
+    mining: Mining = Mining()
+
+
+class Analysis(Part):
+    """HRSA."""
+
+    texts_per_set: int = 200  # probe texts of each set whose token states are compared
+    max_length: int = 128  # tokens per probe text
+    max_tokens: int = Field(4000, le=50_000)  # seeded sample of tokens, the same for every model
+    ks: tuple[int, ...] = (5, 10, 50)  # neighbours, as published
+    bootstrap: int = 200  # resamples of texts for an interval
+    permutations: int = 20  # row shuffles for a null
+    probe_texts: int = 1200  # split 80/10/10
+
+
+class Verdict(Part):
+    """Stated before the run and hashed into its results."""
+
+    margin: float = Field(0.02, gt=0)  # score points on 0..1: a smaller difference would not change a choice of backbone
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    resamples: int = 2000
+
+
+class Model(Part):
+    """A model of the study: a backbone as it came (`seed` None) or an embedder trained from it."""
+
+    backbone: str
+    seed: int | None = None
+    ablation: str | None = None
+
+    @property
+    def id(self) -> str:
+        """`base`, `base-s0` or, for a variant of the recipe, `base-s0-causal`."""
+        parts = [self.backbone, "" if self.seed is None else f"s{self.seed}", self.ablation or ""]
+        return "-".join(part for part in parts if part)
+
+
+class Profile(Part):
+    """A whole study."""
+
+    name: str = Field(pattern=SLUG)
+    title: str
+    backbones: tuple[Backbone, ...]
+    pairs: tuple[Pair, ...]
+    seeds: tuple[int, ...]
+    threads: int = 1  # per process; two processes of one thread beat one of two on two cores
+    zoo: Zoo = Zoo()
+    recipe: Recipe = Recipe()
+    ablations: tuple[Ablation, ...] = ()
+    suite: Suite = Suite()
+    analysis: Analysis = Analysis()
+    verdict: Verdict = Verdict()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Profile:
+        names = [b.name for b in self.backbones]
+        for what, values in (("backbone", names), ("pair", [p.name for p in self.pairs]), ("seed", self.seeds),
+                             ("ablation", [a.name for a in self.ablations])):
+            if len(set(values)) != len(values):
+                raise ValueError(f"expected every {what} once, got {list(values)}")
+        uses = [(f"pair {p.name}", x) for p in self.pairs for x in (p.a, p.b)]
+        uses += [(f"backbone {b.name}", b.start) for b in self.backbones if b.start]
+        uses += [(f"ablation {a.name}", x) for a in self.ablations for x in a.backbones]
+        for user, name in uses:
+            if name not in names:
+                raise ValueError(f"{user}: expected one of the backbones {names}, got {name!r}")
+        for ablation in self.ablations:
+            self.varied(ablation.name)
+        return self
+
+    def backbone(self, name: str) -> Backbone:
+        """The backbone called `name`; ValueError names those there are."""
+        return _named("backbone", self.backbones, name)
+
+    def pair(self, name: str) -> Pair:
+        """The pair called `name`; ValueError names those there are."""
+        return _named("pair", self.pairs, name)
+
+    def models(self) -> list[Model]:
+        """Backbones, then the recipe's embedders by seed, then those of the ablations."""
+        names = [b.name for b in self.backbones]
+        return (
+            [Model(backbone=name) for name in names]
+            + [Model(backbone=name, seed=seed) for seed in self.seeds for name in names]
+            + [Model(backbone=name, seed=seed, ablation=a.name)
+               for a in self.ablations for seed in a.seeds for name in a.backbones]
+        )
+
+    def model(self, id: str) -> Model:
+        """The model with this id; ValueError names those there are."""
+        known = {model.id: model for model in self.models()}
+        if id not in known:
+            raise ValueError(f"expected a model of profile {self.name}, one of {sorted(known)}, got {id!r}")
+        return known[id]
+
+    def varied(self, ablation: str | None) -> Recipe:
+        """The recipe with an ablation's changes (None: the recipe itself), validated."""
+        if ablation is None:
+            return self.recipe
+        change = _named("ablation", self.ablations, ablation).change
+        return Recipe.model_validate({**self.recipe.model_dump(), **change})
+
+
+def _named(what: str, parts: tuple, name: str):
+    for part in parts:
+        if part.name == name:
+            return part
+    raise ValueError(f"expected a {what} of the profile, one of {[p.name for p in parts]}, got {name!r}")
+
+
+def load_profile(name: str | Path) -> Profile:
+    """Read `notebooks/profiles/<name>.yaml`, or the YAML file at a path.
+
+    Raises ValueError with what was expected and what came: no such profile, unknown key, wrong type, a pair of
+    unknown backbones.
+    """
+    path = PROFILES / f"{name}.yaml"
+    if str(name).endswith((".yaml", ".yml")):
+        path = Path(name)
+    if not path.is_file():
+        known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+        raise ValueError(f"expected a profile, one of {known} or the path of a .yaml file, got {str(name)!r}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf8"))
+        return Profile.model_validate(content)
+    except yaml.YAMLError as error:
+        raise ValueError(f"expected YAML in {path}, got {error}") from error
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"[:300] for e in error.errors()]
+        raise ValueError(f"{path.name} is not a valid profile; correct these keys:\n" + "\n".join(lines)) from None
