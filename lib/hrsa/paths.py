@@ -57,8 +57,8 @@ def _source(module: str) -> Path | None:
     return next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
 
 
-def _imports(module: str, source: Path) -> set[str]:
-    """Names of `hrsa` modules that a module's source imports anywhere, also inside functions."""
+def imports(module: str, source: Path) -> set[str]:
+    """Names of `hrsa` modules that the source of `module` imports anywhere, also inside functions."""
     found = set()
     parent = module if source.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(source.read_text(encoding="utf8"))):
@@ -85,7 +85,7 @@ def code_hash(module: str) -> str:
             raise ValueError(f"expected a module of hrsa, got {name!r}: give its dotted name, such as 'hrsa.train'")
         if name not in seen:
             seen[name] = file_hash(source)
-            todo += _imports(name, source)
+            todo += imports(name, source)
     return key(sources=seen)
 
 
@@ -151,7 +151,8 @@ def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(f"expected a parquet table in {path}, got {error}: delete it and run the stage again") from error
+        message = f"expected a parquet table in {path}, got {error}: delete it and run the stage again"
+        raise ValueError(message) from error
     missing = [name for name in columns or [] if name not in table.columns]
     if missing:
         raise ValueError(f"expected columns {columns} in {path}, got {list(table.columns)}: add {missing}")

@@ -117,7 +117,7 @@ class Mining(Part):
 
     embedder: str = "Qwen/Qwen3-Embedding-0.6B"  # the published reference; `minilm` is offline, `bm25` the quickest
     margin: float = Field(0.95, gt=0, le=1)  # keep a candidate only below this share of the positive's similarity
-    skip_ranks: int = Field(100, ge=0)  # take from ranks below min(this, skip_share of N): the nearest are false negatives
+    skip_ranks: int = Field(100, ge=0)  # take from ranks below min(this, skip_share of N): nearer ones may be right
     skip_share: float = Field(0.10, ge=0, le=1)
 
 
@@ -148,7 +148,7 @@ class Analysis(Part):
 class Verdict(Part):
     """Stated before the run and hashed into its results."""
 
-    margin: float = Field(0.02, gt=0)  # score points on 0..1: a smaller difference would not change a choice of backbone
+    margin: float = Field(0.02, gt=0)  # on 0..1: a smaller difference would not change a choice
     alpha: float = Field(0.05, gt=0, lt=0.5)
     resamples: int = 2000
 
@@ -237,7 +237,7 @@ def _named(what: str, parts: tuple, name: str):
     for part in parts:
         if part.name == name:
             return part
-    raise ValueError(f"expected a {what} of the profile, one of {[p.name for p in parts]}, got {name!r}")
+    raise ValueError(f"expected the name of a {what} of the profile, one of {[p.name for p in parts]}, got {name!r}")
 
 
 def load_profile(name: str | Path) -> Profile:
@@ -253,10 +253,12 @@ def load_profile(name: str | Path) -> Profile:
         known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
         raise ValueError(f"expected a profile, one of {known} or the path of a .yaml file, got {str(name)!r}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf8"))
-        return Profile.model_validate(content)
+        profile = Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf8")))
     except yaml.YAMLError as error:
         raise ValueError(f"expected YAML in {path}, got {error}") from error
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"[:300] for e in error.errors()]
         raise ValueError(f"{path.name} is not a valid profile; correct these keys:\n" + "\n".join(lines)) from None
+    if profile.name != path.stem:
+        raise ValueError(f"expected the name of the profile in {path.name} to be {path.stem!r}, got {profile.name!r}")
+    return profile

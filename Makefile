@@ -1,0 +1,62 @@
+# Does a reasoning LLM make a better embedding model than its base?   `make` alone prints this help.
+
+PROFILE ?= mini
+PYTHON ?= python3
+CORES ?=
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help setup browser book test lab smoke plan power suite lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@echo; echo "PROFILE=smoke|mini|paper|… names a file in notebooks/profiles/ (default: mini); CORES=n limits jobs at a time"
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"expected Python 3.11 or later, got {sys.version.split()[0]}: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(VENV)/installed ## a virtual environment in .venv with every pin of requirements.lock
+
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { echo "installing Chromium for the tests of the report"; \
+	  as=$$([ "$$(id -u)" = 0 ] || echo sudo); $$as apt-get update -qq && $$as apt-get install -y -qq chromium chromium-driver >/dev/null; } || \
+	  { echo "expected chromium and chromedriver on the PATH, got none: install both (Debian: apt install chromium chromium-driver)"; exit 1; }
+
+book: setup ## run the study PROFILE and write jupyter_book/_build/html/index.html
+	@$(RUN) hrsa.engine --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
+
+smoke: setup ## every stage at toy size, in minutes
+	@$(MAKE) --no-print-directory book PROFILE=smoke
+
+test: setup browser ## all tests, the smoke study included
+	$(BIN)/ruff check
+	$(BIN)/python -m pytest -q
+
+lab: setup ## JupyterLab on notebooks/
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --notebook-dir=notebooks
+
+plan: setup ## the graph of PROFILE, its runs and their estimated size; runs nothing
+	@$(RUN) hrsa.plan --profile $(PROFILE)
+
+power: setup ## seeds and queries that would prove the margin, from the variances PROFILE measured
+	@$(RUN) hrsa.power --profile $(PROFILE)
+
+suite: setup ## rebuild data/suite from its source packages
+	$(BIN)/python data/build_suite.py
+
+lock: ## resolve pyproject.toml anew into requirements.lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet -e .[zoo,book,test]
+	{ sed -n '/^#/p' requirements.lock; $(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > requirements.new
+	mv requirements.new requirements.lock
+	rm -rf $(VENV)-lock
+
+clean: ## remove what runs have built (not .venv)
+	rm -rf data/runs jupyter_book/executed jupyter_book/_build .snakemake
+	find figures -mindepth 1 -maxdepth 1 ! -name readme -exec rm -rf {} +

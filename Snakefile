@@ -1,0 +1,72 @@
+# The study as a graph: one rule per kind of job. What the jobs are, what each needs and the hash of the code and
+# settings it depends on come from hrsa.pipeline, so that the graph and the code cannot disagree.
+#
+#   make book PROFILE=mini        runs it here
+#   make plan PROFILE=paper       prints it
+#
+# Guards: records are small and written atomically by the job itself after success; executed notebooks are kept
+# apart from the outputs, so a failed one survives; checkpoints live in data/runs/ beside the artefacts; inputs are
+# the py:percent sources; `params.fingerprint` makes changed code or settings run again.
+
+import sys
+
+from hrsa import pipeline
+from hrsa.profile import load_profile
+
+STUDY = load_profile(config.get("profile", "mini"))
+STAGES = ("backbone", "mine", "embedder", "measure")
+CHAPTERS = ("03_training", *pipeline.PAIR_CHAPTERS, *pipeline.chapters(STUDY))
+COMMAND = f"{sys.executable} -m hrsa.run {{params.rule}} {{wildcards.name}} --profile {config.get('profile', 'mini')}"
+
+
+def records(rule):
+    return lambda wildcards: [pipeline.record(STUDY, *job) for job in pipeline.needs(STUDY, rule, wildcards.name)]
+
+
+wildcard_constraints:
+    name="[^/]+",
+
+
+rule all:
+    input:
+        pipeline.record(STUDY, "book", "study"),
+
+
+for stage in STAGES:
+
+    rule:
+        name: stage
+        input: records(stage)
+        output: pipeline.record(STUDY, stage, "{name}")
+        params:
+            rule=stage,
+            fingerprint=pipeline.fingerprint(STUDY, stage),
+        threads: STUDY.threads
+        shell: COMMAND
+
+
+for chapter in CHAPTERS:
+
+    rule:
+        name: chapter
+        input:
+            records(chapter),
+            source=f"notebooks/{chapter}.py",
+        output: pipeline.record(STUDY, chapter, "{name}")
+        params:
+            rule=chapter,
+            fingerprint=pipeline.fingerprint(STUDY, chapter),
+        threads: STUDY.threads
+        shell: COMMAND
+
+
+rule book:
+    input:
+        records("book"),
+        "jupyter_book/_config.yml",
+        "jupyter_book/intro.md",
+    output: pipeline.record(STUDY, "book", "{name}")
+    params:
+        rule="book",
+        fingerprint=pipeline.fingerprint(STUDY, "book"),
+    shell: COMMAND

@@ -1,0 +1,169 @@
+"""What the study's graph consists of: its jobs, what each reads, and the hash that makes it run again.
+
+The Snakefile is a thin shell around this module. A job writes one small record,
+`data/runs/<profile>/records/<rule>/<name>.json`, when it has succeeded; artefacts and executed notebooks are kept
+elsewhere, so that a job that is killed or fails loses neither.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from hrsa import paths
+from hrsa.profile import Model, Profile
+
+PAIR_CHAPTERS = ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
+STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "11_ablations", "12_verdict")
+STAGE_MODULES = {
+    "backbone": ("hrsa.backbone", "hrsa.zoo"),
+    "mine": ("hrsa.mining",),
+    "embedder": ("hrsa.train",),
+    "measure": ("hrsa.evaluate", "hrsa.activations"),
+    "book": ("hrsa.book", "hrsa.run"),
+}
+STAGE_SECTIONS = {
+    "backbone": ("zoo", "backbones"),
+    "mine": ("suite", "recipe"),
+    "03_training": ("recipe",),
+    "embedder": ("recipe", "ablations"),
+    "measure": ("suite", "analysis"),
+}
+
+
+def record(profile: Profile, rule: str, name: str) -> str:
+    """Path, relative to the repository, of the record of one job.
+
+    That of the book lies in the HTML folder: there is one report at a time, and it is that profile's.
+    """
+    if rule == "book":
+        return f"jupyter_book/_build/html/{profile.name}-{name}.json"
+    return f"data/runs/{profile.name}/records/{rule}/{name}.json"
+
+
+def page(chapter: str, name: str) -> str:
+    """File name of an executed notebook: `07_cka--base-vs-rlvr.ipynb`, or `01_backbones.ipynb` when run once."""
+    return f"{chapter}.ipynb" if name == "study" else f"{chapter}--{name}.ipynb"
+
+
+def executed(profile: Profile, chapter: str, name: str) -> str:
+    """Path, relative to the repository, of an executed notebook."""
+    return f"jupyter_book/executed/{profile.name}/{page(chapter, name)}"
+
+
+def chapters(profile: Profile) -> tuple[str, ...]:
+    """Chapters that run once per profile; the ablation chapter only where the profile has ablations."""
+    return tuple(c for c in STUDY_CHAPTERS if c != "11_ablations" or profile.ablations)
+
+
+def jobs(profile: Profile) -> dict[str, list[str]]:
+    """All jobs of the study: rule -> names."""
+    embedders = [m for m in profile.models() if m.seed is not None]
+    pairs = [p.name for p in profile.pairs]
+    return {
+        "backbone": [b.name for b in profile.backbones],
+        "mine": ["study"],
+        "03_training": [m.id for m in embedders if m.ablation is None],
+        "embedder": [m.id for m in embedders if m.ablation],
+        "measure": [m.id for m in profile.models()] + (["bm25"] if profile.suite.tasks else []),
+        **{chapter: list(pairs) for chapter in PAIR_CHAPTERS},
+        **{chapter: ["study"] for chapter in (*chapters(profile), "book")},
+    }
+
+
+def _made_by(model: Model) -> tuple[str, str]:
+    """Rule and name of the job that makes a model."""
+    if model.seed is None:
+        return "backbone", model.backbone
+    return ("embedder" if model.ablation else "03_training"), model.id
+
+
+def _measured(profile: Profile, arms: set[str]) -> list[tuple[str, str]]:
+    return [("measure", m.id) for m in profile.models() if m.backbone in arms and m.ablation is None]
+
+
+def needs(profile: Profile, rule: str, name: str) -> list[tuple[str, str]]:
+    """Jobs, as (rule, name), that must have succeeded before this one."""
+    todo = jobs(profile)
+    if rule not in todo or name not in todo[rule]:
+        raise ValueError(
+            f"expected a job of profile {profile.name}, got {rule} {name}: choose a rule of {sorted(todo)} "
+            f"and, for {rule}, a name of {todo.get(rule, [])}"
+        )
+    if rule == "mine":
+        return []
+    if rule == "book":
+        return [(other, name) for other, names in todo.items() if other != "book" for name in names]
+    if rule == "backbone":
+        start = profile.backbone(name).start
+        return [("backbone", start)] if start else []
+    if rule in ("03_training", "embedder"):
+        return [("backbone", profile.model(name).backbone), ("mine", "study")]
+    if rule == "measure":
+        return [] if name == "bm25" else [_made_by(profile.model(name))]
+    if rule in PAIR_CHAPTERS:
+        pair = profile.pair(name)
+        return _measured(profile, {pair.a, pair.b})
+    return _study_needs(profile, rule, todo)
+
+
+def _study_needs(profile: Profile, chapter: str, todo: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """Jobs that a chapter which runs once per profile needs."""
+    every = {
+        "01_backbones": ("backbone",),
+        "02_texts": ("mine",),
+        "04_evaluation": ("measure",),
+        "10_dynamics": ("measure",),
+        "11_ablations": ("measure",),
+        "12_verdict": ("04_evaluation", "10_dynamics", *PAIR_CHAPTERS),
+    }[chapter]
+    return [(rule, name) for rule in every for name in todo[rule]]
+
+
+@cache
+def _source_hash(path: Path) -> str:
+    """Hash of a notebook's py:percent source and of the `hrsa` code it imports."""
+    code = {name: paths.code_hash(name) for name in sorted(paths.imports("hrsa.notebook", path))}
+    return paths.key(source=paths.file_hash(path), code=code)
+
+
+def fingerprint(profile: Profile, rule: str) -> str:
+    """Hash of configuration and code that a rule's jobs depend on: when it changes, they run again."""
+    sections = STAGE_SECTIONS.get(rule, tuple(type(profile).model_fields))
+    settings = {name: profile.model_dump(mode="json")[name] for name in (*sections, "threads")}
+    if rule in STAGE_MODULES:
+        return paths.key(settings=settings, code={m: paths.code_hash(m) for m in STAGE_MODULES[rule]})
+    return paths.key(settings=settings, code=_source_hash(paths.NOTEBOOKS / f"{rule}.py"))
+
+
+def parameters(profile: Profile, chapter: str, name: str) -> dict[str, str | int]:
+    """Values of a chapter's `parameters` cell for one of its jobs."""
+    values: dict[str, str | int] = {"profile": profile.name}
+    if chapter in PAIR_CHAPTERS:
+        values["pair"] = name
+    if chapter == "03_training":
+        model = profile.model(name)
+        values |= {"backbone": model.backbone, "seed": model.seed}
+    return values
+
+
+def run_stage(profile: Profile, rule: str, name: str) -> dict[str, str]:
+    """Do one job that is not a notebook; return the names of the artefacts it made."""
+    if rule == "book":
+        from hrsa import book
+
+        return {"html": str(book.build(profile)).removeprefix(f"{paths.ROOT}/")}
+    from hrsa import activations, backbone, evaluate, mining, train
+
+    if rule == "backbone":
+        return {"backbone": str(backbone.backbone_folder(profile, name)).removeprefix(f"{paths.ROOT}/")}
+    if rule == "mine":
+        return {"triples": mining.mine(profile).name}
+    if rule == "embedder":
+        return {"embedder": train.train_embedder(profile, name).name}
+    if rule == "measure":
+        made = {"evaluation": evaluate.evaluate_model(profile, name).name}
+        return made if name == "bm25" else made | {"states": activations.record_states(profile, name).name}
+    raise ValueError(f"expected one of the stages {sorted(STAGE_MODULES)}, got {rule!r}")
+
+

@@ -1,0 +1,78 @@
+import graphlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from hrsa import paths, pipeline, plan
+from hrsa.engine import EngineError, command, only_engine
+from hrsa.profile import load_profile
+
+
+@pytest.mark.parametrize("name", ["smoke", "mini", "paper"])
+def test_the_graph_is_closed_acyclic_and_ends_in_the_book(name):
+    profile = load_profile(name)
+    jobs = {(rule, job) for rule, names in pipeline.jobs(profile).items() for job in names}
+    needs = {job: set(pipeline.needs(profile, *job)) for job in jobs}
+    assert set().union(*needs.values()) | {("book", "study")} == jobs
+    order = list(graphlib.TopologicalSorter(needs).static_order())
+    assert order[-1] == ("book", "study")
+
+
+def test_every_chapter_of_the_graph_has_its_pair_of_files():
+    profile = load_profile("mini")
+    chapters = {rule for rule in pipeline.jobs(profile) if re.match(r"\d\d_", rule)}
+    assert chapters == {p.stem for p in paths.NOTEBOOKS.glob("[0-9]*.py")}
+    assert chapters == {p.stem for p in paths.NOTEBOOKS.glob("[0-9]*.ipynb")}
+
+
+@pytest.mark.parametrize("name", ["smoke", "paper"])
+def test_snakemake_reads_the_graph_as_the_code_states_it(name):
+    profile = load_profile(name)
+    done = subprocess.run([*command(profile, 1, "--dry-run", "--forceall", "--quiet", "progress")], cwd=paths.ROOT,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.M))
+    expected = {rule: len(names) for rule, names in pipeline.jobs(profile).items() if names}
+    assert {rule: int(counts[rule]) for rule in expected} == expected
+
+
+def test_unknown_jobs_are_refused():
+    with pytest.raises(ValueError, match=r"expected a job of profile smoke, got 07_cka no-pair"):
+        pipeline.needs(load_profile("smoke"), "07_cka", "no-pair")
+
+
+def test_a_fingerprint_changes_with_settings_that_matter_and_only_those():
+    smoke = load_profile("smoke")
+    recipe = smoke.recipe.model_copy(update={"steps": smoke.recipe.steps + 1})
+    other = smoke.model_copy(update={"recipe": recipe})
+    changed = {r for r in ("backbone", "03_training", "mine") if
+               pipeline.fingerprint(smoke, r) != pipeline.fingerprint(other, r)}
+    assert changed == {"03_training", "mine"}
+
+
+def test_one_engine_at_a_time():
+    code = (
+        "import time; from hrsa.engine import only_engine\n"
+        "with only_engine():\n    print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline().strip() == "held"
+        with pytest.raises(EngineError, match="expected no other"), only_engine():
+            pass
+        holder.kill()
+    with only_engine():
+        pass
+
+
+def test_the_plan_knows_the_published_sizes():
+    paper = load_profile("paper")
+    text = plan.text(paper, 120.0)
+    sizes = {b.name: plan.size(paper, b).parameters for b in paper.backbones}
+    # the published names round these counts
+    assert round(sizes["qwen2.5-0.5b"] / 1e9, 1) == 0.5
+    assert round(sizes["qwen3-0.6b"] / 1e9, 1) == 0.6
+    assert round(sizes["qwen2.5-1.5b"] / 1e9, 1) == 1.5
+    assert round(sizes["qwen3-4b-psr"] / 1e9) == 4
+    assert "03_training     x  33" in text and "r1-distill-vs-prorl" in text

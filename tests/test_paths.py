@@ -1,0 +1,115 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from hrsa import paths
+
+
+def test_key_depends_on_every_part_and_not_on_order():
+    assert paths.key(a=1, b=[2]) == paths.key(b=[2], a=1)
+    assert paths.key(a=1) != paths.key(a=2)
+    assert len(paths.key(a=1)) == 12
+
+
+def test_code_hash_follows_imports(tmp_path, monkeypatch):
+    package = tmp_path / "hrsa"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "a.py").write_text("from hrsa import b\n")
+    (package / "b.py").write_text("def f():\n    from hrsa.c import g\n")
+    (package / "c.py").write_text("def g():\n    pass\n")
+    (package / "d.py").write_text("X = 1\n")
+    monkeypatch.setattr(paths, "PACKAGE", package)
+
+    def fresh(name):
+        paths.code_hash.cache_clear()
+        return paths.code_hash(name)
+
+    before = fresh("hrsa.a")
+    (package / "d.py").write_text("X = 2\n")
+    assert fresh("hrsa.a") == before
+    (package / "c.py").write_text("def g():\n    return 1\n")
+    assert fresh("hrsa.a") != before
+    with pytest.raises(ValueError, match="expected a module of hrsa"):
+        fresh("hrsa.nothing")
+    paths.code_hash.cache_clear()
+
+
+def test_make_builds_once_and_records_where_it_came_from(tmp_path):
+    calls = []
+
+    def build(folder):
+        calls.append(folder)
+        (folder / "x.txt").write_text("1")
+
+    target = tmp_path / "stage" / "name-0"
+    paths.scratch(target).mkdir(parents=True)
+    for _ in range(2):
+        assert paths.make(target, build, seed=3) == target
+    assert len(calls) == 1
+    record = json.loads((target / "provenance.json").read_text())
+    assert record["seed"] == 3 and record["versions"]["torch"] and record["seconds"] >= 0
+    assert not paths.scratch(target).exists()
+
+
+def test_a_failed_build_leaves_nothing_and_keeps_its_scratch(tmp_path):
+    target = tmp_path / "name-0"
+    paths.scratch(target).mkdir()
+
+    def build(folder):
+        (folder / "half").write_text("…")
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        paths.make(target, build)
+    assert [p.name for p in tmp_path.iterdir()] == [paths.scratch(target).name]
+
+
+def test_a_killed_writer_never_leaves_a_half_written_file_under_the_name(tmp_path):
+    target = tmp_path / "table.parquet"
+    code = (
+        "import time, sys; from pathlib import Path; from hrsa import paths\n"
+        f"with paths.atomic(Path({str(target)!r})) as t:\n"
+        "    t.write_bytes(b'half'); print('writing', flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline().strip() == "writing"
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    assert not target.exists()
+
+
+def test_tables_and_json_round_trip_and_say_what_is_wrong(tmp_path, rng):
+    table = pd.DataFrame({"a": rng.normal(size=5), "b": list("vwxyz")})
+    paths.write_table(tmp_path / "t.parquet", table)
+    pd.testing.assert_frame_equal(paths.read_table(tmp_path / "t.parquet", ["a"]), table)
+    with pytest.raises(ValueError, match=r"expected columns .*'c'.*got .*'a', 'b'"):
+        paths.read_table(tmp_path / "t.parquet", ["a", "c"])
+    (tmp_path / "t.parquet").write_bytes(b"PAR1half")
+    with pytest.raises(ValueError, match="delete it and run the stage again"):
+        paths.read_table(tmp_path / "t.parquet")
+    (tmp_path / "x.json").write_text('{"a":')
+    with pytest.raises(ValueError, match="expected JSON"):
+        paths.read_json(tmp_path / "x.json")
+    with pytest.raises(ValueError, match="JSON"):
+        paths.write_json(tmp_path / "y.json", {"a": float("nan")})
+    assert not (tmp_path / "y.json").exists()
+
+
+def test_progress_writes_its_state_for_the_runner(tmp_path, monkeypatch):
+    from hrsa.engine import describe
+    from hrsa.progress import FILE_VARIABLE, progress
+
+    monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "job.json"))
+    with progress(4, "training", "base-s0") as bar:
+        bar.update(2)
+    state = json.loads((tmp_path / "job.json").read_text())
+    assert (state["n"], state["total"]) == (2, 4)
+    said = describe(state | {"start": time.time() - 60}, time.time())
+    assert said.startswith("training · base-s0  2/4 step  50 %  1:0")

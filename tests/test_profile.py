@@ -1,0 +1,72 @@
+import pytest
+import yaml
+
+from hrsa.profile import PROFILES, Recipe, load_profile
+
+
+@pytest.mark.parametrize("name", [p.stem for p in sorted(PROFILES.glob("*.yaml"))])
+def test_every_shipped_profile_is_valid_and_lists_each_model_once(name):
+    profile = load_profile(name)
+    ids = [model.id for model in profile.models()]
+    assert len(set(ids)) == len(ids)
+    assert len(ids) == len(profile.backbones) * (1 + len(profile.seeds)) + sum(
+        len(a.backbones) * len(a.seeds) for a in profile.ablations
+    )
+    assert [profile.model(i).id for i in ids] == ids
+
+
+def test_mini_has_three_seeds_and_paper_the_published_recipe():
+    assert len(load_profile("mini").seeds) >= 3
+    recipe = load_profile("paper").recipe
+    assert (recipe.temperature, recipe.batch_size, recipe.steps, recipe.hard_negatives) == (0.02, 2048, 782, 3)
+    assert (recipe.learning_rate, recipe.warmup_ratio, recipe.weight_decay) == (2e-5, 0.03, 0.05)
+    assert recipe.max_length == 512
+
+
+def _write(folder, **changes):
+    content = yaml.safe_load((PROFILES / "smoke.yaml").read_text(encoding="utf8")) | {"name": "own"} | changes
+    path = folder / "own.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"temprature": 1}, "temprature"),
+        ({"recipe": {"stepz": 3}}, "recipe.stepz"),
+        ({"recipe": {"temperature": 0}}, "recipe.temperature"),
+        ({"seeds": [0, 0]}, "every seed once"),
+        ({"pairs": [{"name": "x", "a": "base", "b": "nobody", "kind": "SFT"}]}, "nobody"),
+        ({"ablations": [{"name": "x", "change": {"nothing": 1}, "backbones": ["base"]}]}, "nothing"),
+        ({"name": "other"}, "expected the name of the profile"),
+        ({"backbones": [{"name": "base", "source": "folder", "arm": "base"}]}, "expected a path"),
+    ],
+)
+def test_a_wrong_profile_says_which_key_and_what_came(tmp_path, changes, said):
+    with pytest.raises(ValueError, match=said):
+        load_profile(_write(tmp_path, **changes))
+
+
+def test_unknown_and_broken_profiles_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"expected a profile.*smoke.*got 'nowhere'"):
+        load_profile("nowhere")
+    broken = tmp_path / "own.yaml"
+    broken.write_text("a: [", encoding="utf8")
+    with pytest.raises(ValueError, match="expected YAML"):
+        load_profile(broken)
+
+
+def test_an_ablation_changes_only_what_it_names():
+    profile = load_profile("smoke")
+    causal = profile.varied("causal")
+    assert causal.attention == "causal"
+    assert causal.model_copy(update={"attention": "bidirectional"}) == profile.recipe
+    assert isinstance(profile.varied(None), Recipe)
+    with pytest.raises(ValueError, match="of the profile, one of"):
+        profile.varied("unknown")
+
+
+def test_profiles_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        load_profile("smoke").recipe.steps = 1

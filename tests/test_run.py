@@ -1,0 +1,108 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import psutil
+import pytest
+
+from hrsa import run
+
+CELLS = '# %% tags=["parameters"]\nvalue = 1\n\n# %%\n'
+
+
+def _notebook(folder, body):
+    path = folder / "chapter.ipynb"
+    notebook = jupytext.reads(CELLS + body, fmt="py:percent")
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    jupytext.write(notebook, path)
+    return path
+
+
+def test_a_notebook_runs_with_its_parameters_and_appears_whole(tmp_path):
+    out = run.run_notebook(_notebook(tmp_path, "print(value + 1)"), tmp_path / "out.ipynb", {"value": 41})
+    cells = json.loads(out.read_text())["cells"]
+    assert any("42" in "".join(o.get("text", "")) for c in cells if c["cell_type"] == "code" for o in c["outputs"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["chapter.ipynb", "out.ipynb"]
+
+
+def test_an_unknown_parameter_and_an_untagged_notebook_fail_before_anything_runs(tmp_path):
+    with pytest.raises(run.JobError, match=r"expected parameters among \['value'\], got \['valu'\]"):
+        run.run_notebook(_notebook(tmp_path, "1"), tmp_path / "out.ipynb", {"valu": 1})
+    with pytest.raises(run.JobError, match="expected a notebook"):
+        run.run_notebook(tmp_path / "nothing.ipynb", tmp_path / "out.ipynb", {})
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_failed_cell_fails_and_the_failed_notebook_survives(tmp_path):
+    with pytest.raises(run.JobError, match=r"raised ValueError: no such pair(.|\n)*out.failed.ipynb"):
+        run.run_notebook(_notebook(tmp_path, "raise ValueError('no such pair')"), tmp_path / "out.ipynb", {})
+    assert not (tmp_path / "out.ipynb").exists()
+    assert "no such pair" in (tmp_path / "out.failed.ipynb").read_text()
+
+
+def test_a_dead_kernel_fails(tmp_path):
+    with pytest.raises(run.JobError):
+        run.run_notebook(_notebook(tmp_path, "import os; os.kill(os.getpid(), 9)"), tmp_path / "out.ipynb", {})
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def _cell(**changes):
+    return {"cell_type": "code", "source": ["1"], "outputs": [], "execution_count": 1,
+            "metadata": {"papermill": {"status": "completed"}}} | changes
+
+
+@pytest.mark.parametrize("bad", [{"execution_count": None}, {"metadata": {}},
+                                 {"outputs": [{"output_type": "error", "ename": "E", "evalue": "v"}]}])
+def test_a_cell_that_did_not_finish_is_seen(tmp_path, bad):
+    path = tmp_path / "n.ipynb"
+    path.write_text(json.dumps({"cells": [_cell()]}))
+    run.check_executed(path)
+    path.write_text(json.dumps({"cells": [_cell(), _cell(**bad)]}))
+    with pytest.raises(run.JobError, match=r"cell 1"):
+        run.check_executed(path)
+
+
+def test_a_job_ends_with_its_owner(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"]) as owner:
+        code = (
+            "import subprocess, sys, time; from hrsa.run import follow_owner; follow_owner()\n"
+            "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)'])\n"
+            "print(child.pid, flush=True); time.sleep(120)"
+        )
+        environment = {**os.environ, run.OWNER_VARIABLE: str(owner.pid)}
+        with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as job:
+            kernel = psutil.Process(int(job.stdout.readline()))
+            owner.kill()
+            owner.wait()
+            assert job.wait(timeout=20) == 1
+    deadline = time.time() + 10
+    while kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE and time.time() < deadline:
+        time.sleep(0.1)
+    assert not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["measure", "base", "--profile", "nowhere"], "expected a profile"),
+        (["07_cka", "a-vs-b", "--profile", "smoke"], "expected a job of profile smoke"),
+        (["kneading", "base", "--profile", "smoke"], "expected a job of profile smoke"),
+    ],
+)
+def test_the_command_line_fails_with_one_message(arguments, said):
+    done = subprocess.run([sys.executable, "-m", "hrsa.run", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_environment_keeps_offline_profiles_offline():
+    from hrsa.profile import load_profile
+
+    assert run.environment(load_profile("mini"))["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in run.environment(load_profile("paper"))
+    assert Path(sys.executable).exists()
