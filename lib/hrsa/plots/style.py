@@ -1,0 +1,119 @@
+"""One look for every figure: colour scales by quantity, hues that survive colour blindness and grey, sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+WIDTH = 7.0  # inches; shown 700 px wide, the text column of the book
+PIXELS = 100  # shown pixels per inch, so that 9 pt text is 12.5 px tall
+DPI = 160  # of the PNG: sharp when shown at 100 pixels per inch
+
+# Okabe and Ito's palette, https://jfly.uni-koeln.de/color/, without its yellow (too pale on white)
+HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = (("o", "circle"), ("s", "square"), ("^", "triangle-up"), ("D", "diamond"), ("v", "triangle-down"),
+           ("P", "cross"), ("X", "x"))  # (matplotlib, plotly)
+DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"), ((0, (1, 4)), "1px,5px"),
+          ((0, (7, 2)), "7px,2px"))
+HATCHES = (("", ""), ("//", "/"), ("..", "."), ("xx", "x"), ("\\\\", "\\"), ("++", "+"), ("--", "-"))
+GREY = "#6b6b6b"
+PALE = "#e4e4e4"
+
+# Names that have the same hue in every figure (index into HUES, which also picks marker and hatch)
+KNOWN = {"backbones": 0, "embedders": 1, "base": 0, "sft": 1, "rlvr": 2, "own": 0, "cross": 1}
+# Series that are no measurement but something to read measurements against: grey, never solid, no markers
+REFERENCES = {"null": 1, "floor": 2, "noise floor": 2, "ceiling": 3}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How one quantity is drawn wherever it occurs: its name, range and colour map (matplotlib's name)."""
+
+    label: str
+    low: float | None
+    high: float | None
+    colours: str = "viridis"
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """(low, high), or None when the data set it."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+QUANTITIES = {
+    "cka": Scale("linear CKA", 0, 1, "viridis"),
+    "overlap": Scale("k-NN overlap (Jaccard)", 0, 1, "cividis"),
+    "entropy": Scale("inverse row entropy", 0, 1, "magma"),
+    "score": Scale("score", 0, 1, "viridis"),
+    "accuracy": Scale("accuracy", 0, 1, "viridis"),
+    "residual": Scale("residual share of variance", 0, 1, "magma"),
+    "correlation": Scale("Pearson correlation", -1, 1, "RdBu_r"),
+    "cosine": Scale("cosine", -1, 1, "RdBu_r"),
+    "loading": Scale("entry of the map", -1, 1, "RdBu_r"),
+    "similarity": Scale("similarity", 0, 1, "viridis"),
+}
+FREE = Scale("", None, None, "viridis")
+
+RC = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
+    "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
+    "legend.fontsize": 8.5, "legend.frameon": False, "axes.titlelocation": "center",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#444444",
+    "axes.grid": True, "grid.color": PALE, "grid.linewidth": 0.7, "axes.axisbelow": True,
+    "lines.linewidth": 1.7, "lines.markersize": 4.5, "hatch.linewidth": 0.6, "hatch.color": "white",
+    "svg.hashsalt": "hrsa", "svg.fonttype": "path", "figure.facecolor": "white",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one series looks: colour, and indices into DASHES, MARKERS (None: no marker) and HATCHES."""
+
+    colour: str
+    dash: int = 0
+    marker: int | None = 0
+    hatch: int = 0
+    width: float = 1.7
+
+
+def scale(quantity: str | None) -> Scale:
+    """The scale of a quantity; None leaves range and label to the data. ValueError names the known ones."""
+    if quantity is None:
+        return FREE
+    if quantity not in QUANTITIES:
+        raise ValueError(f"expected a quantity, one of {sorted(QUANTITIES)} or None, got {quantity!r}")
+    return QUANTITIES[quantity]
+
+
+def looks(names: list[str]) -> dict[str, Look]:
+    """A look for each series name: fixed for known names, otherwise the free ones in order."""
+    taken = {KNOWN[name] for name in names if name in KNOWN}
+    free = [i for i in range(len(HUES)) if i not in taken]
+    found, n = {}, 0
+    for name in names:
+        if name in REFERENCES:
+            found[name] = Look(GREY, REFERENCES[name], None, 0, 1.4)
+            continue
+        if name in KNOWN and KNOWN[name] not in {looked.hatch for looked in found.values()}:
+            i = KNOWN[name]
+        else:
+            i, n = free[n % len(free)], n + 1
+        found[name] = Look(HUES[i], 0, i, i)
+    return found
+
+
+def dashed(look: Look, dash: int | None) -> Look:
+    """The look with another line style (None: its own)."""
+    return look if dash is None else replace(look, dash=dash)
+
+
+def reference(colour: str, dash: int) -> Look:
+    """A thin broken line without markers, for nulls and floors beside a series of that colour."""
+    return Look(colour, dash, None, 0, 1.1)
+
+
+def padded(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+    """A range with 3% of room at both ends, so that points on the bound are whole; None stays None."""
+    if bounds is None:
+        return None
+    room = 0.03 * (bounds[1] - bounds[0]) or 0.5
+    return bounds[0] - room, bounds[1] + room
