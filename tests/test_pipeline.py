@@ -1,0 +1,141 @@
+"""The smoke study end to end, in a copy of the checkout: killed, taken up again, repeated, read in a browser."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import psutil
+import pytest
+
+from hrsa import paths, pipeline
+from hrsa.profile import load_profile
+from tests.browser import open_pages
+from tests.conftest import SEED
+
+pytestmark = pytest.mark.pipeline
+SMOKE = load_profile("smoke")
+COPIED = ("Snakefile", "notebooks", "data/suite", "data/results", "jupyter_book")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the sources, in which the study runs without touching the developer's own artefacts."""
+    root = tmp_path_factory.mktemp("study")
+    for name in COPIED:
+        source = paths.ROOT / name
+        if source.is_dir():
+            built = shutil.ignore_patterns("executed", "_build", ".ipynb_checkpoints")
+            shutil.copytree(source, root / name, ignore=built)
+        elif source.exists():
+            shutil.copy(source, root / name)
+    return root
+
+
+def engine(root):
+    environment = {name: value for name, value in os.environ.items() if name != "HRSA_OWNER"}
+    environment |= {"HRSA_ROOT": str(root), "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    return subprocess.Popen([sys.executable, "-m", "hrsa.engine", "--profile", "smoke"], cwd=root, env=environment,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    said = process.communicate()[1]
+    assert process.returncode == 0, said[-4000:]
+    return said
+
+
+def alive(root):
+    """Processes of the study in `root` that still run."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ", "status"]):
+        environment = process.info["environ"] or {}
+        if environment.get("HRSA_ROOT") == str(root) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+@pytest.fixture(scope="module")
+def study(checkout):
+    """The finished smoke study; on the way there the engine was killed without warning once."""
+    first = engine(checkout)
+    time.sleep(random.Random(SEED).uniform(15, 45))
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    deadline = time.time() + 20
+    while alive(checkout) and time.time() < deadline:
+        time.sleep(0.5)
+    assert not alive(checkout), "jobs outlived the engine that owned them"
+    finish(engine(checkout))
+    return checkout
+
+
+def test_every_job_left_a_record_of_what_it_made(study):
+    for rule, names in pipeline.jobs(SMOKE).items():
+        for name in names:
+            record = json.loads((study / pipeline.record(SMOKE, rule, name)).read_text())
+            assert record["seconds"] >= 0 and record["peak_mb"] > 0 and record["made"], (rule, name)
+
+
+def test_the_same_command_again_rebuilds_nothing_quickly(study):
+    stamps = {p: p.stat().st_mtime_ns for p in (study / "data" / "runs").rglob("*.json") if "progress" not in p.parts}
+    start = time.monotonic()
+    finish(engine(study))
+    assert time.monotonic() - start < 20
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_work_done_again_gives_the_same_numbers(study):
+    runs = study / "data" / "runs" / "smoke"
+    folders = [*runs.glob("embedders/base-s0-*"), *runs.glob("evaluation/base-s0-*"), *runs.glob("states/base-s0-*")]
+    folders = [f for f in folders if "causal" not in f.name]
+    assert len(folders) == 3 + len(list(runs.glob("states/base-s0-step*")))
+    before = {f.name: pd.read_parquet(f / "per_query.parquet") for f in folders if f.parent.name == "evaluation"}
+    for folder in folders:
+        shutil.rmtree(folder)
+    (study / pipeline.record(SMOKE, "03_training", "base-s0")).unlink()
+    (study / pipeline.record(SMOKE, "measure", "base-s0")).unlink()
+    finish(engine(study))
+    for name, table in before.items():
+        pd.testing.assert_frame_equal(pd.read_parquet(runs / "evaluation" / name / "per_query.parquet"), table)
+
+
+@pytest.mark.parametrize("chapter", ["07_cka", "03_training"])
+def test_a_chapter_runs_by_plain_papermill(study, tmp_path, chapter):
+    more = ["-p", "pair", "base-vs-rlvr"] if chapter == "07_cka" else []
+    command = [os.path.join(os.path.dirname(sys.executable), "papermill"), f"notebooks/{chapter}.ipynb",
+               str(tmp_path / "out.ipynb"), "-p", "profile", "smoke", *more]
+    done = subprocess.run(command, cwd=study, env={**os.environ, "HRSA_ROOT": str(study)}, capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.browser
+def test_the_report_reads_in_a_browser_without_a_network(study):
+    html = study / "jupyter_book" / "_build" / "html"
+    pages = sorted(p for p in html.rglob("*--base-vs-rlvr.html"))
+    assert len(pages) == len(pipeline.PAIR_CHAPTERS)
+    for page, seen in open_pages([html / "index.html", *pages]).items():
+        assert seen.errors == [], page
+        assert seen.requests_outside == [], page
+        if page.name != "index.html":
+            assert seen.plotly_drawn and seen.plotly_drawn == seen.plotly_places, page
+
+
+def test_a_broken_stage_stops_with_one_message_and_the_rest_stays(study):
+    record = study / pipeline.record(SMOKE, "mine", "study")
+    kept = sorted((study / "data" / "runs" / "smoke" / "embedders").iterdir())
+    source = study / "data" / "suite" / "train"
+    shutil.rmtree(study / "data" / "runs" / "smoke" / "texts")
+    record.unlink()
+    shutil.rmtree(source)
+    process = engine(study)
+    said = process.communicate()[1]
+    assert process.returncode == 1
+    assert "mine study: " in said and "expected" in said and "Traceback" not in said
+    assert sorted((study / "data" / "runs" / "smoke" / "embedders").iterdir()) == kept
