@@ -23,7 +23,7 @@ class Axis:
     label: str
     range: tuple[float, float] | None = None
     names: tuple[str, ...] = ()
-    whole: bool = False  # ticks at whole numbers only
+    whole: int = 0  # span of an axis of whole numbers, where ticks are whole too; 0: any numbers
     down: bool = False  # first category on top
 
 
@@ -62,6 +62,7 @@ class Chart:
     legend: tuple[tuple[str, Look, str], ...] = ()  # (name, look, kind)
     scale: Scale = FREE  # colours of grids
     square: bool = False
+    panel: float | None = None  # inches of a panel's width, where its cells are to be square
     annotate: bool = False  # numbers in the cells of grids
     zero: Literal["", "x", "y", "diagonal"] = ""  # reference line at zero, or x = y
     band: float | None = field(default=None)  # half-width of the shaded margin around zero, on the x axis
@@ -127,10 +128,11 @@ def label(value: object) -> str:
 
 
 def groups(table: pd.DataFrame, column: str | None) -> list[tuple[str, pd.DataFrame]]:
-    """(name, rows) for each level of a column, or one unnamed group without a column."""
+    """(name, rows) for each level of a column, or one unnamed group without a column; numbers say of what ("k = 5")."""
     if column is None:
         return [(ONE, table)]
-    return [(label(value), table[table[column] == value]) for value in levels(table[column])]
+    before = f"{column} = " if is_continuous(table[column]) else ""
+    return [(before + label(value), table[table[column] == value]) for value in levels(table[column])]
 
 
 def is_continuous(column: pd.Series) -> bool:

@@ -61,8 +61,9 @@ def _key_look(looks: dict, hue: str | None, dash: str | None, name: str) -> styl
     return looks[name] if hue == dash else style.Look(style.GREY, 0, None)
 
 
-def _whole(column: pd.Series) -> bool:
-    return c.is_continuous(column) and bool((column % 1 == 0).all())
+def _whole(column: pd.Series) -> int:
+    """Span of a column of whole numbers, 0 for others."""
+    return int(np.ptp(column)) if c.is_continuous(column) and (column % 1 == 0).all() else 0
 
 
 def _at(rows: pd.DataFrame, x: str, names: tuple) -> tuple[pd.DataFrame, np.ndarray]:

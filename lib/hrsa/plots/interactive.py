@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex, to_rgb
 
 from hrsa.plots import style
 from hrsa.plots.chart import Axis, Chart, Mark
-from hrsa.plots.static import legend_rows, point_opacity, tick_step
+from hrsa.plots.static import MARKED, legend_rows, point_opacity, ticks
 
 DIGITS = 5  # significant digits kept: finer than a screen can show
 FONT = "DejaVu Sans, Verdana, sans-serif"
@@ -53,7 +53,8 @@ def _layout(chart: Chart, alt: str, files: str) -> dict[str, Any]:
     if any(mark.kind == "grid" for panel in chart.panels for mark in panel.marks):
         layout["coloraxis"] = {
             "cmin": chart.scale.low, "cmax": chart.scale.high, "colorscale": colours(chart.scale.colours),
-            "colorbar": {"title": {"text": chart.scale.label, "side": "right"}, "thickness": 12, "outlinewidth": 0}}
+            "colorbar": {"title": {"text": chart.scale.label, "side": "right"}, "thickness": 12, "outlinewidth": 0,
+                         "x": round((1 + _share(chart)) / 2 + 0.01, 4), "xanchor": "left"}}
     return layout
 
 
@@ -66,15 +67,20 @@ def colours(name: str) -> list[list]:
     return [[round(t, 4), to_hex(colormaps[name](t))] for t in np.linspace(0, 1, 17)]
 
 
+def _share(chart: Chart) -> float:
+    """Share of the drawing area's width that panels of square cells fill at the book's width."""
+    return min(1.0, chart.panel * chart.shape[1] / (style.WIDTH - 1.4)) if chart.panel else 1.0
+
+
 def _domains(chart: Chart, i: int) -> tuple[list[float], list[float]]:
     """Share of the drawing area that panel i takes, across and up."""
     rows, columns = chart.shape
     row, column = divmod(i, columns)
-    gap = GAP["square" if chart.square else "shared"]
-    width = (1 - gap * (columns - 1)) / columns
+    gap, share = GAP["square" if chart.square else "shared"], _share(chart)
+    width = (share - gap * (columns - 1)) / columns
     gap_up = (TITLE + (BOTTOM if chart.square else 8)) / (rows * chart.height * style.PIXELS)
     height = (1 - gap_up * (rows - 1)) / rows
-    left, bottom = column * (width + gap), 1 - row * (height + gap_up) - height
+    left, bottom = (1 - share) / 2 + column * (width + gap), 1 - row * (height + gap_up) - height
     return [round(left, 5), round(left + width, 5)], [round(max(bottom, 0), 5), round(bottom + height, 5)]
 
 
@@ -87,9 +93,9 @@ def _axes(chart: Chart, i: int) -> tuple[dict, dict]:
     common = {"automargin": True, "ticks": "outside", "ticklen": 4, "linecolor": "#444444", "gridcolor": style.PALE,
               "zeroline": False, "showline": not grid, "showgrid": not grid}
     x = {**common, **_ticks(chart.x, chart), "domain": across, "anchor": _name("y", i),
-         "title": {"text": chart.x.label if last else "", "standoff": 8}, "showticklabels": last or grid}
+         "title": {"text": chart.x.label if last else "", "standoff": 8, "font": {"size": 12.5}}, "showticklabels": last or grid}
     y = {**common, **_ticks(chart.y, chart), "domain": up, "anchor": _name("x", i),
-         "title": {"text": chart.y.label if i % columns == 0 else "", "standoff": 8},
+         "title": {"text": chart.y.label if i % columns == 0 else "", "standoff": 8, "font": {"size": 12.5}},
          "showticklabels": i % columns == 0}
     if chart.square:
         x["constrain"] = y["constrain"] = "domain"
@@ -102,13 +108,12 @@ def _axes(chart: Chart, i: int) -> tuple[dict, dict]:
 def _ticks(axis: Axis, chart: Chart) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if axis.names:
-        step = tick_step(len(axis.names), 12 if chart.square or axis is chart.x else len(axis.names))
-        shown = range(0, len(axis.names), step)
+        shown, angle = ticks(axis, chart)
         ends = [-0.5, len(axis.names) - 0.5]
-        found = {"tickmode": "array", "tickvals": list(shown), "ticktext": [axis.names[i] for i in shown],
-                 "range": ends[::-1] if axis.down else ends}
+        found = {"tickmode": "array", "tickvals": list(shown), "ticktext": [text.replace("\n", "<br>") for text in
+                 shown.values()], "range": ends[::-1] if axis.down else ends, "tickangle": -angle}
     elif axis.whole:
-        found = {"tickformat": "d", "nticks": 7}
+        found = {"dtick": 1} if axis.whole < 8 else {"nticks": 8}
     if axis.range:
         found["range"] = list(axis.range)
     return found
@@ -125,6 +130,10 @@ def _lines(chart: Chart, i: int) -> list[dict[str, Any]]:
     x, y = _name("x", i), _name("y", i)
     line = {"type": "line", "xref": x, "yref": y, "layer": "below", "line": {"color": style.GREY, "width": 1}}
     found = []
+    if chart.band is not None:
+        found.append({"type": "rect", "xref": x, "yref": f"{y} domain", "x0": -chart.band, "x1": chart.band, "y0": 0,
+                      "y1": 1, "layer": "below", "fillcolor": style.PALE,
+                      "line": {"color": style.GREY, "width": 1, "dash": "dot"}})
     if chart.zero == "diagonal":
         low, high = chart.x.range
         found.append({**line, "x0": low, "x1": high, "y0": low, "y1": high,
@@ -133,10 +142,6 @@ def _lines(chart: Chart, i: int) -> list[dict[str, Any]]:
         found.append({**line, "yref": f"{y} domain", "x0": 0, "x1": 0, "y0": 0, "y1": 1})
     elif chart.zero == "y":
         found.append({**line, "xref": f"{x} domain", "y0": 0, "y1": 0, "x0": 0, "x1": 1})
-    if chart.band is not None:
-        found.append({"type": "rect", "xref": x, "yref": f"{y} domain", "x0": -chart.band, "x1": chart.band, "y0": 0,
-                      "y1": 1, "layer": "below", "fillcolor": style.PALE,
-                      "line": {"color": style.GREY, "width": 1, "dash": "dot"}})
     return found
 
 
@@ -164,8 +169,8 @@ def _trace(mark: Mark, chart: Chart, mode: str) -> dict[str, Any]:
 
 
 def _line(mark: Mark, chart: Chart) -> list[dict]:
-    marked = mark.look.marker is not None and len(mark.x) <= 40
-    trace = _trace(mark, chart, "lines+markers" if marked else "lines")
+    trace = _trace(mark, chart, "lines" if mark.look.marker is None else "lines+markers")
+    trace["marker"]["maxdisplayed"] = MARKED
     if mark.low is None:
         return [trace]
     keep = np.isfinite(mark.low) & np.isfinite(mark.high)
@@ -189,9 +194,12 @@ def _bar(mark: Mark, chart: Chart) -> list[dict]:
     for unused in ("mode", "line"):
         del trace[unused]
     trace |= {"type": "bar", "width": mark.width, "textposition": "none", "error_y": _error(mark, "#222222"),
-              "marker": {"color": mark.look.colour, "pattern": {"shape": style.HATCHES[mark.look.hatch][1],
-                                                                "fgcolor": "white", "size": 6}}}
+              "marker": {"color": mark.look.colour, "pattern": _pattern(mark.look)}}
     return [{key: value for key, value in trace.items() if value is not None}]
+
+
+def _pattern(look: style.Look) -> dict[str, Any]:
+    return {"shape": style.HATCHES[look.hatch][1], "fgcolor": "white", "size": 6, "fillmode": "overlay"}
 
 
 def _error(mark: Mark, colour: str) -> dict[str, Any] | None:
@@ -238,8 +246,7 @@ def _key(name: str, look: style.Look, kind: str) -> dict[str, Any]:
     """A trace without data that stands in the legend for a series of all panels; a click hides the series."""
     if kind == "bar":
         return {"type": "bar", "name": name, "legendgroup": name, "showlegend": True, "x": [None], "y": [None],
-                "marker": {"color": look.colour, "pattern": {"shape": style.HATCHES[look.hatch][1], "fgcolor": "white",
-                                                             "size": 6}}}
+                "marker": {"color": look.colour, "pattern": _pattern(look)}}
     dash = look.hatch % len(style.DASHES) if kind == "step" else look.dash
     mode = {"line": "lines" if look.marker is None else "lines+markers", "step": "lines"}.get(kind, "markers")
     return {"type": "scatter", "mode": mode, "name": name, "legendgroup": name, "showlegend": True, "x": [None],

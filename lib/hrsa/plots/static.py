@@ -16,6 +16,8 @@ from hrsa.plots import style
 from hrsa.plots.chart import Axis, Chart, Mark
 
 TICKS = 12  # most category labels along an axis
+MARKED = 12  # about how many markers a line carries
+CHARACTER = 0.06  # inches of one character of a tick label
 
 
 def render(chart: Chart, form: str, alt: str) -> bytes:
@@ -48,7 +50,7 @@ def _figure(chart: Chart) -> Figure:
         figure.legend(handles=[_key(*entry) for entry in chart.legend], loc="outside upper center",
                       ncols=-(-len(chart.legend) // legend_rows(chart)), handlelength=2.6)
     if any(mark.kind == "grid" for panel in chart.panels for mark in panel.marks):
-        bar = figure.colorbar(image, ax=list(axes[: len(chart.panels)]), aspect=22, pad=0.02)
+        bar = figure.colorbar(image, cax=axes[min(columns, len(chart.panels)) - 1].inset_axes([1.05, 0, 0.05, 1]))
         bar.set_label(chart.scale.label)
         bar.outline.set_visible(False)
     return figure
@@ -85,20 +87,25 @@ def _frame(ax: Any, chart: Chart) -> None:
 
 def _ticks(axis: Any, wanted: Axis, chart: Chart) -> None:
     if wanted.names:
-        across = axis.axis_name == "x"
-        step = tick_step(len(wanted.names), TICKS if across or chart.square else len(wanted.names))
-        shown = list(range(0, len(wanted.names), step))
-        axis.set_ticks(shown, [wanted.names[i] for i in shown])
-        width = sum(len(wanted.names[i]) for i in shown) * 0.075 * chart.shape[1]
-        if across and width > style.WIDTH - 1.2:
-            axis.set_tick_params(labelrotation=35, labelrotation_mode="xtick")
+        shown, angle = ticks(wanted, chart)
+        middle = 0.5 if chart.panel else 0  # cells of a heat map lie between whole numbers
+        axis.set_ticks([i + middle for i in shown], list(shown.values()))
+        if angle:
+            axis.set_tick_params(labelrotation=angle, labelrotation_mode="xtick")
     elif wanted.whole:
         axis.set_major_locator(MaxNLocator(integer=True, nbins=7))
 
 
-def tick_step(count: int, most: int) -> int:
-    """Every how many categories a label is written, so that at most `most` are."""
-    return max(1, -(-count // most))
+def ticks(axis: Axis, chart: Chart) -> tuple[dict[int, str], int]:
+    """Labels by position, thinned where there is no room for all, and the angle at which they are written."""
+    across = axis is chart.x
+    step = max(1, -(-len(axis.names) // TICKS)) if across or chart.square else 1
+    shown = {i: axis.names[i] for i in range(0, len(axis.names), step)}
+    if across:
+        shown = {i: name.replace("+", "\n+") for i, name in shown.items()}
+    widest = max(len(line) for name in shown.values() for line in name.split("\n"))
+    room = (chart.panel or (style.WIDTH - 0.9) / chart.shape[1]) / len(shown)
+    return shown, 35 if across and widest * CHARACTER > room else 0
 
 
 def _interval(mark: Mark) -> np.ndarray:
@@ -111,8 +118,9 @@ def _line(ax: Any, mark: Mark, chart: Chart) -> None:
     look = mark.look
     if mark.low is not None:
         ax.fill_between(mark.x, mark.low, mark.high, color=look.colour, alpha=0.16, lw=0)
-    marker = style.MARKERS[look.marker][0] if look.marker is not None and len(mark.x) <= 40 else None
-    ax.plot(mark.x, mark.y, color=look.colour, ls=style.DASHES[look.dash][0], marker=marker, lw=look.width)
+    marker = None if look.marker is None else style.MARKERS[look.marker][0]
+    ax.plot(mark.x, mark.y, color=look.colour, ls=style.DASHES[look.dash][0], marker=marker, lw=look.width,
+            markevery=max(1, len(mark.x) // MARKED))
 
 
 def _point(ax: Any, mark: Mark, chart: Chart) -> None:
@@ -123,7 +131,7 @@ def _point(ax: Any, mark: Mark, chart: Chart) -> None:
 
 def point_opacity(count: int) -> float:
     """Opacity at which overlapping points still show their density."""
-    return float(np.clip(40 / max(count, 1), 0.25, 0.85))
+    return float(np.clip(80 / max(count, 1), 0.35, 0.9))
 
 
 def _bar(ax: Any, mark: Mark, chart: Chart) -> None:
@@ -152,9 +160,8 @@ def _grid(ax: Any, mark: Mark, chart: Chart) -> Any:
                     annot=chart.annotate, fmt=".2f", annot_kws={"size": 7.5}, xticklabels=False,
                     yticklabels=False, square=True, rasterized=mark.z.size > 1024)
     ax.grid(False)
-    for axis, wanted in ((ax.xaxis, chart.x), (ax.yaxis, chart.y)):
-        shown = list(range(0, len(wanted.names), tick_step(len(wanted.names), TICKS)))
-        axis.set_ticks([i + 0.5 for i in shown], [wanted.names[i] for i in shown])
+    _ticks(ax.xaxis, chart.x, chart)
+    _ticks(ax.yaxis, chart.y, chart)
     ax.set_ylim(0, len(chart.y.names))
     return ax.collections[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 WIDTH = 7.0  # inches; shown 700 px wide, the text column of the book
@@ -85,20 +86,25 @@ def scale(quantity: str | None) -> Scale:
 
 
 def looks(names: list[str]) -> dict[str, Look]:
-    """A look for each series name: fixed for known names, otherwise the free ones in order."""
-    taken = {KNOWN[name] for name in names if name in KNOWN}
-    free = [i for i in range(len(HUES)) if i not in taken]
-    found, n = {}, 0
+    """A look for each series name: fixed for known names (a seed's suffix does not count), else the next free one."""
+    found: dict[str, Look] = {}
+    wanted = {KNOWN[_stem(name)] for name in names if _stem(name) in KNOWN}
+    reserved = set(KNOWN.values()) if wanted else set()
+    free = sorted(range(len(HUES)), key=lambda i: (i in wanted, i in reserved, i))
+    n = 0
     for name in names:
         if name in REFERENCES:
             found[name] = Look(GREY, REFERENCES[name], None, 0, 1.4)
             continue
-        if name in KNOWN and KNOWN[name] not in {looked.hatch for looked in found.values()}:
-            i = KNOWN[name]
-        else:
+        i = KNOWN.get(_stem(name))
+        if i is None or i in {look.hatch for look in found.values()}:
             i, n = free[n % len(free)], n + 1
         found[name] = Look(HUES[i], 0, i, i)
     return found
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"-s\d+$", "", name)
 
 
 def dashed(look: Look, dash: int | None) -> Look:
