@@ -93,7 +93,8 @@ def _axes(chart: Chart, i: int) -> tuple[dict, dict]:
     common = {"automargin": True, "ticks": "outside", "ticklen": 4, "linecolor": "#444444", "gridcolor": style.PALE,
               "zeroline": False, "showline": not grid, "showgrid": not grid}
     x = {**common, **_ticks(chart.x, chart), "domain": across, "anchor": _name("y", i),
-         "title": {"text": chart.x.label if last else "", "standoff": 8, "font": {"size": 12.5}}, "showticklabels": last or grid}
+         "title": {"text": chart.x.label if last else "", "standoff": 8, "font": {"size": 12.5}},
+         "showticklabels": last or grid}
     y = {**common, **_ticks(chart.y, chart), "domain": up, "anchor": _name("x", i),
          "title": {"text": chart.y.label if i % columns == 0 else "", "standoff": 8, "font": {"size": 12.5}},
          "showticklabels": i % columns == 0}
