@@ -176,7 +176,7 @@ def test_constant_differences(rng, shift, expected):
     a = rng.random((3, 50))
     found = verdict(a, a + shift, MARGIN)
     assert found.verdict == expected
-    assert found.low == found.high == found.difference == pytest.approx(shift)
+    assert (found.low, found.high, found.difference) == pytest.approx((shift, shift, shift))
 
 
 def test_refusals(rng):

@@ -83,9 +83,9 @@ def verdict(
     _check(difference, margin, alpha, resamples, tasks)
     groups = task_columns(tasks, difference)
     cells = np.stack([difference[:, group].mean(axis=1) for group in groups], axis=1)  # (seeds, tasks)
-    means = np.sort(cells.mean(axis=1))  # (seeds,)
-    center = float(means.mean())
-    sign = -1.0 if center < 0 else 1.0  # draws are made for the positive orientation: swapping arms mirrors them
+    sign = -1.0 if cells.mean() < 0 else 1.0  # draws are made for the positive orientation: swapping arms mirrors all
+    means = np.sort(sign * cells.mean(axis=1))  # (seeds,), sorted: the seeds' order must not matter
+    center = float(sign * means.mean())
     draws = center + sign * crossed_draws(sign * difference, groups, resamples, np.random.default_rng(seed))
     low, high = interval(draws, alpha)
     sizes = {"seeds": difference.shape[0], "queries": difference.shape[1], "tasks": len(groups)}
