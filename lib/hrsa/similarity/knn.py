@@ -1,0 +1,177 @@
+"""k-nearest-neighbour overlap: do both models put the same tokens next to each other?
+
+Mean over tokens of the Jaccard index of the k nearest neighbours by cosine (arXiv 2601.21192, local geometry). A
+token is never its own neighbour. **Tie rule**: of neighbours whose float64 cosines are equal, the one with the lower
+row number is nearer, in both models alike. Equal states (the same token at layer 0) tie exactly, because cosines
+that decide a boundary are summed in one fixed order; the share of tokens whose neighbour set the rule had to decide
+is reported as `tied_share`: where it is high, part of the overlap is the rule's.
+
+Float32 products find candidates. They are taken about the mean direction c of the unit rows u = c + v, since
+cos(i, j) = v_i . v_j + c . v_j + (a term of i alone): rounding then scales with the spread of directions and not with
+the common part that anisotropic states share. Where a boundary's gap is within that rounding, float64 decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hrsa.similarity.arrays import Metric, matrix
+
+KS = (5, 10, 50)  # as published
+SPARE = 10  # candidates beyond the largest k
+ROUNDING = 2e-6  # float32 error of a product of unit vectors, with a margin
+MAX_TOKENS = 50_000  # of the study; a graph costs n^2 d
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """`index` (n, k) the nearest first at every boundary of `ks`; `tied` (n, len(ks)) where the tie rule decided.
+
+    `reranked` is the share of tokens for which float32 was not enough.
+    """
+
+    index: np.ndarray
+    tied: np.ndarray
+    ks: tuple[int, ...]
+    reranked: float
+
+    @property
+    def tied_share(self) -> dict[int, float]:
+        """Share of tokens, per k, whose set of k neighbours was decided by the tie rule."""
+        return dict(zip(self.ks, self.tied.mean(axis=0).tolist(), strict=True))
+
+    def shuffled(self, order: np.ndarray) -> Neighbours:
+        """The neighbours of the rows in another order (n,): those of x[order], without a new search.
+
+        Ties stay as the rule decided them before.
+        """
+        place = np.empty(len(order), np.int32)
+        place[order] = np.arange(len(order), dtype=np.int32)
+        return Neighbours(place[self.index[order]], self.tied[order], self.ks, self.reranked)
+
+
+def knn_overlap(x: Any, y: Any, ks: Sequence[int] = KS) -> dict[int, float]:
+    """Mean Jaccard overlap per k of the neighbours in `x` (n, d_x) and in `y` (n, d_y), each in 0..1.
+
+    Invariant to rotation, permutation and isotropic scale, but not to shift: a common mean or norm shared by all
+    tokens raises cosines together. Unrelated arrays score about k / (2 n). Exact as in float64; ties by the rule
+    of this module. ValueError: unequal n, k >= n, n above 50,000, a zero row, NaN or Inf.
+    """
+    x, y = matrix(x, "x"), matrix(y, "y")
+    if len(x) != len(y):
+        raise ValueError(f"expected the same n tokens in x and y, got x {x.shape} and y {y.shape}")
+    per_token = overlap(neighbours(x, ks), neighbours(y, ks))  # (n, len(ks))
+    return dict(zip(tuple(ks), per_token.mean(axis=0).tolist(), strict=True))
+
+
+def neighbours(x: Any, ks: Sequence[int] = KS, block: int = 512) -> Neighbours:
+    """The neighbours of each row of `x` (n, d), for all `ks` at once; `block` rows are compared with all at a time."""
+    x = matrix(x, "x")
+    n, k = len(x), _check_ks(ks, x.shape)
+    norms = np.sqrt(np.square(x.astype(np.float64)).sum(axis=1))
+    if not norms.all():
+        raise ValueError(f"expected rows with a direction, got a zero row at x[{int(norms.argmin())}] of {x.shape}: "
+                         "leave that token out")
+    spread, bias = _about_mean(x, norms)  # (n, d) float32, (n,) float32
+    length = np.sqrt(np.square(spread).sum(axis=1))  # (n,)
+    boundaries = np.array(sorted(set(ks)))
+    index, tied, reranked = np.empty((n, k), np.int32), np.zeros((n, len(boundaries)), bool), 0
+    for start in range(0, n, block):
+        rows = np.arange(start, min(start + block, n))
+        scores = spread[rows] @ spread.T + bias  # (b, n)
+        scores[np.arange(len(rows)), rows] = -np.inf
+        near, gaps = _top(scores, k, boundaries)
+        index[rows] = near
+        limit = ROUNDING * (length[rows] * length.max() + np.abs(scores[np.arange(len(rows)), near[:, -1]]))
+        doubtful = rows[(gaps <= limit[:, None]).any(axis=1)]
+        reranked += len(doubtful)
+        for chunk in np.array_split(doubtful, -(-len(doubtful) // 64) or 1):
+            if len(chunk):
+                index[chunk], tied[chunk] = _exact(x, norms, chunk, k, boundaries)
+    return Neighbours(index, tied, tuple(boundaries.tolist()), reranked / n)
+
+
+def overlap(a: Neighbours, b: Neighbours) -> np.ndarray:
+    """Jaccard index per token and k, (n, len(ks)), of two sets of neighbours found for the same n and ks."""
+    if a.index.shape != b.index.shape or a.ks != b.ks:
+        raise ValueError(f"expected neighbours for the same n and ks, got {a.index.shape}, {a.ks} and "
+                         f"{b.index.shape}, {b.ks}")
+    n, k = a.index.shape
+    shared = np.empty((n, len(a.ks)))
+    rank = np.full((min(n, 256), n), k, np.int32)  # rank in a of every token, for a block of rows
+    for start in range(0, n, len(rank)):
+        mine, theirs = a.index[start : start + len(rank)], b.index[start : start + len(rank)]
+        here = rank[: len(mine)]
+        np.put_along_axis(here, mine, np.arange(k, dtype=np.int32)[None], axis=1)
+        worst = np.maximum(np.take_along_axis(here, theirs, axis=1), np.arange(k))  # (b, k)
+        shared[start : start + len(mine)] = (worst[:, :, None] < np.array(a.ks)).sum(axis=1)
+        np.put_along_axis(here, mine, np.int32(k), axis=1)
+    return shared / (2 * np.array(a.ks) - shared)
+
+
+def _check_ks(ks: Sequence[int], shape: tuple[int, ...]) -> int:
+    if not ks or min(ks) < 1 or max(ks) >= shape[0]:
+        raise ValueError(f"expected 1 <= k < n = {shape[0]} tokens, got ks = {tuple(ks)} for an array {shape}")
+    if shape[0] > MAX_TOKENS:
+        raise ValueError(f"expected at most {MAX_TOKENS} tokens, got {shape}: draw a seeded sample first")
+    return int(max(ks))
+
+
+def _about_mean(x: np.ndarray, norms: np.ndarray, block: int = 2048) -> tuple[np.ndarray, np.ndarray]:
+    """Unit rows less their mean c, float32 (n, d), and c . v of each row, float32 (n,)."""
+    n, d = x.shape
+    parts = [slice(s, s + block) for s in range(0, n, block)]
+    common = sum((x[p] / norms[p, None]).sum(axis=0) for p in parts) / n  # (d,)
+    spread, bias = np.empty((n, d), np.float32), np.empty(n, np.float32)
+    for p in parts:
+        v = x[p] / norms[p, None] - common
+        spread[p], bias[p] = v, v @ common
+    return spread, bias
+
+
+def _top(scores: np.ndarray, k: int, boundaries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The k best columns per row, best first (b, k), and the gaps (b, len(boundaries)) behind each boundary."""
+    n = scores.shape[1]
+    take = min(k + 1, n)
+    near = np.argpartition(scores, n - take, axis=1)[:, n - take :]
+    values = np.take_along_axis(scores, near, axis=1)
+    order = np.argsort(-values, axis=1)
+    near, values = np.take_along_axis(near, order, axis=1), np.take_along_axis(values, order, axis=1)
+    return near[:, :k], values[:, boundaries - 1] - values[:, boundaries]
+
+
+def _exact(x: np.ndarray, norms: np.ndarray, rows: np.ndarray, k: int, boundaries: np.ndarray):
+    """Neighbours (r, k) and tied boundaries (r, len(ks)) of some rows, by float64 cosines and the tie rule."""
+    unit = x[rows] / norms[rows, None]
+    cosines = np.empty((len(rows), len(x)))
+    for start in range(0, len(x), 4096):
+        part = slice(start, start + 4096)
+        cosines[:, part] = unit @ (x[part] / norms[part, None]).T
+    cosines[np.arange(len(rows)), rows] = -np.inf
+    threshold = np.partition(cosines, len(x) - k - 1, axis=1)[:, len(x) - k - 1]  # the (k + 1)-th best
+    index, tied = np.empty((len(rows), k), np.int32), np.empty((len(rows), len(boundaries)), bool)
+    for at in range(len(rows)):
+        near = np.flatnonzero(cosines[at] >= threshold[at] - 1e-12)
+        value = (unit[at] * (x[near] / norms[near, None])).sum(axis=1)  # one order of summation for every row
+        order = np.lexsort((near, -value))
+        index[at] = near[order[:k]]
+        tied[at] = value[order[boundaries - 1]] == value[order[boundaries]]
+    return index, tied
+
+
+def _at(k: int) -> Any:
+    def value(x: Any, y: Any) -> float:
+        return knn_overlap(x, y, ks=(k,))[k]
+
+    return value
+
+
+METRICS = tuple(
+    Metric(f"knn{k}", _at(k), frozenset({"rotation", "scale", "permutation"}), 0.0, 1.0, 1.0, True, False,
+           "arXiv 2601.21192, local geometry")
+    for k in KS
+)

@@ -1,0 +1,136 @@
+"""Similarities of layer pairs under many weightings of the tokens at once.
+
+A bootstrap over texts weights every token by how often its text was drawn. All r resamples are evaluated together,
+from products with the (n, r) weight matrix, at little more than the cost of one evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hrsa.similarity.cka import ratio
+from hrsa.similarity.correlation import correlation, mean_of_defined
+from hrsa.similarity.pairs import TILE, square_rows
+from hrsa.similarity.procrustes import angular, inverse_row_entropy, orthogonal_map, residual
+from hrsa.similarity.states import Layer, blocks
+
+
+def weighted_cka(layers: Sequence[Layer], pairs: Sequence[tuple[int, int]], weights: np.ndarray):
+    """Biased and debiased CKA, each (len(pairs), r), of pairs of `layers` under token weights (n, r).
+
+    The biased value is that of the resampled tokens, centred by their own mean. The debiased one is the weighted
+    U-statistic over distinct tokens: copies of a token never count as a pair, which would bring the bias back.
+    """
+    used = sorted({at for pair in pairs for at in pair})
+    wanted = [*((at, at) for at in used), *pairs]
+    row = {at: place for place, at in enumerate(used)}
+    rows_x, rows_y = ([row[pair[side]] for pair in pairs] for side in (0, 1))
+    both = _weighted_hsic(layers, wanted, weights.astype(np.float32))
+    return tuple(ratio(hsic[len(used) :], hsic[rows_x], hsic[rows_y]) for hsic in both)
+
+
+def _weighted_hsic(layers, pairs, w):
+    """Biased HSIC of the resampled tokens and weighted U-statistic of the HSIC, each (p, r).
+
+    HSIC = E[K_ij L_ij] - 2 E[K_ij L_ik] + E[K_ij] E[L_kl], with every mean over distinct tokens weighted by products
+    of w; sums over distinct indices follow by inclusion and exclusion from sums over all.
+    """
+    near, near_once, near_twice = _gram_forms(layers, pairs, w)
+    full, off, off_squared, diagonal, every, own = _row_forms(layers, pairs, w)
+    i, j = (np.array(side) for side in zip(*pairs, strict=True))
+    p1, p2, p3, p4 = (np.power(w, e, dtype=np.float64).sum(axis=0) for e in (1, 2, 3, 4))
+    biased = near + diagonal - 2 / p1 * full + every[i] * every[j] / p1**2
+    triples = off - near_once
+    quads = (every - own)[i] * (every - own)[j] - 4 * off_squared + 2 * near_twice
+    unbiased = (near / (p1**2 - p2) - 2 * triples / (p1**3 - 3 * p1 * p2 + 2 * p3)
+                + quads / (p1**4 - 6 * p1**2 * p2 + 3 * p2**2 + 8 * p1 * p3 - 6 * p4))
+    return biased, unbiased
+
+
+def _gram_forms(layers, pairs, w):
+    """Sums over i != j of K_ij L_ij times w_i w_j, w_i w_j^2 and w_i^2 w_j^2: (3, p, r)."""
+    n, r = w.shape
+    out = np.zeros((3, len(pairs), r))
+    used = sorted({at for pair in pairs for at in pair})
+    both = np.hstack([w, np.square(w)])  # (n, 2 r)
+    parts = blocks(n, TILE)
+    for at, left in enumerate(parts):
+        mine = {u: layers[u].centred(left) for u in used}
+        for right in parts[at:]:
+            gram = {u: mine[u] @ layers[u].centred(right).T for u in used}  # (t, t)
+            for place, (i, j) in enumerate(pairs):
+                tile = gram[i] * gram[j]
+                if left is right:
+                    np.fill_diagonal(tile, 0.0)
+                times = tile @ both[right]  # (t, 2 r)
+                ones, twos = both[left, :r], both[left, r:]
+                factor = 1 if left is right else 2
+                out[0, place] += factor * (ones * times[:, :r]).sum(axis=0, dtype=np.float64)
+                mixed = (ones * times[:, r:] + twos * times[:, :r]).sum(axis=0, dtype=np.float64)
+                out[1, place] += factor / 2 * mixed
+                out[2, place] += factor * (twos * times[:, r:]).sum(axis=0, dtype=np.float64)
+    return out
+
+
+def _row_forms(layers, pairs, w):
+    """Sums over tokens of row sums K w: see the names in `_weighted_hsic`; the first four (p, r), the rest (l, r)."""
+    n, r = w.shape
+    full, off, off_squared, diagonal = (np.zeros((len(pairs), r)) for _ in range(4))
+    every, own = np.zeros((len(layers), r)), np.zeros((len(layers), r))
+    used = sorted({at for pair in pairs for at in pair})
+    parts = blocks(n)
+    toward = {u: sum(layers[u].centred(rows).T @ w[rows] for rows in parts) for u in used}  # X'w (d, r)
+    for rows in parts:
+        here = w[rows].astype(np.float64)
+        states = {u: layers[u].centred(rows) for u in used}
+        square = {u: square_rows(states[u])[:, None] for u in used}  # (b, 1)
+        sums = {u: (states[u] @ toward[u]).astype(np.float64) for u in used}  # (b, r)
+        rest = {u: sums[u] - here * square[u] for u in used}
+        for u in used:
+            every[u] += (here * sums[u]).sum(axis=0)
+            own[u] += (here**2 * square[u]).sum(axis=0)
+        for place, (i, j) in enumerate(pairs):
+            product = here * rest[i] * rest[j]
+            full[place] += (here * sums[i] * sums[j]).sum(axis=0)
+            off[place] += product.sum(axis=0)
+            off_squared[place] += (here * product).sum(axis=0)
+            diagonal[place] += (here**2 * square[i] * square[j]).sum(axis=0)
+    return full, off, off_squared, diagonal, every, own
+
+
+def weighted_correlation(x: Layer, y: Layer, weights: np.ndarray) -> np.ndarray:
+    """Mean dimension-wise correlation (r,) under token weights (n, r)."""
+    d, r = x.shape[1], weights.shape[1]
+    sums = np.zeros((r, 5 * d))
+    for rows in blocks(x.shape[0]):
+        a, b = x.centred(rows), y.centred(rows)
+        sums += weights[rows].T.astype(np.float32) @ np.hstack([a, b, a * a, b * b, a * b])
+    total = weights.sum(axis=0)[:, None]
+    mean_x, mean_y, xx, yy, xy = np.split(sums / total, 5, axis=1)  # each (r, d)
+    varies = ~(x.constant | y.constant)
+    rho = correlation((xy - mean_x * mean_y)[:, varies], (xx - mean_x**2)[:, varies], (yy - mean_y**2)[:, varies])
+    return np.array([mean_of_defined(row) for row in rho])
+
+
+def weighted_procrustes(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Procrustes values (r,) of (n, d_x), (n, d_y) under token weights (n, r): one fit per resample."""
+    found: dict[str, list[float]] = {}
+    for w in weights.T:
+        total = w.sum()
+        a, b = x - w @ x / total, y - w @ y / total
+        rotation, singular = orthogonal_map((w[:, None] * a).T @ b)
+        moved = a @ rotation
+        lengths = np.linalg.norm(moved, axis=1) * np.linalg.norm(b, axis=1)
+        use = (lengths > 0) & (w > 0)
+        squares = w @ np.square(a).sum(axis=1), w @ np.square(b).sum(axis=1)
+        values = {
+            "inverse_row_entropy": inverse_row_entropy(rotation),
+            "residual_ratio": residual(singular.sum(), *squares),
+            "mean_cosine": np.average((moved * b).sum(axis=1)[use] / lengths[use], weights=w[use]),
+            "angular_distance": angular(singular.sum(), *squares),
+        }
+        for name, value in values.items():
+            found.setdefault(name, []).append(float(value))
+    return {name: np.array(values) for name, values in found.items()}

@@ -1,0 +1,128 @@
+"""Token states of all layers of one model, read in blocks of tokens so that only a few blocks are in memory."""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hrsa.similarity.arrays import check_finite, floats
+
+BLOCK = 1024  # tokens; long enough for full-speed products, short enough for float32 sums
+
+
+class Layer:
+    """One layer's states (n, d), with the column means that centre them.
+
+    `mean` (d,) float64 and `constant` (d,) bool come from one pass over the tokens, which also refuses NaN and Inf.
+    """
+
+    def __init__(self, source: Any, name: str):
+        self.source, self.name = source, name
+        self.shape = tuple(source.shape)
+        if len(self.shape) != 2 or 0 in self.shape:
+            raise ValueError(f"expected {name} of shape (n tokens, d dimensions), got {self.shape}")
+        total, first = np.zeros(self.shape[1]), self.raw(slice(0, 1))
+        self.constant = np.ones(self.shape[1], dtype=bool)
+        for rows in blocks(self.shape[0]):
+            block = self.raw(rows)
+            check_finite(block, name, rows.start)
+            total += block.sum(axis=0, dtype=np.float64)
+            self.constant &= (block == first).all(axis=0)
+        self.mean = total / self.shape[0]
+
+    def raw(self, rows: slice | np.ndarray) -> np.ndarray:
+        """States (b, d) of some tokens as they are, float32 or float64."""
+        release(self.source)
+        return floats(self.source[rows])
+
+    def centred(self, rows: slice | np.ndarray) -> np.ndarray:
+        """States (b, d) of some tokens less the mean of all, float32; constant dimensions are exactly 0."""
+        block = self.raw(rows)
+        block = (block - self.mean.astype(block.dtype)).astype(np.float32, copy=False)
+        block[:, self.constant] = 0.0
+        return block
+
+
+def release(source: Any) -> None:
+    """Give back the pages that earlier blocks of a read-only memory map brought in: a long pass stays small."""
+    if isinstance(source, np.memmap) and source.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
+        source._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def blocks(n: int, size: int = BLOCK) -> list[slice]:
+    """Slices of at most `size` tokens that cover 0..n."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+@dataclass
+class States:
+    """All layers of one model: `layers`, `n` tokens; `folder` keeps a spilled stream on disk as long as this lives."""
+
+    layers: list[Layer]
+    folder: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
+
+    @property
+    def n(self) -> int:
+        """Number of tokens."""
+        return self.layers[0].shape[0]
+
+    @property
+    def widths(self) -> list[int]:
+        """Dimensions of each layer."""
+        return [layer.shape[1] for layer in self.layers]
+
+
+def open_states(states: Any, name: str) -> States:
+    """Token states of one model as `States`.
+
+    Takes an (l, n, d) array or tensor; a list of (n, d) arrays, memory maps, tensors or paths of .npy files, widths
+    may differ; or a stream: any other iterable, of blocks that are (l, b, d) or a list of l arrays (b, d). A stream
+    is read once and kept in a temporary folder, since most metrics compare tokens of different blocks.
+    ValueError: unequal n between layers, wrong shapes, NaN or Inf (naming the place).
+    """
+    if isinstance(states, States):
+        return states
+    folder = None
+    if hasattr(states, "shape"):
+        if len(states.shape) != 3:
+            raise ValueError(f"expected {name} of shape (l layers, n tokens, d dimensions), got {tuple(states.shape)}")
+        sources = [states[at] for at in range(states.shape[0])]
+    elif isinstance(states, (list, tuple)):
+        sources = [np.load(s, mmap_mode="r") if isinstance(s, (str, Path)) else s for s in states]
+        sources = [s if hasattr(s, "shape") else floats(s) for s in sources]
+    else:
+        folder = tempfile.TemporaryDirectory(prefix="hrsa-states-")
+        sources = spill(states, name, Path(folder.name))
+    if not sources:
+        raise ValueError(f"expected at least one layer in {name}, got none")
+    if len({source.shape[0] for source in sources}) > 1:
+        raise ValueError(f"expected the same n tokens in all layers of {name}, "
+                         f"got {[tuple(source.shape) for source in sources]}")
+    return States([Layer(source, f"{name}[{at}]") for at, source in enumerate(sources)], folder)
+
+
+def spill(stream: Iterable[Any], name: str, folder: Path) -> list[np.ndarray]:
+    """Write a stream of blocks to raw files, one per layer, and map them read-only: l arrays (n, d_l)."""
+    paths: list[Path] = []
+    widths, dtypes, n = [], [], 0
+    for block in stream:
+        parts = [floats(part) for part in block]
+        if not paths:
+            paths = [folder / f"layer-{at:02d}.bin" for at in range(len(parts))]
+            widths, dtypes = [p.shape[-1] for p in parts], [p.dtype for p in parts]
+        shapes = [p.shape for p in parts]
+        if [s[-1] for s in shapes] != widths or {len(s) for s in shapes} != {2} or len({s[0] for s in shapes}) > 1:
+            raise ValueError(f"expected blocks of {len(paths)} layers (b, d) with d = {widths} in {name}, got {shapes}")
+        for path, part, dtype in zip(paths, parts, dtypes, strict=True):
+            with open(path, "ab") as handle:
+                handle.write(np.ascontiguousarray(part, dtype=dtype).data)
+        n += shapes[0][0]
+    if not n:
+        raise ValueError(f"expected at least one block of states in {name}, got an empty stream")
+    return [np.memmap(p, dtype=t, mode="r", shape=(n, w)) for p, t, w in zip(paths, dtypes, widths, strict=True)]
