@@ -1,0 +1,171 @@
+"""How many seeds, queries and hours would prove a margin, from the variances measured so far.
+
+Model of a difference between two arms, per seed s, task t and query q in it (the one `hrsa.verdict` allows for):
+mean + seed_s + task_t + (seed x task)_st + query_q + residual_sq, each normal. `measure` estimates the variances by
+the method of moments (for balanced data the same as REML when no component is negative); `provable` simulates
+studies of another size and returns the smallest margin that each would prove under the rule of `hrsa.verdict`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hrsa.crossed import task_columns
+
+REPEATS, DRAWS = 600, 400  # simulated studies, and draws of the interval in each: power to +-2 points
+
+
+@dataclass(frozen=True)
+class Variances:
+    """Variance components of the difference between two arms, in squared score units."""
+
+    seed: float
+    task: float
+    seed_task: float
+    query: float  # within a task
+    residual: float  # seed x query, within a task
+
+
+def measure(scores_a: np.ndarray, scores_b: np.ndarray, tasks: Sequence | None = None) -> Variances:
+    """Estimate the components from paired scores (seeds, queries), two seeds and two queries of a task at least.
+
+    Negative estimates become 0. Query counts of tasks enter by their harmonic mean. ValueError when there are too few.
+    """
+    difference = np.asarray(scores_b, dtype=float) - np.asarray(scores_a, dtype=float)
+    groups = task_columns(tasks, difference)
+    many = [group for group in groups if len(group) > 1]
+    if len(difference) < 2 or not many:
+        raise ValueError(f"expected two seeds or more and a task with two queries or more, got shape "
+                         f"{difference.shape} in {len(groups)} tasks: variances cannot be told apart")
+    parts = [_two_way(difference[:, group]) for group in many]  # (row, column, residual) mean squares of each task
+    residual = float(np.mean([part[2] for part in parts]))
+    query = max(float(np.mean([part[1] for part in parts])) - residual, 0) / len(difference)
+    size = len(groups) / sum(1 / len(group) for group in groups)
+    if len(groups) == 1:
+        return Variances(max(parts[0][0] - residual, 0) / size, 0.0, 0.0, query, residual)
+    cells = np.stack([difference[:, group].mean(axis=1) for group in groups], axis=1)  # (seeds, tasks)
+    rows, columns, rest = _two_way(cells)
+    return Variances(seed=max(rows - rest, 0) / len(groups),
+                     task=max((columns - rest) / len(difference) - query / size, 0),
+                     seed_task=max(rest - residual / size, 0), query=query, residual=residual)
+
+
+def _two_way(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean squares of rows, columns and residual of an (r, c) table."""
+    r, c = values.shape
+    rows, columns = values.mean(axis=1), values.mean(axis=0)
+    rest = values - rows[:, None] - columns + values.mean()
+    return (float(c * rows.var(ddof=1)), float(r * columns.var(ddof=1)), float((rest**2).sum() / ((r - 1) * (c - 1))))
+
+
+def provable(variances: Variances, seeds: int, queries: int, tasks: int = 1, difference: float = 0.0,
+             alpha: float = 0.05, repeats: int = REPEATS, seed: int = 0) -> np.ndarray:
+    """Smallest margin proved by each of `repeats` simulated studies: (repeats,), score units, ascending.
+
+    `queries` is per task, `difference` the true one. Power at a margin is the share of studies below it; the margin
+    proved with power p is quantile p. Simulated from sufficient statistics, not from queries, hence fast.
+    """
+    if seeds < 2 or queries < 2 or tasks < 1:
+        raise ValueError(f"expected seeds >= 2, queries >= 2 and tasks >= 1, got {seeds}, {queries} and {tasks}")
+    rng = np.random.default_rng(seed)
+    v, normal = variances, rng.standard_normal
+    residual = np.sqrt(v.seed_task + v.residual / queries) * normal((repeats, seeds, tasks))
+    column = np.sqrt(v.task * (tasks > 1) + v.query / queries) * normal((repeats, 1, tasks))
+    cells = difference + np.sqrt(v.seed) * normal((repeats, seeds, 1)) + column + residual
+    center, of_seeds = cells.mean(axis=(1, 2)), cells.mean(axis=2).var(axis=1, ddof=1)
+    within = (v.query + v.residual / seeds) / queries  # variance of a task mean from its queries
+    draws = np.sqrt(within / tasks) * normal(DRAWS) + _few(of_seeds, seeds, v.residual / queries / tasks, rng)
+    if tasks > 1:
+        draws = draws + _few(cells.mean(axis=1).var(axis=1, ddof=1), tasks, within, rng)
+    low, high = np.quantile(draws, [alpha, 1 - alpha], axis=1)  # (repeats,) each
+    by_t = np.abs(center) + stats.t.ppf(1 - alpha, seeds - 1) * np.sqrt(of_seeds / seeds)
+    return np.sort(np.maximum.reduce([by_t, center + high, -(center + low)]))
+
+
+def _few(variance: np.ndarray, count: int, carried: float, rng: np.random.Generator) -> np.ndarray:
+    """Interval draws of `hrsa.crossed` for `count` units whose means have this `variance`: (repeats, draws)."""
+    widening = (count - 1) / rng.chisquare(count - 1, DRAWS)
+    return np.sqrt(np.maximum(variance[:, None] * widening - carried, 0) / count) * rng.standard_normal(DRAWS)
+
+
+def power(variances: Variances, margin: float, seeds: int, queries: int, tasks: int = 1, difference: float = 0.0,
+          alpha: float = 0.05, repeats: int = REPEATS, seed: int = 0) -> float:
+    """Chance that a study of this size claims equivalence within `margin`; arguments as in `provable`."""
+    return float((provable(variances, seeds, queries, tasks, difference, alpha, repeats, seed) < margin).mean())
+
+
+def plan(variances: Variances, margin: float, seeds: Sequence[int], queries: Sequence[int], tasks: int = 1,
+         hours_per_seed: float | None = None, alpha: float = 0.05, wanted: float = 0.8) -> pd.DataFrame:
+    """Power of each size of study when the true difference is zero.
+
+    One row per (seeds, queries per task): `power` at the margin, `provable` margin with power `wanted`, `hours` of
+    the two arms (`hours_per_seed` times seeds; missing when not known), `enough` = power reaches `wanted`.
+    """
+    rows = []
+    for n_seeds in seeds:
+        for n_queries in queries:
+            margins = provable(variances, n_seeds, n_queries, tasks, alpha=alpha)
+            reached = float((margins < margin).mean())
+            hours = None if hours_per_seed is None else hours_per_seed * n_seeds
+            rows.append({"seeds": n_seeds, "queries": n_queries, "tasks": tasks, "power": reached,
+                         "provable": float(np.quantile(margins, wanted)), "hours": hours, "enough": reached >= wanted})
+    return pd.DataFrame(rows)
+
+
+def advice(table: pd.DataFrame, margin: float) -> str:
+    """One sentence: the cheapest size of a `plan` that is enough, fewest seeds first, then fewest queries."""
+    enough = table[table["enough"]]
+    if enough.empty:
+        best = table.loc[table["provable"].idxmin()]
+        return (f"No size in the table proves a margin of {margin:g}; the largest effort ({best['seeds']:.0f} seeds, "
+                f"{best['queries']:.0f} queries per task) proves {best['provable']:.3g}. What limits it is not the "
+                "number of seeds and queries alone: more tasks, or less variation between runs, would be needed.")
+    first = enough.sort_values(["seeds", "queries"]).iloc[0]
+    hours = "" if pd.isna(first["hours"]) else f", about {first['hours']:.1f} hours of training and scoring"
+    return (f"A margin of {margin:g} is proved with power {first['power']:.2f} by {first['seeds']:.0f} seeds and "
+            f"{first['queries']:.0f} queries per task{hours}.")
+
+
+def shares(variances: Variances, seeds: int, queries: int, tasks: int = 1) -> pd.DataFrame:
+    """What the error of the mean difference consists of: component, standard deviation, share of the variance."""
+    v = asdict(variances)
+    counts = {"seed": seeds, "task": tasks, "seed_task": seeds * tasks, "query": queries * tasks,
+              "residual": seeds * queries * tasks}
+    parts = pd.Series({name: v[name] / counts[name] for name in counts})
+    total = parts.sum()
+    return pd.DataFrame({"component": list(counts), "sd": np.sqrt([v[name] for name in counts]),
+                         "share": (parts / total if total > 0 else parts * np.nan).to_numpy()})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`python -m hrsa.power --profile mini`: the plan of every pair of a profile that has been run."""
+    from hrsa import evidence
+    from hrsa.profile import load_profile
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--profile", default="mini")
+    parser.add_argument("--margin", type=float, help="default: the profile's")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 5, 8, 12, 20])
+    parser.add_argument("--queries", type=int, nargs="+", default=[100, 400, 1600])
+    chosen = parser.parse_args(arguments)
+    study = load_profile(chosen.profile)
+    margin = chosen.margin or study.verdict.margin
+    per_query = evidence.gather(study)
+    hours = evidence.hours_per_seed(study)
+    for pair in study.pairs:
+        a, b, tasks = evidence.paired(per_query, pair.a, pair.b, study.seeds)
+        variances = measure(a, b, tasks)
+        table = plan(variances, margin, chosen.seeds, chosen.queries, len(set(tasks)), hours, study.verdict.alpha)
+        sys.stdout.write(f"{pair.name}: margin {margin:g}, {len(set(tasks))} tasks\n{table.to_string(index=False)}\n"
+                         f"{advice(table, margin)}\n\n")
+
+
+if __name__ == "__main__":
+    main()

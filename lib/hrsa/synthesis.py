@@ -1,0 +1,122 @@
+"""What chapter 12 is made of: verdicts of all pairs and families of tasks, and one number per similarity and pair.
+
+Pure functions of the tables that `hrsa.evaluate` and `hrsa.compare` write; `similarities` alone reads artefacts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from hrsa import paths
+from hrsa.claims import SIMILARITIES
+from hrsa.evidence import paired
+from hrsa.profile import Pair, Profile
+from hrsa.verdict import positive_control, verdicts
+
+NEIGHBOURS = 10  # the middle of the published k = 5, 10, 50
+EMBEDDING = "0"  # label of the embedding output, which no block has touched
+BOUNDS = ("value", "low", "high", "floor_low", "floor_high")
+PROBE = {"task": "classification", "split": "test", "quantity": "delta"}
+
+
+def score_verdicts(per_query: pd.DataFrame, families: pd.Series, pairs: Sequence[Pair], seeds: Sequence[int],
+                   margin: float, alpha: float = 0.05, resamples: int = 2000) -> pd.DataFrame:
+    """Verdicts of every pair on all tasks, and of every pair on each family of tasks.
+
+    `per_query`: model, task, query, value; `families`: task -> family. Columns of `hrsa.verdict.verdicts` with pair,
+    kind and family ("all" first). Holm's correction runs over the pairs for "all" (primary), and over all pairs and
+    families together for the rest (secondary).
+    """
+    arms = {pair.name: paired(per_query, pair.a, pair.b, seeds) for pair in pairs}
+    secondary = {}
+    for name, (a, b, tasks) in arms.items():
+        family = families.reindex(tasks).to_numpy()
+        if pd.isna(family).any():
+            raise ValueError(f"expected a family for every task, got none for {sorted(set(tasks[pd.isna(family)]))}")
+        for one in pd.unique(family):
+            here = family == one
+            if here.sum() > 1:
+                secondary[name, one] = (a[:, here], b[:, here], tasks[here])
+    settings = {"margin": margin, "alpha": alpha, "resamples": resamples}
+    primary = verdicts(arms, **settings).rename(columns={"name": "pair"}).assign(family="all")
+    tables = [primary]
+    if secondary:
+        more = verdicts(secondary, **settings)
+        more[["pair", "family"]] = more.pop("name").to_list()
+        tables.append(more)
+    table = pd.concat(tables, ignore_index=True)
+    kinds = {pair.name: pair.kind for pair in pairs}
+    table.insert(1, "kind", table["pair"].map(kinds))
+    table.insert(2, "family", table.pop("family"))
+    return table
+
+
+def controls(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int], margin: float,
+             alpha: float = 0.05, resamples: int = 2000) -> pd.DataFrame:
+    """Positive control of every pair: pair, kind, sees, p_value, shift, sentence."""
+    rows = []
+    for pair in pairs:
+        a, b, tasks = paired(per_query, pair.a, pair.b, seeds)
+        found = positive_control(a, b, margin, tasks, alpha, resamples=resamples)
+        rows.append({"pair": pair.name, "kind": pair.kind, **vars(found)})
+    return pd.DataFrame(rows)
+
+
+def sight(controls: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """One sentence: could this run have seen a difference, and did it see the SFT arm's?"""
+    blind = controls.loc[~controls["sees"], "pair"].tolist()
+    overall = verdicts[(verdicts["family"] == "all") & (verdicts["kind"] == "SFT")]
+    seen = overall.loc[overall["holm_difference"] < overall["alpha"], "pair"].tolist()
+    arm = f"The SFT arm's difference was detected ({', '.join(seen)})." if seen else \
+        "No SFT arm's difference was detected." if len(overall) else "There is no SFT arm."
+    if blind:
+        return (f"**This run is unable to see a difference of one margin** for {', '.join(blind)}: an injected shift "
+                f"went undetected, so that nothing follows from a difference not found there. {arm}")
+    return f"An injected shift of one margin is detected in every pair: this run can see. {arm}"
+
+
+def one_number(rows: pd.DataFrame, last: bool = False) -> pd.DataFrame:
+    """Rows of `compare_pair` of one metric, set and k -> one row per `models`, with bounds (see `BOUNDS`).
+
+    Mean over layers (or the last layer alone), then over seeds: the mean of the values, with the smallest lower and
+    the largest upper bound. Bounds are averaged over layers, which is wider than an interval of the mean would be.
+    """
+    here = rows.assign(seed=rows["seed"].astype("Float64").fillna(-1)).reset_index(drop=True)
+    if last:
+        here = here.groupby(["models", "seed"], sort=False).tail(1)
+    by_seed = here.groupby(["models", "seed"], sort=False)[list(BOUNDS)].mean()
+    return by_seed.groupby("models", sort=False).agg(
+        {"value": "mean", "low": "min", "high": "max", "floor_low": "mean", "floor_high": "mean"}).reset_index()
+
+
+def summarise(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Tables of one pair (correlation, procrustes, cka, knn: `curve`; probes) -> rows [metric, models, bounds]."""
+    parts = []
+    for source, metric, last in (("correlation", "correlation", False), ("cka", "debiased_cka", False),
+                                 ("knn", "knn", False), ("procrustes", "inverse_row_entropy", True)):
+        rows = tables[source]
+        rows = rows[(rows["metric"] == metric) & (rows["set"] == "all") & (rows["layer_x"] != EMBEDDING)]
+        if source == "knn":
+            rows = rows[rows["k"] == min(rows["k"], key=lambda k: abs(k - NEIGHBOURS))]
+        parts.append(one_number(rows, last).assign(metric=metric))
+    probes = tables["probes"]
+    kept = np.logical_and.reduce([probes[name] == value for name, value in PROBE.items()])
+    parts.append(one_number(probes[kept]).assign(metric="probe_delta"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def similarities(profile: Profile) -> pd.DataFrame:
+    """Table for `hrsa.claims.similarity_claims` from the artefacts of every pair, made first where missing."""
+    from hrsa.compare import compare_pair
+
+    found = []
+    for pair in profile.pairs:
+        tables = {}
+        for metric in ("correlation", "procrustes", "cka", "knn", "probes"):
+            file = "probes.parquet" if metric == "probes" else "curve.parquet"
+            tables[metric] = paths.read_table(compare_pair(profile, pair.name, metric) / file)
+        found.append(summarise(tables).assign(pair=pair.name, kind=pair.kind))
+    return pd.concat(found, ignore_index=True)[SIMILARITIES]
