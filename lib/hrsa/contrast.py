@@ -1,0 +1,148 @@
+"""From scores to statements: tables by arm, differences between the arms of a pair, and what ablations change.
+
+Every difference is `b` minus `a` of a pair, paired by seed and query, and judged by `hrsa.verdict`. Tables name a
+*condition*: "untrained" (the backbones as they came), "recipe" (embedders), or the name of an ablation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from hrsa import evidence
+from hrsa.ablation import RECIPE, UNTRAINED, condition
+from hrsa.evaluate import BM25
+from hrsa.profile import Model, Profile
+from hrsa.verdict import Verdict, verdict
+
+ALL = "all tasks"
+
+
+def described(profile: Profile, table: pd.DataFrame) -> pd.DataFrame:
+    """A table with a column `model`, and beside it arm (backbone's name, or BM25), seed and condition."""
+    known = {model.id: model for model in profile.models()}
+    models = [known.get(name) for name in table["model"]]
+    return table.assign(
+        arm=["BM25" if model is None else model.backbone for model in models],
+        seed=pd.array([None if model is None else model.seed for model in models], dtype="Int64"),
+        condition=[BM25 if model is None else condition(model) for model in models])
+
+
+def score_table(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per condition and arm, one column per task and their mean: "mean ± std over seeds", scores x 100.
+
+    A single run has no std. The mean is over tasks and is empty for a row that lacks a task (BM25 outside retrieval).
+    """
+    rows = described(profile, scores).pivot_table(index=["condition", "arm", "model"], columns="task", values="value",
+                                                  sort=False, observed=True)
+    rows["mean"] = rows.mean(axis=1, skipna=False)
+    by_arm = rows.groupby(level=["condition", "arm"], sort=False)
+    mean, std = 100 * by_arm.mean(), 100 * by_arm.std()
+    shown = [[_cell(m, s) for m, s in zip(*pair, strict=True)]
+             for pair in zip(mean.to_numpy(), std.to_numpy(), strict=True)]
+    return pd.DataFrame(shown, index=mean.index, columns=list(mean.columns)).reset_index()
+
+
+def _cell(mean: float, std: float) -> str | None:
+    if np.isnan(mean):
+        return None
+    return f"{mean:.1f}" if np.isnan(std) else f"{mean:.1f} ± {std:.1f}"
+
+
+def family_scores(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean over a family's tasks, then over seeds: [condition, arm, family, value, low, high], the range of seeds."""
+    rows = described(profile, scores)
+    keys = ["condition", "arm", "family"]
+    runs = rows.groupby([*keys, "model"], sort=False, as_index=False)["value"].mean()
+    return runs.groupby(keys, sort=False, as_index=False).agg(
+        value=("value", "mean"), low=("value", "min"), high=("value", "max"))
+
+
+def seeds_under(profile: Profile, name: str) -> list[int | None]:
+    """Seeds that a condition was run with; [None] for untrained backbones."""
+    if name in (UNTRAINED, RECIPE):
+        return [None] if name == UNTRAINED else list(profile.seeds)
+    found = [ablation.seeds for ablation in profile.ablations if ablation.name == name]
+    if not found:
+        raise ValueError(f"expected {UNTRAINED!r}, {RECIPE!r} or an ablation of profile {profile.name}, one of "
+                         f"{[ablation.name for ablation in profile.ablations]}, got {name!r}")
+    return list(found[0])
+
+
+def paired(profile: Profile, per_query: pd.DataFrame, pair: str, name: str = RECIPE,
+           seeds: Sequence[int | None] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores of both arms under a condition: (seeds, queries) twice, and the task of each query (queries,)."""
+    arms = profile.pair(pair)
+    ablation = None if name in (UNTRAINED, RECIPE) else name
+    wanted = seeds_under(profile, name) if seeds is None else list(seeds)
+    ids = {Model(backbone=arm, seed=seed, ablation=ablation).id for arm in (arms.a, arms.b) for seed in wanted}
+    return evidence.paired(per_query[per_query["model"].isin(ids)], arms.a, arms.b, wanted, ablation)
+
+
+def differences(profile: Profile, per_query: pd.DataFrame, pair: str, name: str = RECIPE,
+                seeds: Sequence[int | None] | None = None) -> pd.DataFrame:
+    """b - a of one pair under one condition, for each task alone and for all: one row each.
+
+    Columns: pair, condition, task ("all tasks" last), difference, low, high (1 - 2 alpha interval), verdict,
+    p_difference, p_equivalence, smallest_margin, seeds, queries, reason. Tasks are judged one by one, without
+    correction for their number; the study's claims, corrected, are those of the verdict chapter.
+    """
+    a, b, tasks = paired(profile, per_query, pair, name, seeds)
+    rows = {task: _judge(profile, a[:, tasks == task], b[:, tasks == task]) for task in dict.fromkeys(tasks)}
+    rows[ALL] = _judge(profile, a, b, tasks)
+    fields = ("difference", "low", "high", "verdict", "p_difference", "p_equivalence", "smallest_margin", "seeds",
+              "queries", "reason")
+    return pd.DataFrame([{"pair": pair, "condition": name, "task": task, **{f: getattr(row, f) for f in fields}}
+                         for task, row in rows.items()])
+
+
+def _judge(profile: Profile, a: np.ndarray, b: np.ndarray, tasks: np.ndarray | None = None) -> Verdict:
+    stated = profile.verdict
+    return verdict(a, b, stated.margin, tasks, alpha=stated.alpha, resamples=stated.resamples)
+
+
+def all_differences(profile: Profile, per_query: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """`differences` of every pair under every condition that both of its arms were run under."""
+    models = set(per_query["model"])
+    found = []
+    for pair in profile.pairs:
+        for name in conditions:
+            ablation = None if name in (UNTRAINED, RECIPE) else name
+            ids = {Model(backbone=arm, seed=seed, ablation=ablation).id for arm in (pair.a, pair.b)
+                   for seed in seeds_under(profile, name)}
+            if ids <= models:
+                found.append(differences(profile, per_query, pair.name, name))
+    if not found:
+        raise ValueError(f"expected scores of both arms of a pair under one of {list(conditions)}, got scores of "
+                         f"{sorted(models)}: evaluate these models, or name an ablation with both arms of a pair")
+    return pd.concat(found, ignore_index=True)
+
+
+def query_pairs(profile: Profile, per_query: pd.DataFrame, pair: str, name: str = RECIPE) -> pd.DataFrame:
+    """One row per query: [pair, task, a, b], the mean over seeds of each arm's score."""
+    a, b, tasks = paired(profile, per_query, pair, name)
+    return pd.DataFrame({"pair": pair, "task": tasks, "a": a.mean(axis=0), "b": b.mean(axis=0)})
+
+
+def sentence(row: pd.Series, margin: float) -> str:
+    """One row of `differences` in words; what it says follows from the verdict alone."""
+    said = {
+        "different": "the arms differ",
+        "equivalent": f"the arms are equivalent within ±{margin:g}",
+        "negligible": f"the arms differ, by less than the margin of ±{margin:g}",
+        "inconclusive": f"these data cannot tell ({row['reason'] or 'neither a difference nor its absence is shown'})",
+    }[row["verdict"]]
+    return (f"**{row['pair']}**, {row['condition']}, {row['task']}: b − a = {row['difference']:+.4f} "
+            f"[{row['low']:+.4f}, {row['high']:+.4f}]; {said}.")
+
+
+def counted(table: pd.DataFrame) -> str:
+    """How many tasks of each pair and condition got which verdict, a list in Markdown."""
+    lines = []
+    for (pair, name), rows in table[table["task"] != ALL].groupby(["pair", "condition"], sort=False):
+        counts = rows["verdict"].value_counts()
+        found = ", ".join(f"{count} {word}" for word, count in counts.items())
+        lines.append(f"- {pair}, {name}: of {len(rows)} tasks {found}")
+    return "\n".join(lines)
