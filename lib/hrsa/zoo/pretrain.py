@@ -1,0 +1,128 @@
+"""Pretraining of a zoo backbone from scratch: a Qwen3-architecture LM, next-token loss, AdamW, resumable to the bit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from hrsa import paths
+from hrsa.backbone import device
+from hrsa.profile import Zoo
+from hrsa.progress import progress
+from hrsa.zoo.corpus import pack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+log = logging.getLogger(__name__)
+WARMUP = 0.05  # of the steps
+FLOOR = 0.1  # of the peak learning rate, reached at the end of the cosine
+BETAS, DECAY, CLIP = (0.9, 0.95), 0.1, 1.0  # usual for language models
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def new_model(zoo: Zoo, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """A random Qwen3 causal LM of the zoo's size with tied embeddings; the weights follow from `zoo.seed`."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(zoo.seed)
+    return Qwen3ForCausalLM(Qwen3Config(
+        vocab_size=zoo.vocab_size, hidden_size=zoo.hidden_size, num_hidden_layers=zoo.layers,
+        num_attention_heads=zoo.heads, num_key_value_heads=zoo.kv_heads, head_dim=zoo.hidden_size // zoo.heads,
+        intermediate_size=zoo.intermediate_size, max_position_embeddings=zoo.context, tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+    ))
+
+
+def learning_rate(step: int, zoo: Zoo) -> float:
+    """The rate of a step counted from 0: linear warm-up, then a cosine down to a tenth of the peak."""
+    warmup = max(1, round(WARMUP * zoo.pretrain_steps))
+    if step < warmup:
+        return zoo.pretrain_lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, zoo.pretrain_steps - warmup)
+    return zoo.pretrain_lr * (FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def pretrain(zoo: Zoo, texts: list[str], tokenizer: PreTrainedTokenizerFast, work: Path, every: int = 100,
+             stop: int | None = None) -> tuple[Qwen3ForCausalLM, pd.DataFrame]:
+    """Train for `zoo.pretrain_steps` steps, going on from the checkpoint in the folder `work` when there is one.
+
+    Every `every` steps the weights, the optimizer's moments and the losses go to `work`; what follows is a function
+    of these and of the step alone, so that a run killed anywhere ends with the same weights. `stop` ends early, after
+    that many steps. Returns the model and the curve [step, quantity (loss, learning rate), value].
+    """
+    model = new_model(zoo, tokenizer).to(device()).train()
+    optimizer = torch.optim.AdamW(_groups(model), lr=zoo.pretrain_lr, betas=BETAS, fused=True)
+    rows = torch.from_numpy(pack(texts, tokenizer, zoo)).long()  # (steps * b, t)
+    losses = _resume(work, model, optimizer)
+    last = zoo.pretrain_steps if stop is None else stop
+    with progress(zoo.pretrain_steps, "pretraining", f"seed {zoo.seed}") as bar:
+        bar.update(len(losses))
+        for step in range(len(losses), last):
+            batch = rows[step * zoo.pretrain_batch : (step + 1) * zoo.pretrain_batch]  # (b, t)
+            losses.append(_step(model, optimizer, batch.to(model.device), learning_rate(step, zoo)))
+            if (step + 1) % every == 0 and step + 1 < zoo.pretrain_steps:
+                _checkpoint(work, model, optimizer, losses)
+            bar.update()
+    steps = np.arange(1, len(losses) + 1)
+    rates = [learning_rate(step, zoo) for step in range(len(losses))]
+    curve = pd.concat([pd.DataFrame({"step": steps, "quantity": quantity, "value": values})
+                       for quantity, values in (("loss", losses), ("learning rate", rates))], ignore_index=True)
+    return model.eval(), curve
+
+
+def _groups(model: torch.nn.Module) -> list[dict]:
+    """Weight decay on matrices, none on the vectors of norms."""
+    parameters = list(model.parameters())
+    return [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": DECAY},
+            {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0}]
+
+
+def _step(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, batch: torch.Tensor, rate: float) -> float:
+    """One update on a batch (b, t) of token ids; returns the loss in nats per token before it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    states = model.model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state  # (b, t - 1, d)
+    logits = model.lm_head(states).flatten(0, 1)  # (b * (t - 1), vocabulary)
+    loss = torch.nn.functional.cross_entropy(logits, batch[:, 1:].flatten())
+    if not torch.isfinite(loss):
+        raise RuntimeError(f"expected a finite pretraining loss, got {loss.item()}: lower zoo.pretrain_lr")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+    optimizer.step()
+    return loss.item()
+
+
+def _checkpoint(work: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> None:
+    """Write all that the next step depends on as one safetensors file, atomically."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"weight.{name}"] = parameter.detach()
+        tensors |= {f"{moment}.{name}": optimizer.state[parameter][moment] for moment in MOMENTS}
+    with paths.atomic(work / "checkpoint.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"losses": json.dumps(losses)})
+
+
+def _resume(work: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
+    """Load the checkpoint in `work` into model and optimizer; the losses so far, empty without a checkpoint."""
+    file = work / "checkpoint.safetensors"
+    if not file.is_file():
+        return []
+    with safe_open(file, framework="pt") as stored, torch.no_grad():
+        losses = json.loads(stored.metadata()["losses"])
+        for name, parameter in model.named_parameters():
+            parameter.copy_(stored.get_tensor(f"weight.{name}"))
+            optimizer.state[parameter] = {moment: stored.get_tensor(f"{moment}.{name}").to(parameter.device)
+                                          for moment in MOMENTS}
+    log.info("pretraining goes on after step %d from %s", len(losses), work.name)
+    return losses

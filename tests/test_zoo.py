@@ -1,0 +1,250 @@
+"""The zoo: problems, tokenizer, pretraining that resumes to the bit, measures by hand, and one micro trio for real."""
+
+import json
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hrsa import backbone, paths
+from hrsa.profile import Profile, Zoo
+from hrsa.zoo import corpus, make_backbone, measure, pretrain
+from hrsa.zoo.grpo import exact_reward
+from hrsa.zoo.problems import Problem, documents, draw, is_correct, is_worked, split_of, stream
+
+MICRO = {"vocab_size": 310, "hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 48,
+         "context": 96, "pretrain_steps": 6, "pretrain_batch": 4, "pretrain_length": 32, "grpo_steps": 1,
+         "grpo_prompts": 2, "grpo_completions": 2, "completion_tokens": 6, "sft_steps": 2, "sft_batch": 4,
+         "problems_held_out": 10}
+TEXTS = [f"The {colour} {animal} of {number} years sleeps under the old bridge, and nobody wakes it."
+         for colour in ("red", "blue", "grey", "white") for animal in ("cat", "dog", "owl")
+         for number in range(90, 110)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return corpus.train_tokenizer(TEXTS, Zoo(**MICRO))
+
+
+@pytest.fixture
+def micro(tmp_path, monkeypatch):
+    """A profile with a micro trio, its artefacts under a temporary folder, its real text from this file."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    monkeypatch.setattr("hrsa.texts.pretraining_text", lambda: (TEXTS[12:], TEXTS[:12]))
+    return Profile.model_validate({
+        "name": "micro", "title": "micro", "seeds": [0], "pairs": [], "zoo": MICRO, "backbones": [
+            {"name": "base", "source": "zoo", "arm": "base"},
+            {"name": "rlvr", "source": "zoo", "arm": "rlvr", "start": "base"},
+            {"name": "sft", "source": "zoo", "arm": "sft", "start": "base"}]})
+
+
+def test_worked_solutions_by_hand():
+    assert Problem("4-1-7", "-4").worked == "<think>3-7=-4</think>-4"
+    assert Problem("1-5-2+0", "-6").worked == "<think>-4-2+0=-6+0=-6</think>-6"
+    assert Problem("9-0+9", "18").worked == "<think>9+9=18</think>18"
+    assert Problem("4-1-7", "-4").prompt == "Calculate 4-1-7:\n"
+
+
+@pytest.mark.parametrize("split", ["train", "held-out"])
+def test_answers_of_the_source_agree_with_the_expressions(split, rng):
+    for problem in islice(stream(split, "test", int(rng.integers(2**31))), 100):
+        assert eval(problem.expression) == int(problem.answer)
+        assert problem.worked.endswith(f"</think>{problem.answer}")
+        assert len(problem.expression) in (5, 7)
+        assert is_correct(problem.worked, problem.answer) and is_worked(problem.worked)
+
+
+def test_splits_are_disjoint_whatever_the_order_of_terms(rng):
+    seeds = [int(s) for s in rng.integers(2**31, size=2)]
+    held = draw("held-out", 150, "test", seeds[0])
+    train = list(islice(stream("train", "test", seeds[1]), 2000))
+    assert len({p.expression for p in held}) == 150
+    for problem in held:
+        terms = [problem.expression[0], *(problem.expression[i : i + 2] for i in range(1, len(problem.expression), 2))]
+        signed = [term if len(term) == 2 else f"+{term}" for term in terms]
+        assert split_of("".join(signed[i] for i in rng.permutation(len(signed)))) == "held-out"
+    terms_of = [{tuple(sorted(int(t) for t in p.expression.replace("-", " -").replace("+", " ").split()))
+                 for p in problems} for problems in (held, train)]
+    assert not terms_of[0] & terms_of[1]
+
+
+def test_streams_repeat_by_seed_and_differ_by_purpose():
+    first = [p.expression for p in islice(stream("train", "sft", 3), 30)]
+    assert first == [p.expression for p in islice(stream("train", "sft", 3), 30)]
+    assert first != [p.expression for p in islice(stream("train", "grpo", 3), 30)]
+    assert first != [p.expression for p in islice(stream("train", "sft", 4), 30)]
+
+
+@pytest.mark.parametrize(("completion", "answer", "right"), [
+    ("-4", "-4", True), (" -4\n", "-4", True), ("4", "-4", False), ("-4-4", "-4", False), ("-4 5", "-4", False),
+    ("", "0", False), ("<think>1-5=-4</think>-4", "-4", True), ("<think></think>-4", "-4", True),
+    ("<think>1-5=9</think>-4", "-4", True), ("<think>1-5=-4", "-4", False), ("<think>-4</think>", "-4", False),
+    ("<think>1</think>2</think>-4", "-4", False), ("x<think>1</think>-4", "-4", False), ("04", "4", False),
+])
+def test_reward_by_hand(completion, answer, right):
+    assert is_correct(completion, answer) is right
+    assert exact_reward([completion, "no"], [answer, answer]) == [float(right), 0.0]
+
+
+def test_half_of_the_documents_are_worked(rng):
+    texts = documents(400, stream("train", "test", 0), rng)
+    assert 140 < sum("<think>" in text for text in texts) < 260
+    assert all(text.startswith("Calculate ") for text in texts)
+
+
+def test_tokenizer_digits_signs_and_tags(tokenizer, rng, tmp_path):
+    assert len(tokenizer) == MICRO["vocab_size"]
+    number = "".join(map(str, rng.integers(0, 10, 12)))
+    assert tokenizer.tokenize(number) == list(number)
+    problem = Problem("4-1-7", "-4")
+    tokens = tokenizer.tokenize(problem.prompt + problem.worked)
+    assert tokens[-10:] == ["<think>", *"3-7=-4", "</think>", "-", "4"]
+    prompt, solution = (tokenizer(text)["input_ids"] for text in (problem.prompt, problem.worked))
+    assert tokenizer(problem.prompt + problem.worked)["input_ids"] == prompt + solution
+    text = TEXTS[int(rng.integers(len(TEXTS)))] + " é 漢 \t<think>7</think>"
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    pretrain.new_model(Zoo(**MICRO), tokenizer).save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again(text)["input_ids"] == ids
+    assert (again.pad_token, again.eos_token, again.model_max_length) == ("<pad>", "<end>", MICRO["context"])
+
+
+def test_packing_is_what_the_documents_say(tokenizer):
+    zoo = Zoo(**MICRO)
+    rows = corpus.pack(TEXTS, tokenizer, zoo)
+    assert rows.shape == (24, 32)
+    assert np.array_equal(rows, corpus.pack(TEXTS, tokenizer, zoo))
+    assert not np.array_equal(rows, corpus.pack(TEXTS, tokenizer, Zoo(**MICRO | {"seed": 1})))
+    whole = tokenizer.decode(rows.flatten()).split("<end>")[:-1]
+    assert all(text in TEXTS or text.startswith("Calculate ") for text in whole)
+    assert {text.startswith("Calculate ") for text in whole} == {True, False}
+    for share in (0.2, 0.7):
+        rows = corpus.pack(TEXTS, tokenizer, Zoo(**MICRO | {"worked_share": share, "pretrain_steps": 300}))
+        whole = tokenizer.decode(rows.flatten()).split("<end>")[:-1]
+        sums = [text for text in whole if text.startswith("Calculate ")]
+        tokens = [sum(len(ids) + 1 for ids in tokenizer(part)["input_ids"]) for part in (sums, whole)]
+        assert tokens[0] / tokens[1] == pytest.approx(share, abs=0.03)
+    with pytest.raises(ValueError, match="expected real documents"):
+        corpus.pack([], tokenizer, zoo)
+
+
+def test_a_vocabulary_the_texts_cannot_fill_is_refused():
+    with pytest.raises(ValueError, match=r"expected texts that give 4096 tokens, got \d+"):
+        corpus.train_tokenizer(TEXTS, Zoo())
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_pretraining_resumes_to_the_bit(stop, tokenizer, tmp_path):
+    zoo = Zoo(**MICRO)
+    whole, curve = pretrain.pretrain(zoo, TEXTS, tokenizer, tmp_path / "whole", every=2)
+    pretrain.pretrain(zoo, TEXTS, tokenizer, tmp_path / "cut", every=2, stop=stop)
+    assert (tmp_path / "cut" / "checkpoint.safetensors").is_file() == (stop >= 2)
+    resumed, again = pretrain.pretrain(zoo, TEXTS, tokenizer, tmp_path / "cut", every=2)
+    pd.testing.assert_frame_equal(curve, again, check_exact=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    losses = curve["value"][curve["quantity"] == "loss"].to_numpy()
+    assert losses[-1] < losses[0]
+
+
+def test_learning_rate_warms_up_and_falls():
+    zoo = Zoo(pretrain_steps=100, pretrain_lr=1.0)
+    rates = [pretrain.learning_rate(step, zoo) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and max(rates) == rates[4] == pytest.approx(1.0)
+    assert np.all(np.diff(rates[5:]) < 0) and 0.1 <= rates[-1] < 0.102
+
+
+def test_proportions_and_differences_by_hand():
+    share = measure.proportion([True] * 5 + [False] * 5)
+    assert (share["value"], share["n"]) == (0.5, 10)
+    assert (share["low"], share["high"]) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert measure.proportion([]) == {"value": None, "low": None, "high": None, "n": 0}
+    after, before = [True] * 8 + [False] * 2, [True] * 3 + [False] * 6 + [True]
+    difference = measure.paired_difference(after, before)  # 5 gained, 1 lost, of 10
+    spread = 1.959964 * np.sqrt(7 - 4**2 / 12) / 12
+    assert difference["value"] == pytest.approx(0.4)
+    assert (difference["low"], difference["high"]) == pytest.approx((4 / 12 - spread, 4 / 12 + spread))
+    with pytest.raises(ValueError, match="same problems"):
+        measure.paired_difference([True], [True, False])
+
+
+def test_divergence_perplexity_and_weight_change_by_hand(tokenizer, rng):
+    zoo = Zoo(**MICRO)
+    first = pretrain.new_model(zoo, tokenizer).eval()
+    second = pretrain.new_model(Zoo(**MICRO | {"seed": int(rng.integers(1, 2**31))}), tokenizer).eval()
+    problems = draw("held-out", 3, "test", 0)
+    ids = [[5, 6, 7], [8], [9, 10]]
+    total = 0.0
+    for problem, completion in zip(problems, ids, strict=True):
+        prompt = tokenizer(problem.prompt)["input_ids"]
+        row = torch.tensor([prompt + completion])
+        own, other = (m(input_ids=row).logits[0].double().log_softmax(-1) for m in (first, second))
+        places = slice(len(prompt) - 1, len(prompt) + len(completion) - 1)
+        total += (own.exp() * (own - other)).sum(-1)[places].sum().item()
+    result = measure.divergence(first, second, tokenizer, problems, ids)
+    assert result["tokens"] == 6 and result["value"] == pytest.approx(total / 6, rel=1e-4)
+    assert measure.divergence(first, first, tokenizer, problems, ids)["value"] == 0
+    rows = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in TEXTS[:5]]
+    losses = [first(input_ids=torch.tensor([r]), labels=torch.tensor([r])).loss.item() * (len(r) - 1) for r in rows]
+    found = measure.perplexity(first, tokenizer, TEXTS[:5])
+    assert found["tokens"] == sum(len(r) - 1 for r in rows) and found["documents"] == 5
+    assert found["value"] == pytest.approx(np.exp(sum(losses) / found["tokens"]), rel=1e-4)
+    with torch.no_grad():
+        second.load_state_dict(first.state_dict())
+        for parameter in second.model.layers[1].parameters():
+            parameter.mul_(1.5)
+    change = {row["layer"]: row["value"] for row in measure.weight_change(second, first)}
+    assert change == pytest.approx({"embedding": 0, "1": 0, "2": 0.5, "final norm": 0})
+
+
+def test_completions_are_seeded_and_end_at_the_end(tokenizer):
+    model = pretrain.new_model(Zoo(**MICRO), tokenizer).eval()
+    problems = draw("held-out", 6, "test", 0)
+    state = torch.get_rng_state()
+    table, ids = measure.complete(model, tokenizer, problems, "sampled", 5, seed=1)
+    assert torch.equal(state, torch.get_rng_state())
+    assert list(table.columns) == ["problem", "answer", "mode", "completion", "correct", "worked"]
+    assert measure.complete(model, tokenizer, problems, "sampled", 5, seed=1)[1] == ids
+    assert measure.complete(model, tokenizer, problems, "sampled", 5, seed=2)[1] != ids
+    assert all(len(row) <= 5 and tokenizer.eos_token_id not in row[:-1] for row in ids)
+    one = torch.tensor([tokenizer(problems[3].prompt)["input_ids"]])
+    greedy = measure.complete(model, tokenizer, problems, "greedy", 1, seed=0)[1]
+    assert greedy[3] == [int(model(input_ids=one).logits[0, -1].argmax())]
+
+
+def test_a_micro_trio_is_made_for_real(micro, capfd):
+    folders = {name: make_backbone(micro, name) for name in ("rlvr", "sft", "base")}
+    shown = capfd.readouterr()
+    assert shown.out == "" and "Warning" not in shown.err
+    assert make_backbone(micro, "rlvr") == folders["rlvr"]
+    assert backbone.backbone_folder(micro, "base") == str(folders["base"] / "model")
+    weights = {}
+    for name, folder in folders.items():
+        model = AutoModelForCausalLM.from_pretrained(folder / "model")
+        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+        backbone.leak_probe(model, tokenizer, "causal")
+        weights[name] = torch.cat([p.detach().flatten() for p in model.parameters()])
+        card = json.loads((folder / "card.json").read_text())
+        table = pd.read_parquet(folder / "problems.parquet")
+        assert card["parameters"] == model.num_parameters() == len(weights[name])
+        assert table.groupby("mode")["correct"].mean().to_dict() == {
+            mode: card["accuracy"][mode]["value"] for mode in ("greedy", "sampled")}
+        assert (card["start"] is None) == (card["kl_from_start"] is None) == (name == "base")
+        assert all(split_of(problem) == "held-out" for problem in table["problem"])
+        assert card["hashes"]["model.safetensors"] == paths.file_hash(folder / "model" / "model.safetensors")
+        assert {"loss", "learning rate"} <= set(pd.read_parquet(folder / "curve.parquet")["quantity"])
+    assert "reward" in set(pd.read_parquet(folders["rlvr"] / "curve.parquet")["quantity"])
+    assert not torch.equal(weights["base"], weights["sft"])
+    assert not list(folders["base"].parent.glob(".*"))
+
+
+def test_only_zoo_backbones_are_made(micro):
+    other = {"name": "mine", "source": "folder", "path": "somewhere", "arm": "base"}
+    content = micro.model_dump() | {"backbones": [other]}
+    with pytest.raises(ValueError, match="expected a backbone of source zoo, got mine of source folder"):
+        make_backbone(Profile.model_validate(content), "mine")
