@@ -63,7 +63,7 @@ class Zoo(Part):
     pretrain_batch: int = 32  # sequences of `pretrain_length` tokens
     pretrain_length: int = 128
     pretrain_lr: float = 3e-3  # small models take large rates; warm-up and cosine follow
-    worked_share: float = Field(0.45, ge=0, le=1)  # of documents: arithmetic, half with a worked solution
+    worked_share: float = Field(0.4, ge=0, lt=1)  # of tokens: sums, half of them with a worked solution
     grpo_steps: int = 23  # raised greedy accuracy .64 -> .86 in trials
     grpo_lr: float = 5e-5  # larger rates collapsed
     grpo_prompts: int = 32  # per step
@@ -128,6 +128,8 @@ class Suite(Part):
     max_pairs: int | None = None  # per training task, the first of a seeded shuffle
     tasks: tuple[str, ...] = ()  # local evaluation tasks, names in data/suite/eval
     benchmarks: tuple[str, ...] = ()  # mteb benchmarks by name (needs the hub)
+    uninstructed: Literal["refuse", "generic", "bare"] = "refuse"  # a benchmark task that brings no instruction: stop,
+    # or mteb's phrase for the task type, or the text alone; silence here changes scores unseen
     max_docs: int | None = None  # cap on each local corpus; relevant documents always stay
     max_queries: int | None = None
     mining: Mining = Mining()
