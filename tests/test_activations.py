@@ -140,7 +140,7 @@ def test_two_models_get_the_same_rows(tmp_path, rng):
         (tmp_path / name).mkdir()
         model = load(save_qwen3(tmp_path / f"model-{name}", rng, width=width, layers=layers))
         activations.write_states(tmp_path / name, model, table, analysis, name)
-    states = [activations.open_states(tmp_path / name) for name in "ab"]
+    states = [activations.open_recording(tmp_path / name) for name in "ab"]
     activations.check_same_rows(*states)
     tokens = [state.tokens for state in states]
     pd.testing.assert_frame_equal(*tokens)
@@ -160,7 +160,7 @@ def test_other_tokenizer_is_refused(tmp_path, rng):
         model = load(save_qwen3(tmp_path / f"model-{name}", rng, words=words))
         activations.write_states(tmp_path / name, model, table, analysis, name)
     with pytest.raises(ValueError, match="equal tokenizers"):
-        activations.check_same_rows(*(activations.open_states(tmp_path / name) for name in "ab"))
+        activations.check_same_rows(*(activations.open_recording(tmp_path / name) for name in "ab"))
 
 
 def test_written_rows_are_the_states_of_the_tokens_they_name(tmp_path, rng):

@@ -23,7 +23,7 @@ SAMPLE_SEED = 0  # of texts and tokens; one value, because every model must see 
 
 
 @dataclass(frozen=True)
-class States:
+class Recording:
     """Recorded states of one model, read layer by layer; see `write_states` for the files."""
 
     folder: Path
@@ -39,14 +39,14 @@ class States:
         return np.load(self.folder / "pooled.npy"), paths.read_table(self.folder / "pooled.parquet", ["id"])
 
 
-def open_states(folder: Path) -> States:
+def open_recording(folder: Path) -> Recording:
     """The states in an artefact folder. ValueError when its tables are broken or lack columns."""
     columns = ["row", "text", "set", "position", "token_id", "length"]
     tokens = paths.read_table(folder / "tokens.parquet", columns)
-    return States(folder, tuple(paths.read_json(folder / "layers.json")), tokens)
+    return Recording(folder, tuple(paths.read_json(folder / "layers.json")), tokens)
 
 
-def check_same_rows(x: States, y: States) -> None:
+def check_same_rows(x: Recording, y: Recording) -> None:
     """Raise ValueError unless row i is the same token of the same text in both: the tokenizers must be equal."""
     columns = ["text", "position", "token_id"]
     if len(x.tokens) == len(y.tokens):

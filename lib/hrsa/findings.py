@@ -1,0 +1,89 @@
+"""From a table of similarities to sentences: what the intervals, nulls and noise floors allow to be said.
+
+Every sentence is a test of the data. Where intervals overlap it says "inconclusive", and never that two things are
+equal.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+BOUNDS = {"value": "mean", "low": "min", "high": "max", "null": "mean", "floor": "mean", "floor_low": "min",
+          "floor_high": "max"}
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per place: the mean of `value` over seeds, with an interval that covers the intervals of all seeds.
+
+    Takes a table of `hrsa.compare.compare_pair`; the columns seed, a and b go. The cover is wider than an interval
+    of the mean would be: seeds share their texts, so their errors do not average out.
+    """
+    columns = {name: how for name, how in BOUNDS.items() if name in table.columns}
+    keys = [name for name in table.columns if name not in {"seed", "a", "b", "n", *columns}]
+    return table.groupby(keys, sort=False, dropna=False, as_index=False).agg(columns)
+
+
+def order(low: float, high: float, other_low: float, other_high: float) -> int:
+    """1 when the first interval lies wholly above the second, -1 when below, 0 when they overlap or one is NaN."""
+    if low > other_high:
+        return 1
+    return -1 if high < other_low else 0
+
+
+def one(table: pd.DataFrame, **where: Any) -> pd.Series:
+    """The only row where every named column has its value; ValueError when there are more or none."""
+    rows = table
+    for name, value in where.items():
+        rows = rows[rows[name] == value]
+    if len(rows) != 1:
+        raise ValueError(f"expected one row with {where}, got {len(rows)} of {len(table)}: name more columns")
+    return rows.iloc[0]
+
+
+def _number(row: pd.Series) -> str:
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def against_null(row: pd.Series, more_is_alike: bool = True) -> str:
+    """Whether a similarity differs from that of permuted rows: a clause."""
+    if not np.isfinite(row["null"]):
+        return "with no permuted baseline"
+    side = order(row["low"], row["high"], row["null"], row["null"]) * (1 if more_is_alike else -1)
+    words = {1: "more alike than", -1: "less alike than", 0: "inconclusive against"}[side]
+    return f"{words} permuted rows ({row['null']:.3f})"
+
+
+def against_floor(row: pd.Series, more_is_alike: bool = True) -> str:
+    """Whether two arms differ more than two seeds of one arm: a clause."""
+    if not np.isfinite(row["floor"]):
+        return "no second seed exists, so no noise floor"
+    side = order(row["low"], row["high"], row["floor_low"], row["floor_high"]) * (1 if more_is_alike else -1)
+    seeds = f"two seeds of one arm ({row['floor']:.3f})"
+    return {1: f"more alike than {seeds}",
+            -1: f"less alike than {seeds}: the arms differ beyond training noise",
+            0: f"inconclusive against {seeds}: no difference beyond training noise was shown"}[side]
+
+
+def realignment(backbones: pd.Series, embedders: pd.Series, more_is_alike: bool = True) -> str:
+    """Whether contrastive training brought the two models closer: a clause."""
+    side = order(embedders["low"], embedders["high"], backbones["low"], backbones["high"])
+    side *= 1 if more_is_alike else -1
+    return {1: "the embedders are more alike than their backbones (realignment)",
+            -1: "the embedders are less alike than their backbones (no realignment, but drift)",
+            0: "whether training brought the models closer is inconclusive (the intervals overlap)"}[side]
+
+
+def sentence(table: pd.DataFrame, name: str, more_is_alike: bool = True, **where: Any) -> str:
+    """What was found for one similarity at one place, from a table of `over_seeds`.
+
+    `name` is how the prose calls it, `where` picks the rows (layer_x, k, set ...), `more_is_alike` says that larger
+    values mean more alike models. One sentence about backbones, one about embedders, one about realignment.
+    """
+    backbones = one(table, models="backbones", **where)
+    embedders = one(table, models="embedders", **where)
+    return (f"{name}: the backbones score {_number(backbones)}, {against_null(backbones, more_is_alike)}; "
+            f"the embedders score {_number(embedders)}, {against_null(embedders, more_is_alike)}, and "
+            f"{against_floor(embedders, more_is_alike)}. So {realignment(backbones, embedders, more_is_alike)}.")

@@ -1,0 +1,187 @@
+"""Comparison of two models: identity, nulls, floors, layers of unequal number, probes, sentences, the cached stage."""
+
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_activations import WORDS, load, probe_table, save_qwen3
+
+from hrsa import activations, compare, compare_probes, dynamics, findings, layerwise
+from hrsa.profile import Analysis
+
+ANALYSIS = Analysis(texts_per_set=16, max_length=12, max_tokens=150, ks=(3, 5), bootstrap=12, permutations=3,
+                    probe_texts=60)
+
+
+def record(tmp_path, rng, name, **model):
+    """A recording of a random tiny model on the probe table."""
+    (tmp_path / name).mkdir()
+    embedder = load(save_qwen3(tmp_path / f"model-{name}", rng, **model))
+    table = probe_table(np.random.default_rng(7), 60)
+    activations.write_states(tmp_path / name, embedder, table, ANALYSIS, name)
+    return activations.open_recording(tmp_path / name)
+
+
+@pytest.fixture
+def two(tmp_path, rng):
+    return record(tmp_path, rng, "a"), record(tmp_path, rng, "b")
+
+
+def test_identical_models_are_identical(tmp_path, rng):
+    x = record(tmp_path, rng, "a")
+    for metric, expected in {"correlation": 1, "cka": 1, "debiased_cka": 1, "inverse_row_entropy": 1,
+                             "residual_ratio": 0, "mean_cosine": 1}.items():
+        family = next(f for f in layerwise.MEASURED if metric in (*layerwise.MEASURED[f], *_procrustes(f)))
+        found = layerwise.curve(x, x, family, ANALYSIS, calibrated=False)
+        np.testing.assert_allclose(found.loc[found["metric"] == metric, "value"], expected, atol=1e-5)
+    overlap = layerwise.curve(x, x, "knn", ANALYSIS, calibrated=False)
+    assert (overlap["value"] == 1).all() and set(overlap["k"]) == {3, 5}
+
+
+def _procrustes(family):
+    return ("inverse_row_entropy", "residual_ratio", "mean_cosine") if family == "procrustes" else ()
+
+
+def test_unrelated_models_are_calibrated(two):
+    x, y = two
+    for metric in layerwise.MEASURED:
+        found = layerwise.curve(x, y, metric, ANALYSIS)
+        assert list(found["layer_x"].unique()) == ["0", "1", "2", "2+norm"]
+        whole = found[found["set"] == "all"]
+        assert whole[["value", "low", "high", "null"]].notna().all(axis=None)
+        assert (whole["low"] <= whole["value"] + 1e-9).all() and (whole["value"] <= whole["high"] + 1e-9).all()
+    layer0 = layerwise.curve(x, y, "knn", ANALYSIS, layers=[(0, 0)])
+    assert (layer0["value"] > layer0["null"] + 0.1).all()  # equal tokens are neighbours at the embeddings of any model
+
+
+def test_procrustes_is_reported_for_each_set_of_texts(two):
+    found = layerwise.curve(*two, "procrustes", ANALYSIS, calibrated=False)
+    sizes = found.drop_duplicates("set").set_index("set")["n"]
+    assert set(sizes.index) == {"all", "general", "maths"} and sizes["general"] + sizes["maths"] == sizes["all"]
+
+
+def test_unequal_widths_and_depths(tmp_path, rng):
+    x, y = record(tmp_path, rng, "a"), record(tmp_path, rng, "b", width=24, layers=4)
+    assert layerwise.matched_layers(x, y) == [(0, 0), (1, 2), (2, 4), (3, 5)]
+    found = layerwise.curve(x, y, "cka", ANALYSIS, calibrated=False)
+    assert list(found["layer_y"].unique()) == ["0", "2", "4", "4+norm"]
+    assert layerwise.heatmap(x, y, "cka").query("metric == 'cka'").shape[0] == 4 * 6
+    with pytest.raises(ValueError, match="width"):
+        layerwise.curve(x, y, "correlation", ANALYSIS, calibrated=False)
+    rows = pd.DataFrame(compare_probes.compare_probes(x, y, ANALYSIS))
+    assert rows.loc[rows["quantity"] == "own", "value"].notna().all()
+    assert rows.loc[rows["quantity"] == "cross", "value"].isna().all()
+
+
+def test_heatmap_diagonal_is_the_curve(two):
+    for metric in ("correlation", "cka"):
+        heat, line = layerwise.heatmap(*two, metric), layerwise.curve(*two, metric, ANALYSIS, calibrated=False)
+        both = line.merge(heat, on=["metric", "layer_x", "layer_y"], suffixes=("", "_heat"))
+        assert len(both) == len(line)
+        np.testing.assert_allclose(both["value"], both["value_heat"], atol=1e-5)
+
+
+def test_rotation_map_is_found(tmp_path, rng):
+    x = record(tmp_path, rng, "a")
+    order = rng.permutation(16)
+    (tmp_path / "b").mkdir()
+    for name in ("layers.json", "tokens.parquet", "pooled.npy", "pooled.parquet"):
+        (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
+    for i in range(4):
+        np.save(tmp_path / "b" / f"layer-{i:02d}.npy", x.layer(i)[:, order])
+    y = activations.open_recording(tmp_path / "b")
+    size, table = layerwise.rotation_map(x, y)
+    np.testing.assert_allclose(size, np.eye(16)[:, order], atol=1e-4)
+    assert len(table) == 256 and table["value"].max() == pytest.approx(1, abs=1e-4)
+    curve = layerwise.curve(x, y, "procrustes", ANALYSIS, calibrated=False)
+    entropy = curve.query("metric == 'inverse_row_entropy' and set == 'all' and layer_x == '2+norm'")
+    assert entropy["value"].item() == pytest.approx(1, abs=1e-3)
+
+
+def test_other_tokenizer_is_refused(tmp_path, rng):
+    record(tmp_path, rng, "a")
+    record(tmp_path, rng, "b", words=WORDS[::-1])
+    with pytest.raises(ValueError, match="equal tokenizers"):
+        layerwise.open_pair(tmp_path / "a", tmp_path / "b")
+
+
+def test_probe_carries_over_to_the_same_model_and_not_to_a_rotated_one(tmp_path, rng):
+    x = record(tmp_path, rng, "a")
+    n, d = 60, 16
+    pooled = rng.normal(size=(n, d))
+    table = pd.DataFrame({"id": [f"t{i}" for i in range(n)], "set": "general", "difficulty": "",
+                          "topic": np.where(pooled[:, 0] > 0, "p", "q"), "target": pooled[:, 1]})
+    table.loc[:4, "topic"] = None
+    table.to_parquet(tmp_path / "a" / "pooled.parquet")
+    (tmp_path / "b").mkdir()
+    for name in ("layers.json", "tokens.parquet", "pooled.parquet"):
+        (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
+    np.save(tmp_path / "a" / "pooled.npy", pooled)
+    np.save(tmp_path / "b" / "pooled.npy", pooled @ np.linalg.qr(rng.normal(size=(d, d)))[0])
+    y = activations.open_recording(tmp_path / "b")
+    same = pd.DataFrame(compare_probes.compare_probes(x, x, ANALYSIS))
+    assert (same.loc[same["quantity"] == "delta", "value"] == 0).all()
+    turned = pd.DataFrame(compare_probes.compare_probes(x, y, ANALYSIS))
+    assert (turned.query("split == 'train' and quantity == 'delta'")["low"] > 0).all()
+    assert set(same.loc[same["task"] == "classification", "n"]) == {44, 5, 6}  # 55 texts with a topic, 80/10/10
+
+
+def test_splits_share_nothing():
+    parts = compare_probes.splits(100)
+    assert [len(part) for part in parts.values()] == [80, 10, 10]
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(100))
+    with pytest.raises(ValueError, match="at least 20"):
+        compare_probes.splits(19)
+
+
+def test_floor_is_joined_to_embedders_only():
+    table = pd.DataFrame({"metric": "cka", "layer_x": "0", "layer_y": "0", "set": "all",
+                          "k": pd.array([pd.NA] * 5, "Int64"),
+                          "models": ["backbones", "embedders", "floor", "floor", "floor"],
+                          "value": [0.9, 0.8, 0.5, 0.6, 1.0]})
+    joined = compare.with_floor([table[:2], table[2:]], layerwise.PLACE).set_index("models")
+    assert list(joined.index) == ["backbones", "embedders"]
+    assert joined.loc["embedders", ["floor", "floor_low", "floor_high"]].tolist() == pytest.approx([0.7, 0.5, 1.0])
+    assert joined.loc["backbones", ["floor", "floor_low", "floor_high"]].isna().all()
+
+
+def row(value, low, high, null=0.1, floor=np.nan, floor_low=np.nan, floor_high=np.nan):
+    return pd.Series(dict(locals()))
+
+
+def test_sentences_follow_the_intervals():
+    assert "inconclusive" in findings.against_null(row(0.2, 0.05, 0.3))
+    assert "more alike than permuted" in findings.against_null(row(0.5, 0.4, 0.6))
+    assert "more alike than permuted" in findings.against_null(row(0.05, 0.0, 0.09), more_is_alike=False)
+    assert "less alike than two seeds" in findings.against_floor(row(0.5, 0.4, 0.6, 0.1, 0.8, 0.7, 0.9))
+    assert "inconclusive" in findings.against_floor(row(0.5, 0.4, 0.75, 0.1, 0.8, 0.7, 0.9))
+    assert "no noise floor" in findings.against_floor(row(0.5, 0.4, 0.6))
+    assert "(realignment)" in findings.realignment(row(0.5, 0.4, 0.6), row(0.8, 0.7, 0.9))
+    assert "drift" in findings.realignment(row(0.5, 0.4, 0.6), row(0.2, 0.1, 0.3))
+    assert "(realignment)" in findings.realignment(row(0.5, 0.4, 0.6), row(0.2, 0.1, 0.3), more_is_alike=False)
+    assert "inconclusive" in findings.realignment(row(0.5, 0.4, 0.6), row(0.65, 0.55, 0.7))
+
+
+def test_sentence_takes_one_row_of_each():
+    table = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.8, 0.7, 0.9, 0.1, 0.8, 0.7, 0.85)])
+    table = table.assign(models=["backbones", "embedders"], layer_x="2")
+    text = findings.sentence(table, "CKA", layer_x="2")
+    assert "0.500 [0.400, 0.600]" in text and "realignment" in text
+    with pytest.raises(ValueError, match="one row"):
+        findings.sentence(table, "CKA", layer_x="3")
+
+
+def test_seeds_are_covered_by_the_interval():
+    table = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.7, 0.6, 0.8)]).assign(
+        models="embedders", seed=[0, 1], a=["a-s0", "a-s1"], b=["b-s0", "b-s1"], k=pd.array([pd.NA] * 2, "Int64"))
+    merged = findings.over_seeds(table)
+    assert merged[["value", "low", "high"]].iloc[0].tolist() == pytest.approx([0.6, 0.4, 0.8])
+
+
+def test_every_metric_of_one_training_step(two):
+    table = dynamics.at_step(*two, ANALYSIS)
+    assert set(table["layers"]) == {"last", "mean"}
+    last = table[table["layers"] == "last"]
+    assert {"correlation", "cka", "debiased_cka", "inverse_row_entropy", "knn", "classification",
+            "regression"} <= set(last["metric"])
+    assert last[["value", "low", "high"]].notna().all(axis=None)
