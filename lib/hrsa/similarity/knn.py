@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 
 from hrsa.similarity.arrays import Metric, matrix
+from hrsa.similarity.search import search
+from hrsa.similarity.states import blocks
 
 KS = (5, 10, 50)  # as published
-SPARE = 10  # candidates beyond the largest k
 ROUNDING = 2e-6  # float32 error of a product of unit vectors, with a margin
 MAX_TOKENS = 50_000  # of the study; a graph costs n^2 d
+EXACT_ENTRIES = 4_000_000  # float64 cosines held at once
 
 
 @dataclass(frozen=True)
@@ -68,31 +70,26 @@ def knn_overlap(x: Any, y: Any, ks: Sequence[int] = KS) -> dict[int, float]:
     return dict(zip(tuple(ks), per_token.mean(axis=0).tolist(), strict=True))
 
 
-def neighbours(x: Any, ks: Sequence[int] = KS, block: int = 512) -> Neighbours:
-    """The neighbours of each row of `x` (n, d), for all `ks` at once; `block` rows are compared with all at a time."""
+def neighbours(x: Any, ks: Sequence[int] = KS) -> Neighbours:
+    """The neighbours of each row of `x` (n, d), for all `ks` at once. ValueError: see `knn_overlap`."""
     x = matrix(x, "x")
     n, k = len(x), _check_ks(ks, x.shape)
-    norms = np.sqrt(np.square(x.astype(np.float64)).sum(axis=1))
+    norms = np.sqrt(np.square(x, dtype=np.float64).sum(axis=1))
     if not norms.all():
         raise ValueError(f"expected rows with a direction, got a zero row at x[{int(norms.argmin())}] of {x.shape}: "
                          "leave that token out")
     spread, bias = _about_mean(x, norms)  # (n, d) float32, (n,) float32
     length = np.sqrt(np.square(spread).sum(axis=1))  # (n,)
     boundaries = np.array(sorted(set(ks)))
-    index, tied, reranked = np.empty((n, k), np.int32), np.zeros((n, len(boundaries)), bool), 0
-    for start in range(0, n, block):
-        rows = np.arange(start, min(start + block, n))
-        scores = spread[rows] @ spread.T + bias  # (b, n)
-        scores[np.arange(len(rows)), rows] = -np.inf
-        near, gaps = _top(scores, k, boundaries)
-        index[rows] = near
-        limit = ROUNDING * (length[rows] * length.max() + np.abs(scores[np.arange(len(rows)), near[:, -1]]))
-        doubtful = rows[(gaps <= limit[:, None]).any(axis=1)]
-        reranked += len(doubtful)
-        for chunk in np.array_split(doubtful, -(-len(doubtful) // 64) or 1):
-            if len(chunk):
-                index[chunk], tied[chunk] = _exact(x, norms, chunk, k, boundaries)
-    return Neighbours(index, tied, tuple(boundaries.tolist()), reranked / n)
+    best = search(spread, bias, k + 1 if n > k + 1 else k)
+    values = np.hstack([best.values, np.full((n, 1), -np.inf, np.float32)])  # nothing comes after all n - 1
+    gaps = values[:, boundaries - 1] - values[:, boundaries]
+    limit = ROUNDING * (length * length.max() + np.abs(values[:, k - 1]))
+    index, tied = best.index[:, :k].copy(), np.zeros((n, len(boundaries)), bool)
+    doubtful = np.flatnonzero((gaps <= limit[:, None]).any(axis=1))
+    for part in blocks(len(doubtful), max(64, EXACT_ENTRIES // n)):
+        index[doubtful[part]], tied[doubtful[part]] = _exact(x, norms, doubtful[part], k, boundaries)
+    return Neighbours(index, tied, tuple(boundaries.tolist()), len(doubtful) / n)
 
 
 def overlap(a: Neighbours, b: Neighbours) -> np.ndarray:
@@ -131,17 +128,6 @@ def _about_mean(x: np.ndarray, norms: np.ndarray, block: int = 2048) -> tuple[np
         v = x[p] / norms[p, None] - common
         spread[p], bias[p] = v, v @ common
     return spread, bias
-
-
-def _top(scores: np.ndarray, k: int, boundaries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The k best columns per row, best first (b, k), and the gaps (b, len(boundaries)) behind each boundary."""
-    n = scores.shape[1]
-    take = min(k + 1, n)
-    near = np.argpartition(scores, n - take, axis=1)[:, n - take :]
-    values = np.take_along_axis(scores, near, axis=1)
-    order = np.argsort(-values, axis=1)
-    near, values = np.take_along_axis(near, order, axis=1), np.take_along_axis(values, order, axis=1)
-    return near[:, :k], values[:, boundaries - 1] - values[:, boundaries]
 
 
 def _exact(x: np.ndarray, norms: np.ndarray, rows: np.ndarray, k: int, boundaries: np.ndarray):

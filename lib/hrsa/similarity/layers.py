@@ -13,12 +13,12 @@ from hrsa import calibrate
 from hrsa.similarity import knn, pairs, resample
 from hrsa.similarity.cka import ratio, unbiased
 from hrsa.similarity.correlation import correlation, mean_of_defined
-from hrsa.similarity.procrustes import procrustes
+from hrsa.similarity.procrustes import compare_rotation
 from hrsa.similarity.states import States, blocks, open_states
 
 PROCRUSTES = ("inverse_row_entropy", "residual_ratio", "mean_cosine", "angular_distance")
 ALL_PAIRS = ("correlation", "cka", "debiased_cka")  # heat maps; the others compare layers of equal number
-KNOWN = (*ALL_PAIRS, "procrustes", "knn")
+KNOWN = (*ALL_PAIRS, "procrustes", "knn")  # procrustes: all four of its values
 COLUMNS = ["metric", "layer_x", "layer_y", "k", "value", "low", "high", "null", "n_tokens"]
 BOUNDS = {"correlation": (-1, 1), "cka": (0, 1), "debiased_cka": (-1, 1), "knn": (0, 1), "inverse_row_entropy": (0, 1),
           "residual_ratio": (0, np.inf), "mean_cosine": (-1, 1), "angular_distance": (0, np.pi / 2)}
@@ -54,7 +54,8 @@ def compare_layers(
     `states_x`, `states_y`: (l, n, d) arrays, lists of (n, d) arrays, memory maps or .npy paths (widths may differ), or
     streams of blocks (see `states.open_states`). `metrics`: any of correlation, cka, debiased_cka (all layer pairs,
     or with `layers="matched"` only layers of equal number), procrustes and knn (layers of equal number; procrustes
-    gives inverse_row_entropy, residual_ratio, mean_cosine, angular_distance). `method="minibatch"` replaces cka and
+    stands for inverse_row_entropy, residual_ratio, mean_cosine and angular_distance, which may also be named one by
+    one: the second and fourth alone need no map and cost a third). `method="minibatch"` replaces cka and
     debiased_cka by the unbiased one-pass estimate, reported as debiased_cka.
 
     With `texts` (n,), the text of each token, and `resamples`, matched layers get a bootstrap interval over texts
@@ -64,9 +65,9 @@ def compare_layers(
     Returns [metric, layer_x, layer_y, k, value, low, high, null, n_tokens], layers numbered from 0, k only for knn,
     NaN where something was not asked for or is not defined. ValueError: see the metrics; an unknown metric.
     """
-    unknown = set(metrics) - set(KNOWN)
+    unknown = set(metrics) - {*KNOWN, *PROCRUSTES}
     if unknown or not metrics:
-        raise ValueError(f"expected metrics among {KNOWN}, got {sorted(unknown) or 'none'}")
+        raise ValueError(f"expected metrics among {(*KNOWN, *PROCRUSTES)}, got {sorted(unknown) or 'none'}")
     x, y = open_states(states_x, "states_x"), open_states(states_y, "states_y")
     pairs.check_pair(x, y)
     plan = _plan(x.n, texts, classes, resamples, permutations, level, rng, tuple(ks))
@@ -76,9 +77,10 @@ def compare_layers(
     if "cka" in metrics or "debiased_cka" in metrics:
         names = [name for name in ("cka", "debiased_cka") if name in metrics]
         rows += _minibatch(x, y, rng, layers) if method == "minibatch" else _cka(x, y, plan, layers, names)
-    for i in range(min(len(x.layers), len(y.layers))):
-        if "procrustes" in metrics:
-            rows += _procrustes(x, y, i, plan)
+    rotations = [name for name in PROCRUSTES if name in metrics or "procrustes" in metrics]
+    for i, _ in _matched(x, y):
+        if rotations:
+            rows += _procrustes(x, y, i, plan, rotations)
         if "knn" in metrics:
             rows += _knn(x, y, i, plan)
     table = pd.DataFrame(rows, columns=COLUMNS).assign(n_tokens=x.n)
@@ -153,11 +155,10 @@ def _cka(x, y, plan, layers, names):
 def _shuffled_cka(a, b, sums, i, j, orders):
     """Biased and debiased CKA, each (p,), of a layer and another with its rows in the given orders (p, n)."""
     n = sums.n
-    square = [np.concatenate([pairs.square_rows(part.centred(rows)) for rows in blocks(n)]) for part in (a, b)]
     norms, products = np.empty(len(orders)), np.empty(len(orders))
     for at, order in enumerate(orders):
         cross = sum(a.centred(rows).T @ b.centred(order[rows]) for rows in blocks(n))
-        norms[at], products[at] = np.square(cross, dtype=np.float64).sum(), square[0] @ square[1][order]
+        norms[at], products[at] = np.square(cross, dtype=np.float64).sum(), a.squares @ b.squares[order]
     own = [(sums.norms[m, m], sums.products[m, m], sums.sums[m]) for m in (i, j)]
     debiased = ratio(unbiased(norms, products, own[0][2], own[1][2], n),
                      *(unbiased(norm, product, total, total, n) for norm, product, total in own))
@@ -170,14 +171,14 @@ def _minibatch(x, y, rng, layers):
     return list(_rows("debiased_cka", pairs.minibatch_cka(x, y, rng), layers))
 
 
-def _procrustes(x, y, i, plan):
-    every = slice(0, x.n)
-    a, b = (part.layers[i].raw(every).astype(np.float64) for part in (x, y))
-    fit = procrustes(a, b)
-    resampled = resample.weighted_procrustes(a, b, plan.weights) if plan.weights.size else {}
-    shuffled = [procrustes(a, b[order]) for order in plan.orders]
-    return [_row(name, i, i, getattr(fit, name), resampled.get(name), [getattr(s, name) for s in shuffled], plan.level)
-            for name in PROCRUSTES]
+def _procrustes(x, y, i, plan, names):
+    a, b = x.layers[i], y.layers[i]
+    with_map = not {"inverse_row_entropy", "mean_cosine"}.isdisjoint(names)
+    values = compare_rotation(a, b, with_map=with_map)
+    resampled = [compare_rotation(a, b, weights=w, with_map=with_map) for w in plan.weights.T.astype(np.float64)]
+    nulls = [compare_rotation(a, b, order=order, with_map=with_map) for order in plan.orders]
+    return [_row(name, i, i, values[name], [r[name] for r in resampled], [r[name] for r in nulls], plan.level)
+            for name in names]
 
 
 def _knn(x, y, i, plan):

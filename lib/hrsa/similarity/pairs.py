@@ -13,7 +13,7 @@ import numpy as np
 
 from hrsa.similarity.cka import ratio, unbiased
 from hrsa.similarity.correlation import correlation, mean_of_defined
-from hrsa.similarity.states import BLOCK, Layer, States, blocks
+from hrsa.similarity.states import BLOCK, Layer, States, blocks, square_rows
 
 TILE = 512  # tokens; larger tiles cost float32 accuracy
 PIECE = 4096  # token pairs summed in float32 before float64 takes over
@@ -44,25 +44,11 @@ def pair_sums(x: States, y: States) -> PairSums:
     """All centred sums that CKA of all layer pairs needs, by the cheaper route."""
     layers = [*x.layers, *y.layers]
     w_x, w_y, n = sum(x.widths), sum(y.widths), x.n
-    squares = sum(w * w for w in x.widths + y.widths)
-    feature, gram = 2 * n * (w_x * w_y + squares), n * n * (w_x + w_y + len(layers) ** 2)
-    products, sums = _norm_products(layers, n)
+    own = sum(w * w for w in x.widths + y.widths)
+    feature, gram = 2 * n * (w_x * w_y + own), n * n * (w_x + w_y + len(layers) ** 2)
+    squares = np.stack([layer.squares for layer in layers])  # (l, n)
     norms = _feature_norms(x.layers, y.layers, n) if feature <= gram else _gram_norms(layers, n)
-    return PairSums(norms, products, sums, len(x.layers), n)
-
-
-def _norm_products(layers: list[Layer], n: int) -> tuple[np.ndarray, np.ndarray]:
-    products, sums = np.zeros((len(layers), len(layers))), np.zeros(len(layers))
-    for rows in blocks(n):
-        a = np.stack([square_rows(layer.centred(rows)) for layer in layers])  # (l, b)
-        products += a @ a.T
-        sums += a.sum(axis=1)
-    return products, sums
-
-
-def square_rows(block: np.ndarray) -> np.ndarray:
-    """Squared norms (b,) of the rows of a block (b, d), summed in float64."""
-    return np.square(block, dtype=np.float64).sum(axis=1)
+    return PairSums(norms, squares @ squares.T, squares.sum(axis=1), len(x.layers), n)
 
 
 def _feature_norms(x: list[Layer], y: list[Layer], n: int) -> np.ndarray:

@@ -12,8 +12,7 @@ import numpy as np
 
 from hrsa.similarity.cka import ratio
 from hrsa.similarity.correlation import correlation, mean_of_defined
-from hrsa.similarity.pairs import TILE, square_rows
-from hrsa.similarity.procrustes import angular, inverse_row_entropy, orthogonal_map, residual
+from hrsa.similarity.pairs import TILE
 from hrsa.similarity.states import Layer, blocks
 
 
@@ -85,7 +84,7 @@ def _row_forms(layers, pairs, w):
     for rows in parts:
         here = w[rows].astype(np.float64)
         states = {u: layers[u].centred(rows) for u in used}
-        square = {u: square_rows(states[u])[:, None] for u in used}  # (b, 1)
+        square = {u: layers[u].squares[rows, None] for u in used}  # (b, 1)
         sums = {u: (states[u] @ toward[u]).astype(np.float64) for u in used}  # (b, r)
         rest = {u: sums[u] - here * square[u] for u in used}
         for u in used:
@@ -112,25 +111,3 @@ def weighted_correlation(x: Layer, y: Layer, weights: np.ndarray) -> np.ndarray:
     varies = ~(x.constant | y.constant)
     rho = correlation((xy - mean_x * mean_y)[:, varies], (xx - mean_x**2)[:, varies], (yy - mean_y**2)[:, varies])
     return np.array([mean_of_defined(row) for row in rho])
-
-
-def weighted_procrustes(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Procrustes values (r,) of (n, d_x), (n, d_y) under token weights (n, r): one fit per resample."""
-    found: dict[str, list[float]] = {}
-    for w in weights.T:
-        total = w.sum()
-        a, b = x - w @ x / total, y - w @ y / total
-        rotation, singular = orthogonal_map((w[:, None] * a).T @ b)
-        moved = a @ rotation
-        lengths = np.linalg.norm(moved, axis=1) * np.linalg.norm(b, axis=1)
-        use = (lengths > 0) & (w > 0)
-        squares = w @ np.square(a).sum(axis=1), w @ np.square(b).sum(axis=1)
-        values = {
-            "inverse_row_entropy": inverse_row_entropy(rotation),
-            "residual_ratio": residual(singular.sum(), *squares),
-            "mean_cosine": np.average((moved * b).sum(axis=1)[use] / lengths[use], weights=w[use]),
-            "angular_distance": angular(singular.sum(), *squares),
-        }
-        for name, value in values.items():
-            found.setdefault(name, []).append(float(value))
-    return {name: np.array(values) for name, values in found.items()}

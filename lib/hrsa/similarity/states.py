@@ -6,6 +6,7 @@ import mmap
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ class Layer:
         block = (block - self.mean.astype(block.dtype)).astype(np.float32, copy=False)
         block[:, self.constant] = 0.0
         return block
+
+    @cached_property
+    def squares(self) -> np.ndarray:
+        """Squared norms (n,) of the centred states, float64."""
+        return np.concatenate([square_rows(self.centred(rows)) for rows in blocks(self.shape[0])])
+
+
+def square_rows(block: np.ndarray) -> np.ndarray:
+    """Squared norms (b,) of the rows of a block (b, d), summed in float64."""
+    return np.square(block, dtype=np.float64).sum(axis=1)
 
 
 def release(source: Any) -> None:
