@@ -19,7 +19,7 @@ from scipy import stats
 
 from hrsa.crossed import task_columns
 
-REPEATS, DRAWS = 600, 400  # simulated studies, and draws of the interval in each: power to +-2 points
+REPEATS, DRAWS = 600, 1000  # simulated studies (power to +-2 points), and draws of the interval of each
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def provable(variances: Variances, seeds: int, queries: int, tasks: int = 1, dif
     cells = difference + np.sqrt(v.seed) * normal((repeats, seeds, 1)) + column + residual
     center, of_seeds = cells.mean(axis=(1, 2)), cells.mean(axis=2).var(axis=1, ddof=1)
     within = (v.query + v.residual / seeds) / queries  # variance of a task mean from its queries
-    draws = np.sqrt(within / tasks) * normal(DRAWS) + _few(of_seeds, seeds, v.residual / queries / tasks, rng)
+    draws = np.sqrt(within / tasks) * _even(stats.norm, rng) + _few(of_seeds, seeds, v.residual / queries / tasks, rng)
     if tasks > 1:
         draws = draws + _few(cells.mean(axis=1).var(axis=1, ddof=1), tasks, within, rng)
     low, high = np.quantile(draws, [alpha, 1 - alpha], axis=1)  # (repeats,) each
@@ -91,8 +91,13 @@ def provable(variances: Variances, seeds: int, queries: int, tasks: int = 1, dif
 
 def _few(variance: np.ndarray, count: int, carried: float, rng: np.random.Generator) -> np.ndarray:
     """Interval draws of `hrsa.crossed` for `count` units whose means have this `variance`: (repeats, draws)."""
-    widening = (count - 1) / rng.chisquare(count - 1, DRAWS)
-    return np.sqrt(np.maximum(variance[:, None] * widening - carried, 0) / count) * rng.standard_normal(DRAWS)
+    widening = (count - 1) / _even(stats.chi2(count - 1), rng)
+    return np.sqrt(np.maximum(variance[:, None] * widening - carried, 0) / count) * _even(stats.norm, rng)
+
+
+def _even(distribution, rng: np.random.Generator) -> np.ndarray:
+    """(draws,) values evenly spread over a distribution, in random order: quantiles of few draws come out stable."""
+    return distribution.ppf((rng.permutation(DRAWS) + 0.5) / DRAWS)
 
 
 def power(variances: Variances, margin: float, seeds: int, queries: int, tasks: int = 1, difference: float = 0.0,

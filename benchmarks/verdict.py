@@ -1,0 +1,123 @@
+"""Error rates of the verdict by simulation, with the usual practice beside it. Prints one table.
+
+    python benchmarks/verdict.py [--repeats 1000] [--write]
+
+Each scenario draws studies whose differences have known seed, task, query and residual variation; the true mean
+difference is the margin (a claim of equivalence is an error) or zero (it is right). Methods:
+
+- `verdict`: `hrsa.verdict.verdict`; `planned` is what `hrsa.power` foretells for the power at zero.
+- `p > .05`: no significant difference of seed means (paired t) is read as "the same".
+- `within std`: the mean difference is smaller than its standard deviation over seeds.
+- `pooled queries`: two one-sided t tests on all seed x query differences as if independent.
+- `naive bootstrap`: 90% percentile interval with seeds and queries resampled as they are, inside the margin.
+
+`--write` stores the table as data/results/verdict_simulation.parquet with its provenance.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hrsa import paths
+from hrsa.power import Variances, power
+from hrsa.verdict import verdict
+
+MARGIN, ALPHA, RESAMPLES = 0.02, 0.05, 1000
+RESULT = paths.ROOT / "data" / "results" / "verdict_simulation.parquet"
+SCENARIOS = {  # seeds, tasks, queries per task, standard deviations: seed, task, seed x task, query, residual
+    "seeds differ": (3, 1, 300, (0.008, 0, 0, 0.02, 0.02)),
+    "seeds differ much": (3, 1, 300, (0.015, 0, 0, 0.02, 0.02)),
+    "queries differ": (3, 1, 300, (0.001, 0, 0, 0.12, 0.04)),
+    "seeds and queries": (3, 1, 300, (0.004, 0, 0, 0.08, 0.08)),
+    "noise only": (3, 1, 300, (0, 0, 0, 0, 0.12)),
+    "heavy tails": (3, 1, 300, (0.003, 0, 0, 0.05, 0.05)),
+    "four tasks differ": (3, 4, 75, (0.003, 0.008, 0.003, 0.04, 0.04)),
+    "eight tasks differ": (3, 8, 40, (0.003, 0.010, 0.003, 0.04, 0.04)),
+    "eight tasks alike": (3, 8, 40, (0.003, 0, 0, 0.04, 0.04)),
+    "five seeds": (5, 4, 75, (0.006, 0.005, 0, 0.04, 0.06)),
+    "two tasks differ": (5, 2, 150, (0.002, 0.005, 0, 0.03, 0.03)),
+}
+
+
+def draw(name, shift, rng):
+    """Differences (seeds, queries) and task ids of one study."""
+    seeds, tasks, queries, (seed, task, seed_task, query, residual) = SCENARIOS[name]
+    tails = rng.standard_t(3, (1, tasks * queries)) / np.sqrt(3) if name == "heavy tails" else \
+        rng.standard_normal((1, tasks * queries))
+    cells = task * rng.standard_normal((1, tasks)) + seed_task * rng.standard_normal((seeds, tasks))
+    noise = residual * rng.standard_normal((seeds, tasks * queries))
+    difference = shift + seed * rng.standard_normal((seeds, 1)) + np.repeat(cells, queries, axis=1) + query * tails
+    return difference + noise, np.repeat(np.arange(tasks), queries)
+
+
+def naive(difference, rng):
+    seeds, queries = difference.shape
+    rows = rng.integers(0, seeds, (400, seeds))
+    weights = rng.multinomial(queries, np.full(queries, 1 / queries), 400) / queries
+    draws = np.einsum("rq,rq->r", difference[rows].mean(axis=1), weights)
+    low, high = np.quantile(draws, [ALPHA, 1 - ALPHA])
+    return low > -MARGIN and high < MARGIN
+
+
+def claims(difference, tasks, repeat, rng):
+    """Which methods call the two arms the same."""
+    means, pooled = difference.mean(axis=1), difference.ravel()
+    error = pooled.std(ddof=1) / np.sqrt(len(pooled))
+    found = verdict(np.zeros_like(difference), difference, MARGIN, tasks, ALPHA, repeat, RESAMPLES)
+    return {
+        "verdict": found.p_equivalence < ALPHA,
+        "p > .05": stats.ttest_1samp(means, 0).pvalue > ALPHA,
+        "within std": abs(means.mean()) < means.std(ddof=1),
+        "pooled queries": stats.t.sf((MARGIN - abs(pooled.mean())) / error, len(pooled) - 1) < ALPHA,
+        "naive bootstrap": naive(difference, rng),
+        "difference": found.p_difference < ALPHA,
+    }
+
+
+def simulate(repeats, seed=0):
+    """One row per scenario: error rate at the margin and power at zero of every method, and the planned power."""
+    rows = []
+    for number, name in enumerate(SCENARIOS):
+        seeds, tasks, queries, deviations = SCENARIOS[name]
+        rng = np.random.default_rng([seed, number])
+        rates = {}
+        for truth, shift in (("margin", MARGIN), ("zero", 0.0)):
+            found = pd.DataFrame([claims(*draw(name, shift, rng), repeat, rng) for repeat in range(repeats)])
+            rates[truth] = found.mean()
+        planned = power(Variances(*np.square(deviations)), MARGIN, seeds, queries, tasks, repeats=4000)
+        rows += [{"scenario": name, "seeds": seeds, "tasks": tasks, "queries": tasks * queries,
+                  "method": method, "false_equivalence": rates["margin"][method],
+                  "power_at_zero": rates["zero"][method], "planned": planned if method == "verdict" else np.nan,
+                  "false_difference": rates["zero"]["difference"] if method == "verdict" else np.nan,
+                  "repeats": repeats}
+                 for method in rates["margin"].index if method != "difference"]
+    return pd.DataFrame(rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument("--write", action="store_true")
+    chosen = parser.parse_args()
+    start = time.monotonic()
+    table = simulate(chosen.repeats)
+    rates = ["false_equivalence", "power_at_zero"]
+    wide = table.pivot_table(index="scenario", columns="method", values=rates, sort=False)
+    print(wide.round(3).to_string())
+    own = table[table["method"] == "verdict"].drop(columns="method")
+    print(own.round(3).to_string(index=False))
+    if chosen.write:
+        paths.write_table(RESULT, table)
+        settings = {"margin": MARGIN, "alpha": ALPHA, "resamples": RESAMPLES, "repeats": chosen.repeats,
+                    "scenarios": {name: list(values) for name, values in SCENARIOS.items()}}
+        paths.write_json(RESULT.with_suffix(".json"), paths.provenance(
+            command=f"python benchmarks/verdict.py --repeats {chosen.repeats} --write", settings=settings,
+            sha256=paths.file_hash(RESULT), seconds=round(time.monotonic() - start, 1),
+            code=paths.code_hash("hrsa.verdict")))
+
+
+if __name__ == "__main__":
+    main()
