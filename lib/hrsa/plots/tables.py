@@ -12,6 +12,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 MISSING = "–"
+PROSE = 32  # characters: longer cells wrap
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,13 +38,18 @@ class Table:
         side = ["right" if right else "left" for right in self.numeric]
         heads = "".join(f'<th scope="col" style="text-align:{s}">{escape(h)}</th>'
                         for h, s in zip(self.heads, side, strict=True))
-        rows = "\n".join("<tr>" + "".join(f'<td style="text-align:{s}">{escape(cell)}</td>'
-                                          for cell, s in zip(row, side, strict=True)) + "</tr>" for row in self.rows)
+        rows = "\n".join("<tr>" + "".join(_td(cell, s) for cell, s in zip(row, side, strict=True)) + "</tr>"
+                         for row in self.rows)
         return (f'<div class="hrsa-table" style="overflow-x:auto"><table>\n<caption>{escape(self.caption)}</caption>\n'
                 f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>")
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/html": self.html(), "text/plain": repr(self)}
+
+
+def _td(cell: str, side: str) -> str:
+    prose = ' class="hrsa-text"' if len(cell) > PROSE else ""
+    return f'<td{prose} style="text-align:{side}">{escape(cell)}</td>'
 
 
 def table(dataframe: pd.DataFrame, caption: str, decimals: int | Mapping[str, int] = 3) -> Table:

@@ -1,0 +1,11 @@
+// Draws each figure of a page from the JSON beside its container.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const place of document.querySelectorAll(".hrsa-plotly")) {
+    const figure = JSON.parse(place.parentElement.querySelector(`script.${place.dataset.figure}`).textContent);
+    Plotly.newPlot(place, figure.data, figure.layout, {
+      responsive: true,
+      displaylogo: false,
+      modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+    });
+  }
+});

@@ -1,0 +1,293 @@
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+from myst_nb.core.render import load_mime_renders
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from hrsa import book, paths, pipeline, run
+from hrsa.book import extension, report, source
+from hrsa.profile import Profile, load_profile
+
+REAL_BOOK = paths.BOOK
+FIGURES = """
+# %% [markdown]
+# # Global shape
+# One number per layer pair.
+
+# %% tags=["parameters"]
+profile = "nobody"
+
+# %%
+import numpy as np
+import pandas as pd
+from hrsa import plots
+rng = np.random.default_rng(0)
+layers = pd.DataFrame({"layer": range(5), "value": rng.random(5)})
+grid = layers.merge(layers, how="cross", suffixes=("_x", "_y"))
+
+# %%
+plots.heatmap(grid, "layer_x", "layer_y", "value_x", quantity="cka", xlabel="layer of b", ylabel="layer of a").publish(
+    profile, "07_cka", "grid", alt="A grid with </script> & \\"quotes\\" in its description.")
+
+# %% [markdown]
+# Read along the diagonal.
+
+# %%
+lines = plots.curves(layers, "layer", "value", quantity="cka", ylabel=r"$\\rho_j$")
+lines.publish(profile, "07_cka", "curve", alt="Line.")
+"""
+PROSE = """
+# %% [markdown]
+# # Prose and numbers
+# The estimator of {cite}`kornblith2019similarity` is
+#
+# $$\\mathrm{CKA} = \\frac{\\|Y^\\top X\\|_F^2}{\\|X^\\top X\\|_F \\|Y^\\top Y\\|_F}$$
+
+# %% tags=["parameters"]
+profile = "nobody"
+
+# %%
+import pandas as pd
+from myst_nb import glue
+from hrsa import plots
+glue("mean", 0.123456, display=False)
+
+# %% [markdown]
+# The mean is {glue:text}`mean:.2f`, an uncommonly zygomorphic number.
+
+# %%
+plots.table(pd.DataFrame({"task": ["a <b>", "c"], "score": [0.25, None]}), "Scores & more")
+"""
+
+
+def small_profile():
+    zoo = [{"name": "base", "source": "zoo", "arm": "base"},
+           {"name": "rl.v1", "source": "zoo", "arm": "rlvr", "start": "base"}]
+    pair = {"name": "base-vs-rl.v1", "a": "base", "b": "rl.v1", "kind": "RLVR"}
+    return Profile(name="tiny", title="Two pages", backbones=zoo, pairs=[pair], seeds=[0])
+
+
+def _record(rule, name, **more):
+    return {"rule": rule, "name": name, "made": {"embedder": f"{name}-0123456789ab"}, "seconds": 12.34, "peak_mb": 512,
+            "fingerprint": "f" * 12, "commit": "c" * 40, "written": "2020-01-02T03:04:05Z", "python": "3.11",
+            "machine": "a machine", "versions": {"torch": "2.13.0"}} | more
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A repository in small: the real book pages, and every chapter executed (two tiny notebooks under all names)."""
+    root = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, folder in {"ROOT": ".", "BOOK": "jupyter_book", "RUNS": "data/runs", "FIGURES": "figures"}.items():
+            patch.setattr(paths, name, root / folder)
+        patch.setenv("HRSA_ROOT", str(root))
+        patch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+        shutil.copytree(REAL_BOOK, paths.BOOK, ignore=shutil.ignore_patterns("executed", "_build"))
+        profile = small_profile()
+        _execute_all(root, profile)
+        for rule, name in (("mine", "study"), ("03_training", "base-s0"), ("03_training", "rl.v1-s0")):
+            target = paths.RUNS / "tiny" / "records" / rule / f"{name}.json"
+            paths.write_json(target, _record(rule, name))
+        yield profile
+
+
+def _execute_all(root, profile):
+    executed = {}
+    for kind, text in (("figures", FIGURES), ("prose", PROSE)):
+        notebook = jupytext.reads(text.lstrip(), fmt="py:percent")
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        jupytext.write(notebook, root / f"{kind}.ipynb")
+        executed[kind] = run.run_notebook(root / f"{kind}.ipynb", root / f"{kind}.out.ipynb", {"profile": "tiny"})
+    for _, chapters in source.pages(profile):
+        for chapter, name in chapters:
+            target = root / pipeline.executed(profile, chapter, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(executed["figures" if chapter == "07_cka" else "prose"], target)
+
+
+@pytest.fixture(scope="module")
+def html(study):
+    return book.build(study)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    binaries = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if not all(binaries.values()):
+        pytest.fail(f"expected chromium and chromedriver, got {binaries}: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binaries["chromium"]
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with tempfile.TemporaryDirectory() as folder:
+        for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+                     "disable-background-networking", "disable-component-update", f"user-data-dir={folder}"):
+            options.add_argument(f"--{flag}")
+        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(binaries["chromedriver"]))
+        driver.set_window_size(1400, 1000)
+        yield driver
+        driver.quit()
+
+
+def _open(browser, file, ready):
+    """Open a page, wait until a script says it is ready, and see that nothing failed and nothing was fetched."""
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get(file if "?" in str(file) else file.as_uri())
+    WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(f"return {ready}"))
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    said = [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]
+    assert said == []
+    if shots := os.environ.get("HRSA_SCREENSHOTS"):
+        browser.save_screenshot(str(Path(shots) / f"{re.sub('[^a-z0-9_-]+', '-', str(file)[-40:])}.png"))
+
+
+@pytest.mark.browser
+def test_figures_are_drawn_from_file_without_a_network(html, browser):
+    _open(browser, html / "07_cka--base-vs-rl.v1.html", "document.querySelectorAll('.hrsa-plotly .main-svg').length > 1"
+          " && document.querySelector('.ytitle-math-group svg') !== null")
+    drawn = browser.execute_script("""return {
+        cells: document.querySelectorAll('.heatmaplayer image').length,
+        lines: document.querySelector('.scatterlayer path.js-line').getAttribute('d').length,
+        wide: [...document.querySelectorAll('.hrsa-plotly')].map(x => x.offsetWidth),
+        page: document.documentElement.scrollWidth - window.innerWidth}""")
+    assert drawn["cells"] == 1 and drawn["lines"] > 40 and min(drawn["wide"]) > 500 and drawn["page"] <= 0, drawn
+    labels = [x.get_attribute("aria-label") for x in browser.find_elements(By.CSS_SELECTOR, ".hrsa-plotly")]
+    assert labels == ['A grid with </script> & "quotes" in its description.', "Line."]
+
+
+@pytest.mark.browser
+def test_maths_numbers_and_tables_are_shown(html, browser):
+    _open(browser, html / "04_evaluation.html", "document.querySelector('mjx-container svg') !== null")
+    text = browser.find_element(By.TAG_NAME, "main").text
+    assert "The mean is 0.12" in text and "Kornblith" in text and "a <b>" in text and "Scores & more" in text
+    shown = browser.find_element(By.CSS_SELECTOR, ".hrsa-table td:nth-child(2)")
+    assert shown.text == "0.250" and shown.value_of_css_property("text-align") == "right"
+    assert not browser.find_element(By.CSS_SELECTOR, "details.hide pre").is_displayed(), "code should be folded away"
+
+
+@pytest.mark.browser
+def test_search_finds_pages_and_the_front_page_leads_to_them(html, browser):
+    found = "document.querySelectorAll('#search-results li').length > 3"
+    _open(browser, (html / "search.html").as_uri() + "?q=zygomorphic", found)
+    _open(browser, html / "index.html", "true")
+    _open(browser, html / "intro.html", "document.querySelectorAll('nav .caption-text').length == 4")
+    captions = [x.get_attribute("textContent") for x in browser.find_elements(By.CSS_SELECTOR, "nav .caption-text")]
+    assert captions == ["The study", "base vs rl.v1 (RLVR)", "Synthesis", "Run records"]
+
+
+def test_the_html_names_its_runs_and_no_cdn(html):
+    assert "<h1>Global shape: base vs rl.v1" in (html / "07_cka--base-vs-rl.v1.html").read_text()
+    assert "<h1>Prose and numbers: rl.v1, seed 0" in (html / "03_training--rl.v1-s0.html").read_text()
+    records = (html / "run_records.html").read_text()
+    assert all(text in records for text in ("base-s0-0123456789ab", "24.7", "512", "cccccccccc", "2.13.0", "Two pages"))
+    assert not [p.name for p in html.glob("*.html") if "unpkg" in p.read_text() or "cdn." in p.read_text()]
+    assert "nobody" not in (html / "04_evaluation.html").read_text(), "overridden parameters should be left out"
+    with_plotly = [p.name for p in html.glob("*.html") if "plotly.min.js" in p.read_text()]
+    assert with_plotly == ["07_cka--base-vs-rl.v1.html"]
+
+
+def test_executed_notebooks_that_are_missing_failed_unfinished_or_noisy_are_all_named(study, tmp_path):
+    folder = paths.ROOT / pipeline.executed(study, "01_backbones", "study")
+    kept = {path: path.read_bytes() for path in folder.parent.glob("*.ipynb")}
+
+    def change(name, edit):
+        path = folder.parent / name
+        notebook = nbformat.read(path, 4)
+        edit(notebook, next(cell for cell in notebook.cells if cell.cell_type == "code"))
+        nbformat.write(notebook, path)
+
+    try:
+        (folder.parent / "02_texts.ipynb").unlink()
+        change("01_backbones.ipynb", lambda notebook, cell: notebook.metadata.papermill.update(exception=True))
+        change("04_evaluation.ipynb", lambda notebook, cell: cell.update(execution_count=None))
+        change("10_dynamics.ipynb", lambda notebook, cell: cell.outputs.append(
+            nbformat.v4.new_output("stream", name="stderr", text="UserWarning: odd")))
+        change("12_verdict.ipynb", lambda notebook, cell: cell.outputs.append(
+            nbformat.v4.new_output("error", ename="ValueError", evalue="no such pair", traceback=[])))
+        with pytest.raises(source.StageError) as failure:
+            source.stage(study, tmp_path / "source")
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+    told = str(failure.value)
+    for part in ("01_backbones.ipynb: expected a notebook that ran to its end",
+                 "02_texts.ipynb: expected this executed notebook, got none",
+                 "04_evaluation.ipynb: expected cell", "10_dynamics.ipynb: expected no warnings, got in cell",
+                 "UserWarning: odd", "12_verdict.ipynb: cell", "no such pair"):
+        assert part in told, told
+
+
+@pytest.fixture
+def one_page(study, tmp_path):
+    """The book's source cut down to its front page and one chapter, to build quickly what must fail."""
+    folder = tmp_path / "source"
+    figures = source.stage(study, folder)
+    toc = {"format": "jb-book", "root": "front", "chapters": [{"file": "07_cka--base-vs-rl.v1.ipynb"}]}
+    (folder / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (folder / "front.md").write_text("# Front\n")
+    page = "07_cka--base-vs-rl.v1"
+    return tmp_path, {page: figures[page]}
+
+
+def test_a_figure_that_the_book_drops_is_seen(one_page):
+    work, figures = one_page
+    config = work / "source" / "_config.yml"
+    asked = yaml.safe_load(config.read_text())
+    asked["sphinx"]["config"]["nb_mime_priority_overrides"] = [["html", "application/vnd.plotly.v1+json", None]]
+    config.write_text(yaml.safe_dump(asked))
+    html = report.run_sphinx(work)
+    with pytest.raises(report.BookError, match=r"07_cka.*expected 2 interactive figures, got 0"):
+        report.check_html(html, figures)
+
+
+def test_a_broken_reference_fails_and_an_address_elsewhere_is_seen(one_page):
+    work, _ = one_page
+    (work / "source" / "front.md").write_text("# Front\n\n{numref}`nowhere`\n")
+    with pytest.raises(report.BookError, match=r"front\.md.*nowhere"):
+        report.run_sphinx(work)
+    page = work / "page.html"
+    page.write_text('<a href="https://doi.org/1">fine</a><img src="_static/figures/tiny/none.png">')
+    with pytest.raises(report.BookError, match=r"expected _static/figures/tiny/none.png"):
+        report.check_html(work, {"page": 0})
+    page.write_text('<script async src="//example.org/x.js"></script>')
+    with pytest.raises(report.BookError, match=r"loaded from elsewhere, got //example.org/x.js"):
+        report.check_html(work, {})
+
+
+def test_the_renderer_is_registered_and_gives_the_same_bytes():
+    assert extension.PlotlyRenderer in load_mime_renders()
+    figure = {"data": [{"text": "</script><b>"}], "layout": {"height": 321, "meta": {"alt": '"', "files": "p/c/n"}}}
+    first, second = (extension.figure_html(json.loads(json.dumps(figure))) for _ in range(2))
+    assert first == second and first.count("</script>") == 1 and "min-height:321px" in first
+    assert 'aria-label="&quot;"' in first and "_static/figures/p/c/n.svg" in first
+    assert "hrsa-files" not in extension.figure_html({"data": [], "layout": {}})
+
+
+@pytest.mark.parametrize("name", ["smoke", "mini", "paper"])
+def test_the_table_of_contents_follows_the_profile(name):
+    profile = load_profile(name)
+    toc = book.table_of_contents(profile, {})
+    captions = [part["caption"] for part in toc["parts"]]
+    assert captions[0] == "The study" and captions[-2:] == ["Synthesis", "Run records"]
+    assert len(captions) == 3 + len(profile.pairs)
+    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    expected = {pipeline.page(c, n) for c, names in pipeline.jobs(profile).items() if c[0].isdigit() for n in names}
+    assert set(files) - {"run_records"} == expected and len(files) == len(set(files))
+    assert ("11_ablations.ipynb" in files) == bool(profile.ablations)
+    assert files.index("02_texts.ipynb") < files.index(f"03_training--{profile.backbones[0].name}-s0.ipynb")
+
+
+def test_a_profile_without_records_has_no_page(study):
+    with pytest.raises(ValueError, match=r"expected run records in .*other/records, got none"):
+        book.records_page(study.model_copy(update={"name": "other"}))
