@@ -66,6 +66,13 @@ def changes(statements: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
+def stated_before(profile: Profile, statements: Sequence[dict[str, Any]]) -> bool:
+    """Whether the last statement was recorded before the profile's oldest score was written (true without scores)."""
+    written = [paths.read_json(file)["written"]
+               for file in (paths.RUNS / profile.name / "evaluation").glob("*/provenance.json")]
+    return not written or statements[-1]["written"] <= min(written)
+
+
 def fingerprint(profile: Profile) -> dict[str, str]:
     """Hash of each part of a profile that must agree before scores may be joined; seeds may differ.
 
@@ -166,11 +173,12 @@ def paired(per_query: pd.DataFrame, a: str, b: str, seeds: Sequence[int],
     return wide.loc[ids[a]].to_numpy(), wide.loc[ids[b]].to_numpy(), tasks
 
 
-def gather(profile: Profile) -> pd.DataFrame:
-    """Scores per query of all embedders of a profile without ablation: made first where they are not there yet."""
+def gather(profile: Profile) -> tuple[pd.DataFrame, pd.Series]:
+    """Scores per query of all embedders without ablation, made first where missing, and the family of each task."""
     from hrsa.evaluate import collect
 
-    return collect(profile, [m.id for m in profile.models() if m.seed is not None and m.ablation is None])[1]
+    scores, per_query = collect(profile, [m.id for m in profile.models() if m.seed is not None and m.ablation is None])
+    return per_query, scores.drop_duplicates("task").set_index("task")["family"]
 
 
 def hours_per_seed(profile: Profile) -> float | None:

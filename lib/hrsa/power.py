@@ -159,13 +159,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--margin", type=float, help="default: the profile's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 5, 8, 12, 20])
     parser.add_argument("--queries", type=int, nargs="+", default=[100, 400, 1600])
+    parser.add_argument("--evidence", nargs="+", help="evidence files to plan from, in place of the profile's own run")
     chosen = parser.parse_args(arguments)
     study = load_profile(chosen.profile)
     margin = chosen.margin or study.verdict.margin
-    per_query = evidence.gather(study)
+    per_query = evidence.join(chosen.evidence)[0] if chosen.evidence else evidence.gather(study)[0]
     hours = evidence.hours_per_seed(study)
     for pair in study.pairs:
-        a, b, tasks = evidence.paired(per_query, pair.a, pair.b, study.seeds)
+        seeds = evidence.seeds_of(per_query, pair.a, pair.b)
+        a, b, tasks = evidence.paired(per_query, pair.a, pair.b, seeds)
         variances = measure(a, b, tasks)
         table = plan(variances, margin, chosen.seeds, chosen.queries, len(set(tasks)), hours, study.verdict.alpha)
         sys.stdout.write(f"{pair.name}: margin {margin:g}, {len(set(tasks))} tasks\n{table.to_string(index=False)}\n"

@@ -1,0 +1,221 @@
+"""Claims follow the data: every outcome can be reached, evidence joins only when it may."""
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hrsa import evidence, paths
+from hrsa.claims import (
+    CLAIMS,
+    FAILS,
+    HOLDS,
+    INCONCLUSIVE,
+    SIMILARITIES,
+    score_claims,
+    sentences,
+    similarity_claims,
+    tally,
+)
+from hrsa.profile import Pair, load_profile
+from hrsa.synthesis import controls, one_number, score_verdicts, sight, summarise
+
+BASE = {"RLVR": {"correlation": (0.95, 0.97), "inverse_row_entropy": (0.9, 0.92), "debiased_cka": (0.97, 0.98),
+                 "knn": (0.6, 0.62), "probe_delta": (0.0, 0.02)},
+        "SFT": {"correlation": (0.3, 0.35), "inverse_row_entropy": (0.2, 0.22), "debiased_cka": (0.6, 0.65),
+                "knn": (0.2, 0.22), "probe_delta": (0.2, 0.25)}}
+AFTER = {"correlation": (0.97, 0.99), "inverse_row_entropy": (0.95, 0.97), "debiased_cka": (0.985, 0.99),
+         "knn": (0.1, 0.12), "probe_delta": (0.0, 0.03)}
+
+
+def similar(changes=None):
+    """Rows for an RLVR and an SFT pair as the paper has it; `changes` replaces (kind, models, metric) -> bounds."""
+    rows = []
+    for kind, before in BASE.items():
+        for models, bounds in (("backbones", before), ("embedders", AFTER)):
+            for metric, pair_bounds in bounds.items():
+                low, high = (changes or {}).get((kind, models, metric), pair_bounds)
+                floor = (0.7, 0.8) if models == "embedders" else (np.nan, np.nan)
+                rows.append((kind.lower(), kind, metric, models, (low + high) / 2, low, high, *floor))
+    return pd.DataFrame(rows, columns=SIMILARITIES)
+
+
+def test_all_claims_hold_on_the_papers_story():
+    table = similarity_claims(similar())
+    assert set(table["outcome"]) == {HOLDS}
+    assert set(table["claim"]) >= {claim.claim for claim in CLAIMS}
+    assert table["rule"].str.len().min() > 10
+
+
+@pytest.mark.parametrize(("change", "bounds", "text", "outcome"), [
+    (("RLVR", "backbones", "correlation"), (0.5, 0.6), "keeps the representation", FAILS),
+    (("RLVR", "backbones", "correlation"), (0.85, 0.95), "keeps the representation", INCONCLUSIVE),
+    (("RLVR", "backbones", "debiased_cka"), (0.2, 0.4), "near-isometric", FAILS),
+    (("RLVR", "embedders", "inverse_row_entropy"), (0.7, 0.8), "realigns the basis", FAILS),
+    (("RLVR", "embedders", "inverse_row_entropy"), (0.85, 0.95), "realigns the basis", INCONCLUSIVE),
+    (("RLVR", "embedders", "debiased_cka"), (0.90, 0.96), "realigns the global", FAILS),
+    (("RLVR", "embedders", "knn"), (0.65, 0.68), "do not come back", FAILS),
+    (("RLVR", "embedders", "knn"), (0.82, 0.85), "stay reorganised", FAILS),
+    (("RLVR", "embedders", "knn"), (0.65, 0.75), "stay reorganised", INCONCLUSIVE),
+    (("RLVR", "embedders", "probe_delta"), (0.06, 0.1), "readouts are aligned", FAILS),
+    (("SFT", "backbones", "probe_delta"), (0.0, 0.01), "degrade on the SFT", FAILS),
+    (("SFT", "backbones", "correlation"), (0.93, 0.99), "SFT mixes", FAILS),
+    (("RLVR", "backbones", "correlation"), (np.nan, np.nan), "keeps the representation", INCONCLUSIVE),
+])
+def test_outcomes_change_with_the_data(change, bounds, text, outcome):
+    table = similarity_claims(similar({change: bounds}))
+    kind = change[0].lower()
+    found = table[table["claim"].str.contains(text, regex=False) & (table["pair"] == kind)]
+    assert list(found["outcome"]) == [outcome]
+    told = sentences(found)[0]
+    assert {HOLDS: "holds", FAILS: "fails", INCONCLUSIVE: "not decided"}[outcome] in told
+
+
+def test_contrast_of_sft_and_rlvr():
+    table = similarity_claims(similar({("SFT", "backbones", "knn"): (0.8, 0.9)}))
+    found = table[table["claim"].str.startswith("SFT changes")].set_index("rule")["outcome"]
+    assert list(found) == [HOLDS, HOLDS, FAILS]
+
+
+def test_claims_refuse_missing_columns_and_double_rows():
+    with pytest.raises(ValueError, match="floor_low"):
+        similarity_claims(similar().drop(columns="floor_low"))
+    with pytest.raises(ValueError, match="got 2"):
+        similarity_claims(pd.concat([similar(), similar()]))
+
+
+def scores(rng, shift=0.0, seeds=(0, 1, 2), arms=("base", "rlvr"), queries=120):
+    """Scores per query of embedders on three tasks of two families."""
+    rows = []
+    level = {task: rng.random(queries) for task in "xyz"}
+    for arm in arms:
+        for seed in seeds:
+            for task, base in level.items():
+                value = base + rng.normal(0, 0.01, queries) + (shift if arm != "base" else 0)
+                rows += [(f"{arm}-s{seed}", task, f"q{i}", v) for i, v in enumerate(value)]
+    return pd.DataFrame(rows, columns=evidence.COLUMNS)
+
+
+FAMILIES = pd.Series({"x": "retrieval", "y": "retrieval", "z": "pair"})
+PAIR = Pair(name="base-vs-rlvr", a="base", b="rlvr", kind="RLVR")
+
+
+@pytest.mark.parametrize(("shift", "outcome"), [(0.0, HOLDS), (0.2, FAILS)])
+def test_null_effect_from_scores(rng, shift, outcome):
+    table = score_verdicts(scores(rng, shift), FAMILIES, [PAIR], (0, 1, 2), margin=0.02, resamples=400)
+    assert list(table["family"]) == ["all", "retrieval", "pair"]
+    claims = score_claims(table)
+    assert claims["outcome"].iloc[0] == outcome
+    assert list(claims["level"].unique()) == ["scores"]
+    counted = tally(claims)
+    assert counted[[HOLDS, FAILS, INCONCLUSIVE]].to_numpy().sum() == len(claims) == 3
+
+
+def test_family_missing_and_control(rng):
+    with pytest.raises(ValueError, match="'z'"):
+        score_verdicts(scores(rng), FAMILIES.drop("z"), [PAIR], (0, 1, 2), 0.02, resamples=100)
+    quiet = controls(scores(rng), [PAIR], (0, 1, 2), 0.05, resamples=400)
+    table = score_verdicts(scores(rng), FAMILIES, [PAIR], (0, 1, 2), 0.05, resamples=400)
+    assert quiet["sees"].all() and "can see" in sight(quiet, table)
+    blind = controls(scores(rng), [PAIR], (0, 1, 2), 1e-7, resamples=400)
+    assert not blind["sees"].any() and "unable to see" in sight(blind, table)
+
+
+def test_one_number_of_layers_and_seeds():
+    rows = pd.DataFrame({"models": "embedders", "seed": pd.array([0, 0, 1, 1], dtype="Int64"),
+                         "value": [0.2, 0.4, 0.6, 0.8], "low": [0.1, 0.3, 0.5, 0.7], "high": [0.3, 0.5, 0.7, 0.9],
+                         "floor_low": 0.5, "floor_high": 0.6})
+    mean, last = one_number(rows).iloc[0], one_number(rows, last=True).iloc[0]
+    assert (mean["value"], mean["low"], mean["high"]) == pytest.approx((0.5, 0.2, 0.8))
+    assert (last["value"], last["low"], last["high"]) == pytest.approx((0.6, 0.3, 0.9))
+
+
+def test_summary_of_a_pair_takes_the_right_rows():
+    curve = pd.DataFrame([(metric, models, seed, layer, name, k, value, value - 0.1, value + 0.1, 0.5, 0.6)
+                          for metric, ks in (("correlation", [None]), ("debiased_cka", [None]), ("cka", [None]),
+                                             ("knn", [5, 10, 50]), ("inverse_row_entropy", [None]))
+                          for models, seed in (("backbones", None), ("embedders", 0), ("embedders", 1))
+                          for name in ("all", "maths") for k in ks
+                          for layer, value in (("0", 0.9), ("1", 0.4 if name == "all" else 0.8), ("1+norm", 0.6))],
+                         columns=["metric", "models", "seed", "layer_x", "set", "k", "value", "low", "high",
+                                  "floor_low", "floor_high"]).astype({"seed": "Int64", "k": "Int64"})
+    probes = pd.DataFrame([(task, split, quantity, "backbones", None, 0.3 if split == "test" else 0.9, 0.2, 0.4)
+                           for task in ("classification", "regression") for split in ("train", "test")
+                           for quantity in ("own", "delta")],
+                          columns=["task", "split", "quantity", "models", "seed", "value", "low", "high"])
+    probes = probes.astype({"seed": "Int64"}).assign(floor_low=np.nan, floor_high=np.nan)
+    table = summarise({"correlation": curve, "cka": curve, "knn": curve, "procrustes": curve, "probes": probes})
+    found = table.set_index(["metric", "models"])["value"]
+    assert found["correlation", "backbones"] == pytest.approx(0.5)
+    assert found["knn", "embedders"] == pytest.approx(0.5)
+    assert found["inverse_row_entropy", "embedders"] == pytest.approx(0.6)
+    assert found["probe_delta", "backbones"] == pytest.approx(0.3)
+
+
+def test_pairing_by_seed_and_query(rng):
+    table = scores(rng, queries=5)
+    shuffled = table.sample(frac=1, random_state=int(rng.integers(1000)))
+    a, b, tasks = evidence.paired(shuffled, "base", "rlvr", (0, 2))
+    assert a.shape == b.shape == (2, 15) and list(tasks) == ["x"] * 5 + ["y"] * 5 + ["z"] * 5
+    want = table.query("model == 'rlvr-s2' and task == 'y' and query == 'q3'")["value"].item()
+    assert b[1, 8] == want
+    assert evidence.seeds_of(table, "base", "rlvr") == [0, 1, 2]
+    with pytest.raises(ValueError, match="rlvr-s7"):
+        evidence.paired(table, "base", "rlvr", (0, 7))
+    with pytest.raises(ValueError, match="same queries"):
+        evidence.paired(table.drop(index=3), "base", "rlvr", (0, 1))
+
+
+def test_evidence_joins_when_the_fingerprint_agrees(rng, tmp_path):
+    smoke = load_profile("smoke")
+    one, two = scores(rng, seeds=(0, 1), queries=4), scores(rng, seeds=(2,), queries=4)
+    evidence.write(tmp_path / "one.parquet", smoke, one, "machine one")
+    evidence.write(tmp_path / "two.parquet", smoke.model_copy(update={"seeds": (2,)}), two, "machine two")
+    joined, meta = evidence.join([tmp_path / "one.parquet", tmp_path / "two.parquet"])
+    assert len(joined) == len(one) + len(two) and [m["source"] for m in meta] == ["machine one", "machine two"]
+    assert evidence.seeds_of(joined, "base", "rlvr") == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("section", "field", "value", "part"), [
+    ("verdict", "margin", 0.05, "verdict"), ("recipe", "temperature", 0.1, "recipe"), ("suite", "max_docs", 7, "suite"),
+])
+def test_evidence_of_another_recipe_is_refused(rng, tmp_path, section, field, value, part):
+    smoke = load_profile("smoke")
+    changed = smoke.model_copy(update={section: getattr(smoke, section).model_copy(update={field: value})})
+    evidence.write(tmp_path / "one.parquet", smoke, scores(rng, seeds=(0,), queries=3), "one")
+    evidence.write(tmp_path / "two.parquet", changed, scores(rng, seeds=(1,), queries=3), "two")
+    with pytest.raises(ValueError, match=f"another for {part}:"):
+        evidence.join([tmp_path / "one.parquet", tmp_path / "two.parquet"])
+
+
+def test_the_same_seed_with_other_scores_is_refused(rng, tmp_path):
+    smoke = load_profile("smoke")
+    table = scores(rng, seeds=(0,), queries=3)
+    for name, content in (("one", table), ("copy", table), ("other", table.assign(value=table["value"] + 0.1))):
+        evidence.write(tmp_path / f"{name}.parquet", smoke, content, name)
+    assert len(evidence.join([tmp_path / "one.parquet", tmp_path / "copy.parquet"])[0]) == len(table)
+    with pytest.raises(ValueError, match="one score per model"):
+        evidence.join([tmp_path / "one.parquet", tmp_path / "other.parquet"])
+
+
+def test_not_evidence(rng, tmp_path):
+    scores(rng, queries=2).to_parquet(tmp_path / "plain.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(ValueError, match="without a fingerprint"):
+        evidence.read(tmp_path / "plain.parquet")
+    with pytest.raises(ValueError, match="copy it again"):
+        evidence.read(tmp_path / "broken.parquet")
+    with pytest.raises(ValueError, match="got none"):
+        evidence.join([])
+
+
+def test_a_later_change_of_the_statement_shows(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    smoke = load_profile("smoke")
+    assert len(evidence.state(smoke)) == 1 and evidence.changes(evidence.state(smoke)) == []
+    changed = smoke.model_copy(update={"verdict": smoke.verdict.model_copy(update={"margin": 0.05})})
+    told = evidence.state(changed)
+    assert len(told) == 2 and told[0]["hash"] != told[1]["hash"]
+    assert len(evidence.changes(told)) == 1 and "margin: 0.02 became 0.05" in evidence.changes(told)[0]
+    assert all(one["written"] <= other["written"] for one, other in pairwise(told))

@@ -1,0 +1,95 @@
+"""The planner: components recovered, power as simulated studies show, monotone, refusals, command line."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hrsa import evidence
+from hrsa.power import Variances, advice, main, measure, plan, power, provable, shares
+from hrsa.profile import load_profile
+from hrsa.verdict import verdict
+
+
+def study(rng, v, seeds, queries, tasks=1):
+    """Differences (seeds, tasks * queries) with variances `v`, and task ids."""
+    cells = (np.sqrt(v.task) * rng.standard_normal((1, tasks))
+             + np.sqrt(v.seed_task) * rng.standard_normal((seeds, tasks)))
+    width = queries * tasks
+    difference = (np.sqrt(v.seed) * rng.standard_normal((seeds, 1)) + np.repeat(cells, queries, axis=1)
+                  + np.sqrt(v.query) * rng.standard_normal((1, width))
+                  + np.sqrt(v.residual) * rng.standard_normal((seeds, width)))
+    return difference, np.repeat(np.arange(tasks), queries)
+
+
+def test_components_are_recovered(rng):
+    truth = Variances(seed=1.0, task=2.0, seed_task=0.5, query=3.0, residual=4.0)
+    found = []
+    for _ in range(200):
+        difference, tasks = study(rng, truth, 8, 12, 8)
+        found.append(list(vars(measure(np.zeros_like(difference), difference, tasks)).values()))
+    error = np.std(found, axis=0) / np.sqrt(200)
+    assert (np.abs(np.mean(found, axis=0) - list(vars(truth).values())) < 5 * error).all()
+
+
+def test_two_way_worked_by_hand():
+    difference = np.array([[0.0, 2.0], [4.0, 6.0]])  # rows differ by 4, columns by 2, no residual
+    found = measure(np.zeros((2, 2)), difference)
+    assert found == Variances(seed=8.0, task=0.0, seed_task=0.0, query=2.0, residual=0.0)
+
+
+@pytest.mark.parametrize(("v", "size"), [
+    (Variances(0.004**2, 0, 0, 0.07**2, 0.08**2), (3, 300, 1)),
+    (Variances(0.003**2, 0.006**2, 0.003**2, 0.04**2, 0.04**2), (4, 60, 5)),
+], ids=["one task", "five tasks"])
+def test_power_is_what_studies_show(rng, v, size):
+    repeats, claims = 250, 0
+    for repeat in range(repeats):
+        difference, tasks = study(rng, v, *size)
+        claims += verdict(np.zeros_like(difference), difference, 0.02, tasks, seed=repeat, resamples=400).verdict in (
+            "equivalent", "negligible")
+    planned = power(v, 0.02, *size, repeats=4000)
+    assert 0.2 < planned < 0.98
+    assert abs(claims / repeats - planned) < 0.04 + 4.5 * np.sqrt(planned * (1 - planned) / repeats)
+
+
+def test_more_of_everything_proves_smaller_margins():
+    v = Variances(0.004**2, 0, 0, 0.07**2, 0.08**2)
+    few, seeds, queries = (np.median(provable(v, *size)) for size in ((3, 200), (10, 200), (3, 2000)))
+    assert seeds < few and queries < few
+    assert power(v, 0.02, 3, 200, difference=0.01) < power(v, 0.02, 3, 200)
+    assert power(v, 0.02, 3, 200, difference=0.02) < 0.06
+
+
+def test_plan_and_advice():
+    v = Variances(0.004**2, 0, 0, 0.07**2, 0.08**2)
+    table = plan(v, 0.02, [3, 8], [100, 1000], hours_per_seed=0.5)
+    assert list(table["hours"]) == [1.5, 1.5, 4.0, 4.0]
+    assert (table["enough"] == (table["power"] >= 0.8)).all()
+    assert "3 seeds and 1000 queries" in advice(table, 0.02) and "hours" in advice(table, 0.02)
+    assert "No size" in advice(plan(v, 0.0001, [3], [100]), 0.0001)
+    assert plan(v, 0.02, [3], [100])["hours"].isna().all()
+
+
+def test_shares_sum_to_one():
+    table = shares(Variances(1, 2, 3, 4, 5), seeds=3, queries=10, tasks=2)
+    assert table["share"].sum() == pytest.approx(1)
+    assert isinstance(table, pd.DataFrame) and list(table["sd"] ** 2) == pytest.approx([1, 2, 3, 4, 5])
+
+
+def test_refusals(rng):
+    with pytest.raises(ValueError, match="two seeds or more"):
+        measure(np.zeros((1, 5)), rng.random((1, 5)))
+    with pytest.raises(ValueError, match="two queries"):
+        measure(np.zeros((3, 2)), rng.random((3, 2)), ["a", "b"])
+    with pytest.raises(ValueError, match="seeds >= 2"):
+        provable(Variances(1, 0, 0, 1, 1), 1, 10)
+
+
+def test_command_line(rng, tmp_path, capsys):
+    rows = [(f"{arm}-s{seed}", task, f"q{i}", rng.random()) for arm in ("base", "rlvr", "sft") for seed in (0, 1)
+            for task in "xy" for i in range(10)]
+    evidence.write(tmp_path / "e.parquet", load_profile("smoke"), pd.DataFrame(rows, columns=evidence.COLUMNS), "here")
+    main(["--profile", "smoke", "--margin", "0.05", "--seeds", "3", "--queries", "50", "--evidence",
+          str(tmp_path / "e.parquet")])
+    told = capsys.readouterr().out
+    assert "base-vs-rlvr: margin 0.05, 2 tasks" in told and "base-vs-sft" in told and "provable" in told

@@ -1,0 +1,76 @@
+"""The re-analysis of the published tables: data consistent, tests worked by hand, tallies complete."""
+
+import math
+
+import pytest
+from scipy import stats
+
+from hrsa.published import MARGINS, READINGS, cells, entropy_change, overlap_change, realignment, reanalyse, tally
+from hrsa.verdict import WORDS
+
+
+def test_deltas_are_reasoning_minus_base():
+    table = cells()
+    assert len(table) == 15 and not table.duplicated(["pair", "benchmark"]).any()
+    assert (table["reasoning"] - table["base"] - table["delta"]).abs().max() < 0.0101  # rounding of three numbers
+
+
+def row(margin, reading, pair, benchmark):
+    table = reanalyse(margin)
+    found = table[(table["reading"] == READINGS[reading].name) & (table["pair"] == pair)
+                  & (table["benchmark"] == benchmark)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_prolonged_rlvr_on_bright_differs_from_zero():
+    found = row(1.0, 0, "R1-Distill-1.5B ProRL", "BRIGHT")  # .45 +- .02 over three seeds
+    assert found["error"] == pytest.approx(0.02 / math.sqrt(3))
+    assert found["p_difference"] == pytest.approx(2 * stats.t.sf(0.45 / (0.02 / math.sqrt(3)), 2))
+    assert found["p_difference"] == pytest.approx(6.6e-4, rel=0.02)
+    assert found["verdict"] == "negligible"
+
+
+def test_readings_give_other_errors():
+    errors = [row(1.0, i, "Qwen3-4B PSR", "BRIGHT")["error"] for i in range(3)]
+    assert errors == pytest.approx([0.03 / math.sqrt(3), 0.03 * math.sqrt(2 / 3), 0.03])
+    assert [reading.dof for reading in READINGS] == [2, 4, 2]
+
+
+def test_claims_agree_with_intervals_and_margins():
+    for margin in MARGINS:
+        table = reanalyse(margin)
+        inside = (table["low"] > -margin) & (table["high"] < margin)
+        assert (inside == table["alone"].isin(["equivalent", "negligible"])).all()
+        assert (inside == (table["smallest_margin"] < margin)).all()
+        assert (table["holm_equivalence"] >= table["p_equivalence"]).all()
+
+
+def test_a_larger_margin_never_loses_a_claim():
+    claimed = [reanalyse(margin)["verdict"].isin(["equivalent", "negligible"]).sum() for margin in MARGINS]
+    assert claimed == sorted(claimed)
+
+
+def test_tally_counts_every_cell():
+    table = tally()
+    assert len(table) == len(READINGS) * len(MARGINS)
+    assert (table[list(WORDS)].sum(axis=1) == 12).all() and (table["cells"] == 12).all()
+    assert (tally(kinds="SFT")["cells"] == 3).all()
+
+
+def test_one_of_four_rises_on_cot():
+    table = realignment().set_index("text")
+    assert (table.loc["CoT", "rise"], table.loc["CoT", "pairs"]) == (1, 4)
+    assert table.loc["CoT", "p_rise"] == pytest.approx(15 / 16)
+    risen = entropy_change().query("text == 'CoT' and kind != 'SFT' and rises")
+    assert list(risen["pair"]) == ["R1-Distill-1.5B ProRL"]
+
+
+def test_overlap_table():
+    table = overlap_change()
+    assert len(table) == 6 and table[table["kind"] != "SFT"]["falls"].all()
+
+
+def test_margin_must_be_positive():
+    with pytest.raises(ValueError, match="positive margin"):
+        reanalyse(0)
