@@ -201,6 +201,18 @@ def test_pair_accuracy_items_average_to_mtebs(model, rng, tmp_path):
     assert len(items) == 24 and value == pytest.approx(np.mean(list(items.values())), abs=1e-9)
 
 
+@pytest.mark.parametrize("name", ["MockMultilingualRerankingTask", "MockMultilingualRetrievalTask",
+                                  "MockMultilingualSTSTask", "MockMultilingualPairClassificationTask",
+                                  "MockMultilabelClassification"])
+def test_mtebs_own_test_tasks_have_items(model, tmp_path, name):
+    from mteb.mocks import mock_tasks
+
+    task = getattr(mock_tasks, name)()
+    value, items = evaluate.run_task(encoder(model, uninstructed="generic"), task, tmp_path)
+    parts = pd.Series(items).groupby(["all" if name == "all" else name.rpartition("/")[0] for name in items]).mean()
+    assert value == pytest.approx(parts.mean(), abs=1e-5)  # mteb: mean over subsets, rounded
+
+
 # --- the stage --------------------------------------------------------------------------------------------------
 
 

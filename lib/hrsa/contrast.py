@@ -11,13 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hrsa import evidence
+from hrsa import evidence, findings
 from hrsa.ablation import RECIPE, UNTRAINED, condition
 from hrsa.evaluate import BM25
 from hrsa.profile import Model, Profile
 from hrsa.verdict import Verdict, verdict
 
 ALL = "all tasks"
+ALIKE = 1e-9  # scores closer than this are the same score
+MEASURES = {"cka": "linear CKA", "debiased_cka": "debiased CKA"}
 
 
 def described(profile: Profile, table: pd.DataFrame) -> pd.DataFrame:
@@ -58,6 +60,31 @@ def family_scores(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
     runs = rows.groupby([*keys, "model"], sort=False, as_index=False)["value"].mean()
     return runs.groupby(keys, sort=False, as_index=False).agg(
         value=("value", "mean"), low=("value", "min"), high=("value", "max"))
+
+
+def overall_scores(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean over tasks, then over seeds: [condition, arm, value, low, high], the range of seeds."""
+    whole = family_scores(profile, scores.assign(family=ALL))
+    return whole.drop(columns="family")
+
+
+def gains(profile: Profile, scores: pd.DataFrame) -> str:
+    """What training did to each arm and where the embedders stand against BM25, a list in Markdown."""
+    means = described(profile, scores).pivot_table(index="task", columns=["arm", "condition"], values="value")
+    lines = []
+    for backbone in profile.backbones:
+        arm = backbone.name
+        before, after = means[arm, UNTRAINED], means[arm, RECIPE]
+        up = int((after > before).sum())
+        moved = "raised" if after.mean() > before.mean() else "did not raise"
+        line = (f"- {arm}: contrastive training {moved} the mean over tasks, {before.mean():.3f} before and "
+                f"{after.mean():.3f} after; higher on {up} of {len(after)} tasks")
+        if ("BM25", BM25) in means:
+            lexical = means["BM25", BM25].dropna()
+            over = int((after[lexical.index] > lexical).sum())
+            line += f"; above BM25 on {over} of {len(lexical)} retrieval tasks"
+        lines.append(line + ".")
+    return "\n".join(lines)
 
 
 def seeds_under(profile: Profile, name: str) -> list[int | None]:
@@ -103,27 +130,53 @@ def _judge(profile: Profile, a: np.ndarray, b: np.ndarray, tasks: np.ndarray | N
     return verdict(a, b, stated.margin, tasks, alpha=stated.alpha, resamples=stated.resamples)
 
 
-def all_differences(profile: Profile, per_query: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """`differences` of every pair under every condition that both of its arms were run under."""
+def all_differences(profile: Profile, per_query: pd.DataFrame, conditions: Sequence[str],
+                    seeds: Sequence[int] | None = None) -> pd.DataFrame:
+    """`differences` of every pair under every condition that both of its arms were scored under.
+
+    `seeds`: only these (where a condition has them); None: all that a condition was run with.
+    """
     models = set(per_query["model"])
     found = []
     for pair in profile.pairs:
         for name in conditions:
             ablation = None if name in (UNTRAINED, RECIPE) else name
-            ids = {Model(backbone=arm, seed=seed, ablation=ablation).id for arm in (pair.a, pair.b)
-                   for seed in seeds_under(profile, name)}
-            if ids <= models:
-                found.append(differences(profile, per_query, pair.name, name))
+            wanted = [seed for seed in seeds_under(profile, name) if seeds is None or seed in seeds]
+            ids = {Model(backbone=arm, seed=seed, ablation=ablation).id for arm in (pair.a, pair.b) for seed in wanted}
+            if ids and ids <= models:
+                found.append(differences(profile, per_query, pair.name, name, wanted))
     if not found:
         raise ValueError(f"expected scores of both arms of a pair under one of {list(conditions)}, got scores of "
                          f"{sorted(models)}: evaluate these models, or name an ablation with both arms of a pair")
     return pd.concat(found, ignore_index=True)
 
 
-def query_pairs(profile: Profile, per_query: pd.DataFrame, pair: str, name: str = RECIPE) -> pd.DataFrame:
-    """One row per query: [pair, task, a, b], the mean over seeds of each arm's score."""
-    a, b, tasks = paired(profile, per_query, pair, name)
-    return pd.DataFrame({"pair": pair, "task": tasks, "a": a.mean(axis=0), "b": b.mean(axis=0)})
+def query_table(profile: Profile, scores: pd.DataFrame, per_query: pd.DataFrame, name: str = RECIPE) -> pd.DataFrame:
+    """One row per item of every pair: [pair, task, family, a, b], the mean over seeds of each arm's score."""
+    families = dict(zip(scores["task"], scores["family"], strict=True))
+    tables = []
+    for pair in profile.pairs:
+        a, b, tasks = paired(profile, per_query, pair.name, name)
+        tables.append(pd.DataFrame({"pair": pair.name, "task": tasks, "family": [families[task] for task in tasks],
+                                    "a": a.mean(axis=0), "b": b.mean(axis=0)}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def agreement(points: pd.DataFrame) -> str:
+    """How far both arms succeed on the same items of `query_table`, a list in Markdown.
+
+    The correlation is taken within tasks (scores less their task's mean), so that easy and hard tasks do not make it.
+    """
+    lines = []
+    for pair, rows in points.groupby("pair", sort=False):
+        gap = rows["b"] - rows["a"]
+        alike, higher = (gap.abs() < ALIKE).mean(), (gap >= ALIKE).mean()
+        within = rows[["a", "b"]] - rows.groupby("task")[["a", "b"]].transform("mean")
+        varies = bool((within.std() > ALIKE).all())
+        r = f"{within['a'].corr(within['b']):.2f}" if varies else "undefined, as an arm scores all items alike"
+        lines.append(f"- {pair}: of {len(rows)} items {alike:.0%} are scored alike by both arms, {higher:.0%} higher "
+                     f"by b and {1 - alike - higher:.0%} higher by a; correlation within tasks {r}.")
+    return "\n".join(lines)
 
 
 def sentence(row: pd.Series, margin: float) -> str:
@@ -145,4 +198,50 @@ def counted(table: pd.DataFrame) -> str:
         counts = rows["verdict"].value_counts()
         found = ", ".join(f"{count} {word}" for word, count in counts.items())
         lines.append(f"- {pair}, {name}: of {len(rows)} tasks {found}")
+    return "\n".join(lines)
+
+
+def changes(profile: Profile) -> pd.DataFrame:
+    """What each ablation changes: [ablation, setting, recipe, ablated, arms, seeds]."""
+    return pd.DataFrame([
+        {"ablation": ablation.name, "setting": field, "recipe": str(getattr(profile.recipe, field)),
+         "ablated": str(value), "arms": ", ".join(ablation.backbones), "seeds": ", ".join(map(str, ablation.seeds))}
+        for ablation in profile.ablations for field, value in ablation.change.items()])
+
+
+def against_recipe(overall: pd.DataFrame) -> str:
+    """Whether an ablation moves the difference between arms, by the intervals of "all tasks", a list in Markdown."""
+    lines = []
+    for pair, rows in overall.groupby("pair", sort=False):
+        base = findings.one(rows, condition=RECIPE)
+        for _, row in rows[rows["condition"] != RECIPE].iterrows():
+            side = findings.order(row["low"], row["high"], base["low"], base["high"])
+            said = {1: "is larger than", -1: "is smaller than", 0: "cannot be told from"}[side]
+            lines.append(f"- {pair}: the difference under *{row['condition']}* {said} the recipe's by its interval.")
+    return "\n".join(lines)
+
+
+def likeness(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """`last.parquet` of several pairs in one table, seeds joined: [pair, condition, measure, value, low, high]."""
+    table = findings.over_seeds(pd.concat(tables, ignore_index=True))
+    names = [MEASURES.get(metric) or f"k-NN overlap, k = {k:.0f}"
+             for metric, k in zip(table["metric"], table["k"], strict=True)]
+    return table.assign(measure=names)
+
+
+def likeness_sentences(table: pd.DataFrame) -> str:
+    """Per pair and measure, what each condition did to the likeness of the arms, by intervals, a list in Markdown."""
+    lines = []
+    for (pair, measure), rows in table.groupby(["pair", "measure"], sort=False):
+        before, recipe = (findings.one(rows, condition=name) for name in (UNTRAINED, RECIPE))
+        for _, row in rows[rows["condition"] != UNTRAINED].iterrows():
+            bounds = row["low"], row["high"]
+            moved = {1: "rises to", -1: "falls to", 0: "is not told apart from before at"}[
+                findings.order(*bounds, before["low"], before["high"])]
+            line = (f"- {pair}, {measure}, *{row['condition']}*: {moved} {row['value']:.3f} (untrained "
+                    f"{before['value']:.3f})")
+            if row["condition"] != RECIPE:
+                side = findings.order(*bounds, recipe["low"], recipe["high"])
+                line += {1: ", above the recipe", -1: ", below the recipe", 0: ", not told apart from the recipe"}[side]
+            lines.append(line + ".")
     return "\n".join(lines)

@@ -29,7 +29,7 @@ PER_QUERY = ["model", "task", "query", "value"]
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence bars and log lines of mteb and datasets, and their warnings about progress, while tasks run."""
+    """Silence the bars and log lines of mteb, datasets and bm25s while tasks run; warnings still show."""
     import datasets
 
     loggers = {name: logging.getLogger(name) for name in ("mteb", "datasets", "sentence_transformers", "bm25s")}
@@ -176,6 +176,10 @@ def evaluate_model(profile: Profile, model_id: str) -> Path:
             tasks = [task for task in tasks if family(task) == "retrieval"]
             make_model = partial(BM25Search, model_meta(model_id, revision, dense=False))
         else:
+            from hrsa.encoder import task_instruction
+
+            for task in tasks:
+                task_instruction(task.metadata, profile.suite.uninstructed)  # refuses now, not after hours
             make_model = _encoder_maker(profile, model_id, revision)
         if not tasks:
             raise ValueError(f"expected at least one task to score {model_id} on, got none: name some in suite.tasks")

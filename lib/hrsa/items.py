@@ -35,6 +35,7 @@ TOLERANCE = 1e-9
 ROUNDED = 5e-6 + TOLERANCE  # mteb's retrieval means have five digits
 MEASURES = {"ndcg": ("ndcg_cut", "ndcg_cut"), "map": ("map_cut", "map_cut"), "recall": ("recall", "recall"),
             "precision": ("P", "P")}
+ITEMISED = ("PairClassification", "STS", "Classification", "Clustering")
 SIMILARITIES = {"similarity": ("similarity_scores", 1), "cosine": ("cosine_scores", 1), "dot": ("dot_scores", 1),
                 "manhattan": ("manhattan_distances", -1), "euclidean": ("euclidean_distances", -1)}
 
@@ -129,6 +130,9 @@ def _classification(gold: list, prediction: list[list]) -> dict[str, float]:
 def _of_subset(task: Any, prediction: Any, data: Any, scores: dict, scored: tuple | None) -> dict[str, float] | None:
     """Items of one subset of one split, or None when this kind of score has none."""
     kind, metric = task.metadata.type, task.metadata.main_score
+    if prediction is None and (scored is not None or kind in ITEMISED):
+        raise ValueError(f"{task.metadata.name}: expected a run file with every subset, got none: mteb wrote no "
+                         f"predictions for this {kind} task")
     if scored is not None:
         usable = re.fullmatch(rf"({'|'.join(MEASURES)})_at_\d+", metric) and not task.skip_first_result
         return _retrieval(task, prediction, scored, metric) if usable else None
@@ -151,13 +155,14 @@ def item_scores(task: Any, result: Any, predictions: Path, seen: dict) -> dict[s
     `result` is mteb's TaskResult, `predictions` the task's run file, `seen` what `watch` recorded. Item names are
     mteb's query ids or row numbers, with `subset/split/` in front where a task has more than one of them.
     """
-    runs = read_json(predictions)
+    runs = read_json(predictions) if predictions.is_file() else {}
     parts = [(split, scores) for split, subsets in result.scores.items() for scores in subsets]
     items: dict[str, float] = {}
     for split, scores in parts:
         subset = scores["hf_subset"]
         data = task.dataset.get(subset, task.dataset)
-        values = _of_subset(task, runs[subset][split], data[split], scores, seen.get((subset, split)))
+        run = runs.get(subset, {}).get(split)
+        values = _of_subset(task, run, data[split], scores, seen.get((subset, split)))
         if values is None:
             values = {"all": scores["main_score"]}
         headline, mean = scores["main_score"], float(np.mean(list(values.values())))

@@ -1,0 +1,135 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Evaluation
+#
+# Two embedding models that differ only in where training started are scored on the same tasks. The question of the
+# study is whether that start shows: whether embedders made from a reasoning model score higher, lower, or the same.
+# "The same" has to be shown like any other claim, so this chapter gives every difference with its interval, beside
+# the margin that the profile stated before the run.
+
+# %% tags=["parameters"]
+profile = "smoke"
+
+# %%
+from IPython.display import Markdown
+
+from hrsa import contrast, plots
+from hrsa.evaluate import collect
+from hrsa.profile import load_profile
+
+study = load_profile(profile)
+
+# %% [markdown]
+# ## What is scored
+#
+# mteb runs every task. A query carries its task's instruction and a document carries none; in symmetric tasks (pairs,
+# clustering, classification) there are no documents, and every text carries the instruction. Two baselines stand
+# beside the embedders: the *untrained* backbones, mean-pooled as they came, and BM25, which matches words and cannot
+# be scored outside retrieval.
+#
+# Beside each task's score there is a value for every item behind it, whose mean is that score: nDCG@10 of a query, the
+# precision at a true pair, the share of classifiers that get a text right, the v-measure of a bootstrap sample.
+
+# %%
+models = [model.id for model in study.models() if model.ablation is None]
+baselines = ["bm25"] if study.suite.tasks else []
+scores, per_query = collect(study, baselines + models)
+
+# %% [markdown]
+# ## Scores
+#
+# One row per starting point, one column per task.
+
+# %%
+plots.table(contrast.score_table(study, scores), f"Scores x 100 (profile {study.name}): mean ± standard deviation "
+            f"over {len(study.seeds)} seeds; single runs have none")
+
+# %% [markdown]
+# How to read it: compare rows within a column; tasks have different metrics, so columns do not compare with each
+# other. The standard deviation is that of training runs, and says nothing about how a score would move with other
+# queries. It would be surprising if an embedder did not score above its own backbone.
+
+# %%
+Markdown(contrast.gains(study, scores))
+
+# %% [markdown]
+# ## By family
+#
+# Training used retrieval data only. If it helped retrieval at the cost of clustering or classification, it would show
+# when the tasks are grouped.
+
+# %%
+families = contrast.family_scores(study, scores)
+plots.bars(families[families["arm"] != "BM25"], x="family", y="value", hue="arm", facet="condition", low="low",
+           high="high", quantity="score", xlabel="family of tasks", ylabel="mean score").publish(
+    study.name, "04_evaluation", "families",
+    "Bars of the mean score of each starting point by family of tasks, untrained and after contrastive training")
+
+# %% [markdown]
+# How to read it: bars are means over the tasks of a family, whiskers the lowest and highest seed (an untrained backbone
+# is one run and has none). Arms side by side under *recipe* are the comparison of interest. A gap between arms that is
+# as wide as between the two panels would be large.
+
+# %% [markdown]
+# ## Differences
+#
+# For each pair and task: the reasoning arm's score minus the base's, paired by seed and query. The interval comes from
+# resampling seeds and queries together, so it covers both sources of chance. The band is the margin: a difference
+# inside it would not change anyone's choice of backbone.
+
+# %%
+found = contrast.all_differences(study, per_query, ["untrained", "recipe"])
+plots.forest(found, label="task", value="difference", low="low", high="high", margin=study.verdict.margin,
+             hue="condition", facet="pair", xlabel="score of b minus score of a").publish(
+    study.name, "04_evaluation", "differences",
+    "Forest plot of the difference between the two arms of each pair, by task, with intervals and the margin band")
+
+# %% [markdown]
+# How to read it: an interval inside the band supports equivalence, one that leaves zero out shows a difference, one
+# that does both shows a difference too small to matter, and one that does neither is inconclusive. An untrained backbone
+# is a single run: its interval covers the draw of queries only, and the verdict on it stays open. "All tasks" weighs
+# tasks equally and treats them as a sample of tasks, so a few tasks make a wide interval.
+
+# %%
+trained = found[found["condition"] == "recipe"]
+overall = trained[trained["task"] == contrast.ALL]
+lines = [f"- {contrast.sentence(row, study.verdict.margin)}" for _, row in overall.iterrows()]
+Markdown("\n".join(lines) + "\n\nTask by task, without correction for their number:\n\n" + contrast.counted(trained))
+
+# %%
+columns = ["pair", "task", "difference", "low", "high", "verdict", "smallest_margin", "seeds", "queries"]
+plots.table(trained[columns], f"Differences b − a after training, {100 * (1 - 2 * study.verdict.alpha):.0f}% intervals; "
+            "the smallest margin is the one these data could have proved", decimals=4)
+
+# %% [markdown]
+# ## Query by query
+#
+# A mean difference of zero can hide two models that are good at different things. Each point is one item of one task,
+# scored by both arms.
+
+# %%
+points = contrast.query_table(study, scores, per_query)
+plots.scatter(points, x="a", y="b", hue="family", facet="pair", xlabel="score of the base arm (a)",
+              ylabel="score of the other arm (b)").publish(
+    study.name, "04_evaluation", "queries",
+    "Scatter of each item's score under one arm against its score under the other, one panel per pair")
+
+# %% [markdown]
+# How to read it: points on the diagonal are scored alike by both arms, points above it are scored higher by arm b.
+# Values are means over seeds. A cloud that hugs the diagonal means that the arms succeed on the same items; a wide,
+# symmetric cloud means equal averages from different successes.
+
+# %%
+Markdown(contrast.agreement(points))
