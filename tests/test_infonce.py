@@ -1,0 +1,267 @@
+"""The loss against plain references: values, gradients, masks, chunks, dropout, and two processes."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from tiny import tiny_backbone
+
+from hrsa.infonce import InfoNCE, cut, false_negatives, info_nce, pieces_of, text_id
+
+B, NEGATIVES, PROMPT = 6, 2, "Instruct: find the match\nQuery:"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_backbone(tmp_path_factory.mktemp("tiny"), seed=0)
+
+
+def embedder(folder, dropout=0.0, dtype=torch.float32):
+    transformer = Transformer(str(folder), config_kwargs={"attention_dropout": dropout}, max_seq_length=48)
+    transformer.model.config.is_causal = False
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean", include_prompt=False)
+    model = SentenceTransformer(modules=[transformer, pooling], device="cpu").to(dtype)
+    return model.train()
+
+
+def some_texts(rng, count):
+    words = ["stone", "river", "paper", "of", "a", "seven", "moon", "green", "to", "wander"]
+    return [" ".join(rng.choice(words, size=rng.integers(1, 30))) for _ in range(count)]
+
+
+def columns_of(model, rng, rows=B):
+    texts = [some_texts(rng, rows) for _ in range(2 + NEGATIVES)]
+    features = [model.preprocess(column, prompt=None if i else PROMPT) for i, column in enumerate(texts)]
+    ids = torch.tensor([[text_id(text) for text in column] for column in texts]).T
+    return features, {"ids": ids, "known": ids[:, 1:2]}
+
+
+def gradients(model, features, labels, chunk_tokens, temperature=0.1, seed=0):
+    model.zero_grad()
+    torch.manual_seed(seed)
+    loss_module = InfoNCE(model, temperature, chunk_tokens)
+    loss = loss_module(features, labels)
+    loss.backward()
+    return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters()}, loss_module.record
+
+
+def plain_loss(model, features, labels, temperature):
+    """InfoNCE written out query by query, all in one graph."""
+    columns = [model(dict(column))["sentence_embedding"] for column in features]
+    queries, passages = columns[0], torch.cat(columns[1:])
+    ids = labels["ids"]
+    passage_ids = ids[:, 1:].T.flatten().tolist()
+    total = 0.0
+    for i, query in enumerate(queries):
+        cosines = [torch.dot(query, p) / query.norm() / p.norm() / temperature for p in passages]
+        barred = {*labels["known"][i].tolist(), *ids[i, :2].tolist()}
+        terms = [c for j, c in enumerate(cosines) if j == i or passage_ids[j] not in barred]
+        total = total + torch.logsumexp(torch.stack(terms), 0) - cosines[i]
+    return total / len(queries)
+
+
+def largest_difference(a, b):
+    """Over all weights, as a share of the largest entry of the gradient."""
+    scale = max(float(value.abs().max()) for value in b.values())
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in b) / scale
+
+
+def test_loss_by_hand():
+    # cosines of the first query: 1 (own), 0, -1; of the second: 0, 1 (own), 0
+    queries, passages = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[5.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    own, nothing = torch.tensor([0, 1]), torch.zeros(2, 3, dtype=torch.bool)
+    expected = [math.log(math.e**2 + 1 + math.e**-2) - 2, math.log(1 + math.e**2 + 1) - 2]
+    assert info_nce(queries, passages, own, nothing, 0.5).tolist() == pytest.approx(expected, abs=1e-6)
+    barred = torch.tensor([[False, True, False], [False, False, False]])
+    assert info_nce(queries, passages, own, barred, 0.5)[0].item() == pytest.approx(
+        math.log(math.e**2 + math.e**-2) - 2, abs=1e-6)
+
+
+def test_mask_by_hand():
+    passages = torch.tensor([10, 11, 10, 12, 13])  # two copies of 10
+    own = torch.tensor([0, 1, 2])
+    known = torch.tensor([[10, 10], [11, 13], [10, 99]])  # 13 is another positive of the second query
+    expected = [[False, False, True, False, False], [False, False, False, False, True],
+                [True, False, False, False, False]]
+    assert false_negatives(passages, own, known).tolist() == expected
+
+
+def test_text_ids_tell_texts_apart():
+    assert text_id("a") == text_id("a") and len({text_id(str(i)) for i in range(1000)}) == 1000
+    assert all(-(2**63) <= text_id(str(i)) < 2**63 for i in range(100))
+
+
+def test_pieces_hold_every_text_once_within_the_budget(rng):
+    lengths = torch.tensor(rng.integers(1, 60, size=50))
+    pieces = cut(lengths, 128)
+    assert sorted(torch.cat(pieces).tolist()) == list(range(50))
+    for piece in pieces:
+        assert len(piece) * int(lengths[piece].max()) <= 128
+    assert [len(piece) for piece in cut(torch.tensor([200, 300]), 128)] == [1, 1]
+
+
+def test_padding_is_small(folder, rng):
+    features, _ = columns_of(embedder(folder), rng, rows=64)
+    tokens = sum(int(column["attention_mask"].sum()) for column in features)
+    padded = sum(column["attention_mask"].numel() for column in features)
+    assert sum(piece.tokens for piece in pieces_of(features, 256)) < 1.15 * tokens < padded
+
+
+def test_gradients_are_those_of_a_plain_float64_loss(folder, rng):
+    model = embedder(folder, dtype=torch.float64)
+    features, labels = columns_of(model, rng)
+    model.zero_grad()
+    expected_loss = plain_loss(model, features, labels, 0.1)
+    expected_loss.backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    loss, exact, _ = gradients(model, features, labels, chunk_tokens=100)
+    assert loss == pytest.approx(float(expected_loss.detach()), abs=1e-12)
+    assert largest_difference(exact, expected) < 1e-12
+    loss, single, _ = gradients(model.float(), features, labels, chunk_tokens=100)
+    assert largest_difference(single, expected) < 1e-6
+
+
+def test_any_chunking_gives_the_same_gradients(folder, rng):
+    model = embedder(folder)
+    features, labels = columns_of(model, rng)
+    whole_loss, whole, record = gradients(model, features, labels, 10**6)
+    for budget in (1, 40, 300, int(rng.integers(2, 1000))):
+        loss, part, _ = gradients(model, features, labels, budget)
+        assert loss == pytest.approx(whole_loss, rel=1e-6) and largest_difference(part, whole) < 1e-6
+    assert record["tokens"] == sum(int(column["attention_mask"].sum()) for column in features)
+
+
+def test_dropout_is_replayed(folder, rng, monkeypatch):
+    model = embedder(folder, dropout=0.3)
+    features, labels = columns_of(model, rng)
+    again = gradients(model, features, labels, 160)[1]
+    monkeypatch.setattr(InfoNCE, "_embed", keeping_everything(InfoNCE._embed))
+    kept = gradients(model, features, labels, 160)[1]
+    other = gradients(model, features, labels, 160, seed=1)[1]
+    assert largest_difference(again, kept) < 1e-6 < 1e-4 < largest_difference(again, other)
+
+
+def keeping_everything(embed):
+    """The same pieces with every graph kept: the un-cached loss under the same random numbers."""
+    def wrapped(self, pieces, training):
+        budget, self.chunk_tokens = self.chunk_tokens, 10**9
+        try:
+            return embed(self, pieces, training)
+        finally:
+            self.chunk_tokens = budget
+    return wrapped
+
+
+def test_random_state_after_a_step_does_not_depend_on_what_is_run_again(folder, rng, monkeypatch):
+    model = embedder(folder, dropout=0.3)
+    features, labels = columns_of(model, rng)
+    gradients(model, features, labels, 160)
+    after = torch.get_rng_state()
+    monkeypatch.setattr(InfoNCE, "_embed", keeping_everything(InfoNCE._embed))
+    gradients(model, features, labels, 160)
+    assert torch.equal(after, torch.get_rng_state())
+
+
+def test_only_the_budget_is_held(folder, rng):
+    """Tokens whose activations are alive at once stay within the budget, whatever the batch."""
+    model = embedder(folder)
+    for rows in (8, 64):
+        features, _ = columns_of(model, rng, rows)
+        loss_module = InfoNCE(model, 0.1, 400)
+        pieces = pieces_of(features, 100)
+        loss_module._embed(pieces, True)
+        assert 0 < sum(piece.tokens for piece in pieces if piece.kept is not None) <= 400
+        assert all(piece.tokens <= 100 for piece in pieces)
+
+
+def test_known_positives_are_masked_and_counted(folder, rng):
+    model = embedder(folder)
+    features, labels = columns_of(model, rng)
+    labels["ids"][1, 2] = labels["ids"][0, 1]  # a negative of row 1 repeats the positive of row 0
+    labels["known"] = torch.stack([labels["ids"][:, 1], labels["ids"][:, 1]], 1)
+    labels["known"][3, 1] = labels["ids"][5, 1]  # the positive of row 5 is one of row 3 as well
+    loss, _, record = gradients(model, features, labels, 200)
+    assert record["masked"] == 2
+    assert loss == pytest.approx(float(plain_loss(model, features, labels, 0.1).detach()), rel=1e-5)
+
+
+def test_without_labels_equal_texts_are_masked(folder, rng):
+    model = embedder(folder)
+    query, other = some_texts(rng, 1)[0], some_texts(rng, 1)[0] + " paper"
+    columns = [["stone", "moon"], [query, query], [other, other + " stone"]]
+    features = [model.preprocess(texts) for texts in columns]
+    record = gradients(model, features, None, 1000)[2]
+    assert record["masked"] == 2  # each query's positive stands in the other row too
+
+
+def test_blocks_of_scores_change_nothing(folder, rng, monkeypatch):
+    model = embedder(folder)
+    features, labels = columns_of(model, rng)
+    loss, whole, record = gradients(model, features, labels, 300)
+    monkeypatch.setattr("hrsa.infonce.SCORES", 40)
+    again, blocks, counts = gradients(model, features, labels, 300)
+    assert again == pytest.approx(loss, rel=1e-6) and largest_difference(whole, blocks) < 1e-6 and counts == record
+
+
+def test_evaluation_needs_no_gradient(folder, rng):
+    model = embedder(folder)
+    features, labels = columns_of(model, rng)
+    with torch.no_grad():
+        loss = InfoNCE(model, 0.1, 200)(features, labels)
+    assert not loss.requires_grad and float(loss) == pytest.approx(gradients(model, features, labels, 200)[0], abs=1e-6)
+
+
+def test_errors(folder, rng):
+    model = embedder(folder)
+    features, labels = columns_of(model, rng)
+    with pytest.raises(ValueError, match="expected columns query, positive"):
+        InfoNCE(model, 0.1, 200)(features[:1], labels)
+    model.tokenizer.padding_side = "left"
+    with pytest.raises(ValueError, match="padded on the right"):
+        InfoNCE(model, 0.1, 200)([model.preprocess(["stone", "stone river moon green"])] * 2)
+
+
+WORKER = """
+import os, sys, torch
+import torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+from test_infonce import embedder, gradients
+rank = int(os.environ["RANK"])
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method="file://" + sys.argv[5], rank=rank, world_size=2)
+features, labels = torch.load(sys.argv[3], weights_only=True)
+half = slice(0, 3) if rank == 0 else slice(3, 6)
+part = [{k: v[half] if torch.is_tensor(v) else v for k, v in column.items()} for column in features]
+labels = {k: v[half] for k, v in labels.items()}
+for chunk_tokens in (120, 10**6):
+    model = torch.nn.parallel.DistributedDataParallel(embedder(sys.argv[2]), broadcast_buffers=False)
+    torch.save(gradients(model, part, labels, chunk_tokens), f"{sys.argv[4]}{rank}-{chunk_tokens}")
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_are_one_with_the_joint_batch(folder, rng, tmp_path):
+    model = embedder(folder)
+    features, labels = columns_of(model, rng)
+    labels["ids"][5, 2] = labels["ids"][0, 1]  # a duplicate that only the gathered batch shows
+    labels["known"][0] = labels["ids"][4, 1]
+    loss, joint, record = gradients(model, features, labels, 200)
+    torch.save(([dict(column) for column in features], labels), tmp_path / "in")
+    workers = [subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(Path(__file__).parent), str(folder), str(tmp_path / "in"),
+         str(tmp_path / "out"), str(tmp_path / "meeting")], env={**os.environ, "RANK": str(rank)}) for rank in range(2)]
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    for chunk_tokens in (120, 10**6):
+        results = [torch.load(tmp_path / f"out{rank}-{chunk_tokens}", weights_only=True) for rank in range(2)]
+        assert np.mean([r[0] for r in results]) == pytest.approx(loss, rel=1e-6)
+        for _, part, counts in results:
+            assert largest_difference({k.removeprefix("module."): v for k, v in part.items()}, joint) < 1e-6
+            assert (counts["masked"], counts["tokens"]) == (record["masked"], record["tokens"])
+    assert record["masked"] > 0

@@ -1,0 +1,319 @@
+"""Training: order of batches, pooling, export, resume after SIGKILL, fingerprints, switches and errors."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from tiny import tiny_backbone, tiny_tokenizer
+from transformers import AutoTokenizer, Qwen2Tokenizer
+
+from hrsa import paths
+from hrsa.backbone import leak_probe, prepare
+from hrsa.export import assemble, exact_prompts, prompt_tokens
+from hrsa.fingerprint import same_recipe
+from hrsa.profile import Recipe
+from hrsa.texts import query_prompt
+from hrsa.train import batches, check_triples, train
+from hrsa.trainer import CURVE, newest_checkpoint
+
+SIZES = {"stones": 40, "rivers": 20, "moons": 12}
+STEPS, BATCH = 8, 4
+
+
+def triples_table(seed=0):
+    chance = np.random.default_rng(seed)
+    words = ["stone", "river", "paper", "of", "a", "seven", "moon", "green", "to", "wander"]
+
+    def text(longest):
+        return " ".join(chance.choice(words, size=chance.integers(1, longest)))
+
+    rows = [{"task": task, "instruction": f"find the {task}", "query": text(6), "positive": text(30),
+             "negatives": [text(30) for _ in range(3)]} for task, size in SIZES.items() for _ in range(size)]
+    return pd.DataFrame(rows).sample(frac=1, random_state=seed, ignore_index=True)
+
+
+def recipe(**change):
+    return Recipe(**{"batch_size": BATCH, "steps": STEPS, "hard_negatives": 2, "learning_rate": 1e-3, "max_length": 48,
+                     "precision": "fp32", "gradient_checkpointing": False, "chunk_tokens": 400, "checkpoints": (3,),
+                     "warmup_ratio": 0.25, **change})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    prepare(1, 0)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("backbones")
+    return [str(tiny_backbone(folder / name, seed)) for seed, name in enumerate(("a", "b"))]
+
+
+def run(backbone, folder, seed=0, triples=None, **change):
+    folder.mkdir(parents=True, exist_ok=True)
+    table = triples_table() if triples is None else triples
+    return train(backbone, Path(backbone).name, table, recipe(**change), seed, folder, folder / "work", "test")
+
+
+@pytest.fixture(scope="module")
+def trained(backbones, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, run(backbones[0], folder)
+
+
+def weights(folder):
+    return SentenceTransformer(str(folder), device="cpu").state_dict()
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# --- order of batches
+
+
+def test_batches_are_of_one_group_and_pure(rng):
+    groups = rng.choice(["x", "y", "z"], size=200, p=[0.6, 0.3, 0.1])
+    seed = int(rng.integers(1000))
+    order = batches(groups, 4, 30, seed)
+    assert order.shape == (30, 4) and all(len(set(groups[rows])) == 1 for rows in order)
+    assert np.array_equal(order, batches(groups.copy(), 4, 30, seed))
+    other = batches(groups, 4, 30, seed + 1)
+    assert not np.array_equal(order, other)
+    assert {tuple(sorted(rows)) for rows in order} != {tuple(sorted(rows)) for rows in other}
+
+
+def test_a_pass_takes_groups_by_size_and_no_triple_twice():
+    groups = np.array(["x"] * 41 + ["y"] * 20 + ["z"] * 7)
+    order = batches(groups, 4, 16, 0)  # 10 + 5 + 1 batches make a pass
+    first = order.ravel()
+    assert len(set(first)) == len(first)
+    assert [sum(groups[rows[0]] == name for rows in order) for name in "xyz"] == [10, 5, 1]
+    left = [set(np.flatnonzero(groups == "z")) - set(rows) for seed in range(20)
+            for rows in batches(groups, 4, 16, seed) if groups[rows[0]] == "z"]
+    assert set.union(*left) == set(np.flatnonzero(groups == "z"))  # what a pass leaves out changes
+
+
+def test_too_few_triples():
+    with pytest.raises(ValueError, match=r"batch_size=4 triples of every task, got \{'y': 3\}"):
+        batches(np.array(["x"] * 9 + ["y"] * 3), 4, 2, 0)
+    with pytest.raises(ValueError, match="no triples"):
+        batches(np.array([], dtype=str), 4, 2, 0)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda t: t.drop(columns="positive"), r"add \['positive'\]"),
+    (lambda t: t.assign(query=t["query"].where(t.index != 5, "  ")), "1 empty ones, first in row 5"),
+    (lambda t: t.assign(negatives=[n[:1] if i == 7 else n for i, n in enumerate(t["negatives"])]),
+     "fewer in 1 of 72 rows"),
+])
+def test_unfit_triples(change, message):
+    with pytest.raises(ValueError, match=message):
+        check_triples(change(triples_table()), 2)
+
+
+# --- pooling
+
+
+def test_pooling_leaves_out_the_instruction_and_nothing_else(backbones, rng):
+    prompt = query_prompt("find the stones")
+    model = assemble(backbones[0], "bidirectional", 48, {"stones": prompt})
+    for text in ("moon", "a green stone", "wander to seven rivers "):
+        ids = model.tokenizer(prompt + text)["input_ids"]
+        coded = model.tokenizer(text.rstrip() if prompt.endswith("\n") else " " + text.rstrip())["input_ids"]
+        assert ids[-len(coded):] == coded  # the query's own tokens, its first word among them
+        with torch.no_grad():
+            states = model[0].model(torch.tensor([ids])).last_hidden_state[0]  # (t, d)
+        expected = states[-len(coded):].mean(0).numpy()
+        got = model.encode([text, "of paper seven moon green to wander"], prompt=prompt, show_progress_bar=False)[0]
+        assert np.allclose(got, expected, atol=1e-6)
+        with torch.no_grad():
+            whole = model[0].model(torch.tensor([model.tokenizer(text)["input_ids"]])).last_hidden_state[0].mean(0)
+        assert np.allclose(model.encode(text, show_progress_bar=False), whole, atol=1e-6)
+
+
+def test_instruction_length_survives_saving_for_a_tokenizer_that_rebuilds_itself(tmp_path):
+    backend = json.loads(tiny_tokenizer().backend_tokenizer.to_str())["model"]
+    qwen = Qwen2Tokenizer(vocab=backend["vocab"], merges=[tuple(pair) for pair in backend["merges"]],
+                          unk_token="<end>", eos_token="<end>", pad_token="<pad>")
+    prompt = query_prompt("find the stones")
+    with pytest.raises(ValueError, match="end where a token ends"):
+        prompt_tokens(qwen, prompt)
+    exact = exact_prompts(qwen)
+    exact.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert prompt_tokens(exact, prompt) == prompt_tokens(loaded, prompt)
+    for text in ("a green stone", "Moon's river\n  of paper", "über 12 stones"):
+        assert loaded(text)["input_ids"] == qwen(text)["input_ids"] == exact(text)["input_ids"]
+
+
+def test_an_instruction_that_fills_the_limit(backbones):
+    with pytest.raises(ValueError, match=r"fewer tokens than max_length=8.*raise recipe.max_length"):
+        assemble(backbones[0], "bidirectional", 8, {"x": query_prompt("find the stones")})
+
+
+# --- a run and its folder
+
+
+def test_files_and_curve(trained):
+    folder, record = trained
+    curve = paths.read_table(folder / "curve.parquet", CURVE)
+    assert curve["step"].tolist() == list(range(1, STEPS + 1)) and curve["loss"].iloc[-1] < curve["loss"].iloc[0]
+    rates = curve["learning_rate"].to_numpy()
+    assert rates.max() == pytest.approx(1e-3) and rates[0] < rates[1] and (np.diff(rates[2:]) < 0).all()
+    assert (curve["masked"] > 0).any() and (curve["tokens"] > 0).all() and (curve["seconds"] >= 0).all()
+    assert paths.read_json(folder / "fingerprint.json") == record
+    assert (folder / "checkpoints/step-000003/model.safetensors").is_file()
+
+
+def test_truncation_is_counted(backbones, tmp_path):
+    table = triples_table()
+    table["positive"] = "stone " * 60
+    run(backbones[0], tmp_path, triples=table, steps=2, checkpoints=())
+    assert paths.read_table(tmp_path / "curve.parquet")["truncated"].ge(BATCH).all()
+
+
+def test_the_folder_loads_plainly_and_is_bidirectional(trained, backbones):
+    folder, _ = trained
+    assert paths.read_json(folder / "export.json")["difference"] <= 1e-5
+    for part in ("model", "checkpoints/step-000003"):
+        model = SentenceTransformer(str(folder / part), device="cpu")
+        leak_probe(model[0].model, model.tokenizer, "bidirectional")
+        assert model.prompts["stones"] == query_prompt("find the stones") and model.similarity_fn_name == "cosine"
+        assert model[1].include_prompt is False and model.max_seq_length == 48
+    assert not same(weights(folder / "model"), weights(folder / "checkpoints/step-000003"))
+    text = "\n".join(f.read_text() for f in folder.rglob("*.json"))
+    assert "/tmp" not in text and backbones[0] not in text and "auto_map" not in text
+
+
+def test_arms_see_the_same_and_seeds_do_not(trained, backbones, tmp_path):
+    _, first = trained
+    other = run(backbones[1], tmp_path / "arm", checkpoints=(3,))
+    assert other["start"]["weights"] != first["start"]["weights"]
+    agreed = same_recipe({"a-s0": first, "b-s0": other})
+    assert {"data", "learning_rate", "seed", "recipe.attention", "pooling.include_prompt", "code"} <= set(agreed)
+    seed = run(backbones[0], tmp_path / "seed", seed=1)
+    assert seed["data"] != first["data"] and seed["start"]["weights"] == first["start"]["weights"]
+    with pytest.raises(ValueError, match="got another data in a-s1"):
+        same_recipe({"a-s0": first, "a-s1": seed})
+
+
+def test_a_difference_is_named(trained):
+    _, first = trained
+    changed = json.loads(json.dumps(first))
+    changed["recipe"]["temperature"] = 0.05
+    with pytest.raises(ValueError, match=r"another recipe.temperature in b-s0 \(0.05\) than in a-s0 \(0.02\)"):
+        same_recipe({"a-s0": first, "b-s0": changed})
+    with pytest.raises(ValueError, match="at least one"):
+        same_recipe({})
+
+
+# --- interruption
+
+CHILD = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from pathlib import Path
+import hrsa.trainer as trainer
+from hrsa.backbone import prepare
+from test_train import run
+where, count, seen = sys.argv[4], int(sys.argv[5]), []
+def die(*args, **kwargs):
+    seen.append(1)
+    if len(seen) == count:
+        if where == "save":
+            Path(args[1]).write_bytes(b"cut short")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return kept(*args, **kwargs)
+if where == "step":
+    kept, trainer._Trainer.log = trainer._Trainer.log, die
+else:
+    kept, torch.save = torch.save, die
+prepare(1, 0)
+run(sys.argv[2], Path(sys.argv[3]))
+"""
+
+
+def test_a_killed_run_ends_with_the_same_bits(trained, backbones, tmp_path, rng):
+    points = {"step": int(rng.integers(3, STEPS + 1)), "save": int(rng.integers(7, 13))}
+    children = {where: subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(Path(__file__).parent), backbones[0], str(tmp_path / where), where,
+         str(count)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        for where, count in points.items()}
+    expected = paths.read_table(trained[0] / "curve.parquet").drop(columns="seconds")
+    for where, child in children.items():
+        _, errors = child.communicate(timeout=300)
+        assert child.returncode == -signal.SIGKILL, errors.decode()[-2000:]
+        folder = tmp_path / where
+        assert not (folder / "model").exists() and newest_checkpoint(folder / "work") is not None
+        record = run(backbones[0], folder)
+        assert record == trained[1]
+        pd.testing.assert_frame_equal(paths.read_table(folder / "curve.parquet").drop(columns="seconds"), expected,
+                                      check_exact=True)
+        for part in ("model", "checkpoints/step-000003"):
+            assert same(weights(folder / part), weights(trained[0] / part))
+
+
+def test_a_checkpoint_that_was_cut_short_is_not_used(trained, tmp_path):
+    whole = newest_checkpoint(trained[0] / "work")
+    assert whole.name == f"checkpoint-{STEPS}"
+    for name, harm in (("marker", lambda f: (f / "complete.json").unlink()),
+                       ("short", lambda f: (f / "optimizer.pt").write_bytes(b"x")),
+                       ("gone", lambda f: (f / "scheduler.pt").unlink())):
+        shutil.copytree(whole, tmp_path / name / whole.name)
+        harm(tmp_path / name / whole.name)
+        assert newest_checkpoint(tmp_path / name) is None
+
+
+# --- switches
+
+
+def test_causal(backbones, tmp_path):
+    run(backbones[0], tmp_path, attention="causal", steps=2, checkpoints=())
+    model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    leak_probe(model[0].model, model.tokenizer, "causal")
+
+
+def test_lora_trains_linear_layers_and_is_merged(backbones, tmp_path):
+    run(backbones[0], tmp_path, lora={"r": 4, "alpha": 8, "dropout": 0.1}, steps=3, checkpoints=(2,),
+        learning_rate=1e-2)
+    start = assemble(backbones[0], "bidirectional", 48).state_dict()
+    final = weights(tmp_path / "model")
+    assert final.keys() == start.keys() and not list((tmp_path / "model").rglob("adapter*"))
+    moved = {name for name in final if not torch.equal(final[name], start[name])}
+    assert moved == {name for name in final if name.endswith("_proj.weight")}
+    assert not same(final, weights(tmp_path / "checkpoints/step-000002"))
+
+
+def test_memory_savers_change_nothing(trained, backbones, tmp_path):
+    run(backbones[0], tmp_path, gradient_checkpointing=True)
+    a, b = (paths.read_table(f / "curve.parquet")["loss"] for f in (trained[0], tmp_path))
+    assert np.allclose(a, b, rtol=1e-4)
+
+
+def test_bf16_is_near(trained, backbones, tmp_path):
+    run(backbones[0], tmp_path, precision="bf16", steps=3, checkpoints=())
+    a, b = (paths.read_table(f / "curve.parquet")["loss"].iloc[0] for f in (trained[0], tmp_path))
+    assert a != b and abs(a - b) < 0.2
+    assert weights(tmp_path / "model")["0.model.norm.weight"].dtype == torch.float32
+
+
+def test_errors(backbones, tmp_path):
+    with pytest.raises(ValueError, match=r"within recipe.steps=2, got \[3\]"):
+        run(backbones[0], tmp_path, steps=2)
+    with pytest.raises(FloatingPointError, match="at step"):
+        run(backbones[0], tmp_path, learning_rate=1e30, steps=4, warmup_ratio=0, checkpoints=())
