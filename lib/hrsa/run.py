@@ -140,7 +140,6 @@ def _last_line(error: Exception) -> str:
 
 def run_job(profile: Profile, rule: str, name: str) -> Path:
     """Do one job of the study and write its record; return the record's path."""
-    pipeline.needs(profile, rule, name)
     start = time.monotonic()
     if rule in pipeline.STAGE_MODULES:
         made = pipeline.run_stage(profile, rule, name)
@@ -170,25 +169,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name")
     parser.add_argument("--profile", required=True)
     options = parser.parse_args(arguments)
-    job = f"{options.rule}--{options.name}"
-    state = paths.RUNS / options.profile / "progress"
-    state.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault(FILE_VARIABLE, str(state / f"{job}.json"))
-    failure = state / f"{job}.failed"
+    try:
+        profile = load_profile(options.profile)
+        pipeline.needs(profile, options.rule, options.name)
+    except ValueError as error:
+        sys.stderr.write(f"hrsa: {error}\n")
+        return 1
+    return _attempt(profile, options.rule, options.name)
+
+
+def _attempt(profile: Profile, rule: str, name: str) -> int:
+    """Run a job with its progress and, if it fails, its message in files that the engine shows."""
+    folder = paths.RUNS / profile.name / "progress"
+    folder.mkdir(parents=True, exist_ok=True)
+    state, failure = folder / f"{rule}--{name}.json", folder / f"{rule}--{name}.failed"
     failure.unlink(missing_ok=True)
+    os.environ.update({FILE_VARIABLE: str(state), **environment(profile)})
     try:
         follow_owner()
-        profile = load_profile(options.profile)
-        os.environ.update(environment(profile))
-        run_job(profile, options.rule, options.name)
+        run_job(profile, rule, name)
     except Exception as error:
         log.debug("job failed", exc_info=True)
-        message = f"{options.rule} {options.name}: {error}"
+        message = f"{rule} {name}: {error}"
         failure.write_text(message, encoding="utf8")
         sys.stderr.write(f"hrsa: {message}\n")
         return 1
     finally:
-        (state / f"{job}.json").unlink(missing_ok=True)
+        state.unlink(missing_ok=True)
     return 0
 
 
