@@ -7,7 +7,6 @@ import mteb
 import numpy as np
 import pandas as pd
 import pytest
-from hrsa.texts import EvalTask, query_prompt
 from sklearn.metrics import average_precision_score
 from tiny import tiny_backbone
 
@@ -18,6 +17,7 @@ from hrsa.export import assemble
 from hrsa.items import item_scores, precision_at_positives, rescore, right_at_best_threshold, watch
 from hrsa.profile import Profile, Suite, load_profile
 from hrsa.tasks import family, local_task, study_tasks
+from hrsa.texts import EvalTask, query_prompt
 
 WORDS = ["ring", "graph", "prime", "matrix", "vector", "proof", "lemma", "bound", "chord", "angle", "circle", "count",
          "sum", "parity", "tree", "path", "edge", "node", "cycle", "basis", "kernel", "image", "group", "field"]
@@ -69,8 +69,7 @@ def make_task(rng, family, instruction="Find the passage that answers.", **chang
         else:
             table["score"] = rng.integers(0, 6, n).astype(float)
             tables = {"metric": "cosine_spearman", "test": table}
-    empty = {"corpus": None, "queries": None, "qrels": None, "test": None, "train": None}
-    return EvalTask(**{**empty, **common, **tables, **changes})
+    return EvalTask(**{**common, **tables, **changes})
 
 
 def encoder(model, **kwargs):
@@ -141,7 +140,7 @@ def test_items_average_to_the_headline(model, rng, tmp_path, kind):
     stored = mteb.ResultCache(tmp_path).load_task_result(task.name, META)
     assert value == pytest.approx(np.mean(list(items.values())), abs=1e-9)
     assert value == pytest.approx(stored.get_score(), abs=1e-5)  # mteb's JSON is rounded
-    expected = {"retrieval": len(task.qrels or {}), "pair": 12, "clustering": 10}.get(kind, 24)
+    expected = {"retrieval": len(task.qrels), "pair": 12, "clustering": 10}.get(kind, 24)
     assert len(items) == expected
 
 
@@ -172,12 +171,10 @@ def test_a_run_file_that_does_not_rescore_is_refused(model, rng, tmp_path):
 
 
 def test_a_query_that_is_a_document_does_not_find_itself(model, rng, tmp_path):
-    task = make_task(rng, "retrieval")
-    task = make_task(rng, "retrieval", queries=task.corpus[:8], corpus=task.corpus,
-                     qrels={f"d{i}": {f"d{i + 8}": 1} for i in range(8)}, name="Self")
-    made = local_task(task)
-    assert made.ignore_identical_ids
-    _, items = evaluate.run_task(encoder(model), made, tmp_path)
+    corpus = make_task(rng, "retrieval").corpus
+    task = make_task(rng, "retrieval", queries=corpus[:8], corpus=corpus, name="Self", ignore_identical_ids=True,
+                     qrels={f"d{i}": {f"d{i + 8}": 1} for i in range(8)})
+    _, items = evaluate.run_task(encoder(model), local_task(task), tmp_path)
     run = paths.read_json(tmp_path / "predictions" / "Self_predictions.json")["default"]["test"]
     assert "d0" in run["d0"]
     assert items == rescore(run, task.qrels, "ndcg_at_10", ignore_identical_ids=True)
@@ -265,8 +262,7 @@ def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="MTEB\\(nowhere\\)"):
         list(study_tasks(profile_of(benchmarks=("MTEB(nowhere)",))))
     with pytest.raises(ValueError, match="rerank"):
-        local_task(make_task(np.random.default_rng(0), "retrieval").__class__(
-            **{**vars(make_task(np.random.default_rng(0), "retrieval")), "family": "rerank"}))
+        local_task(EvalTask("X", "rerank", False, "Rank.", "ndcg_at_10"))
     with pytest.raises(ValueError, match="no-such-model"):
         evaluate.evaluate_model(profile_of(tasks=("ToolRetrieval",)), "no-such-model")
 

@@ -139,7 +139,8 @@ def _suite_key(profile: Profile) -> str:
     suite = profile.suite
     files = {name: [paths.file_hash(file) for file in sorted((paths.SUITE / "eval" / name).glob("*"))]
              for name in suite.tasks}
-    return paths.key(files=files, **suite.model_dump(
+    cards = paths.file_hash(paths.SUITE / "eval" / "tasks.json") if suite.tasks else None  # instructions, metrics
+    return paths.key(files=files, cards=cards, **suite.model_dump(
         include={"tasks", "benchmarks", "max_docs", "max_queries", "uninstructed"}))
 
 

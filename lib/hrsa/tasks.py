@@ -51,14 +51,13 @@ class _Local:
 
 
 class LocalRetrieval(_Local, AbsTaskRetrieval):
-    """Queries against a corpus, nDCG@10. A query that is itself a document (same id) does not find itself."""
+    """Queries against a corpus, nDCG@10."""
 
     kind = "Retrieval"
     k_values = DEPTH
 
     def _fill(self, task: EvalTask) -> None:
-        shared = set(task.queries["id"]) & set(task.corpus["id"])
-        self.ignore_identical_ids = bool(shared) and not any(name in task.qrels.get(name, {}) for name in shared)
+        self.ignore_identical_ids = task.ignore_identical_ids
         sides = {name: Dataset.from_pandas(getattr(task, name)[["id", "text"]], preserve_index=False)
                  for name in ("corpus", "queries")}
         self.dataset = {"default": {"test": {**sides, "relevant_docs": task.qrels, "top_ranked": None}}}
@@ -103,7 +102,8 @@ def content_key(task: EvalTask) -> str:
     tables = {name: None if (table := getattr(task, name)) is None else
               int(pd.util.hash_pandas_object(table, index=False).sum())
               for name in ("corpus", "queries", "train", "test")}
-    return key(name=task.name, instruction=task.instruction, metric=task.metric, qrels=task.qrels, **tables)
+    return key(name=task.name, instruction=task.instruction, metric=task.metric, qrels=task.qrels,
+               ignore_identical_ids=task.ignore_identical_ids, **tables)
 
 
 def local_task(task: EvalTask) -> AbsTask:
