@@ -31,9 +31,9 @@ EXACT_ENTRIES = 4_000_000  # float64 cosines held at once
 
 @dataclass(frozen=True)
 class Neighbours:
-    """`index` (n, k) the nearest first at every boundary of `ks`; `tied` (n, len(ks)) where the tie rule decided.
+    """`index` (n, k): its first k columns are the k nearest, for each k of `ks` (rising).
 
-    `reranked` is the share of tokens for which float32 was not enough.
+    `tied` (n, len(ks)): where the tie rule decided the set. `reranked`: share of tokens that float64 had to settle.
     """
 
     index: np.ndarray
@@ -66,8 +66,9 @@ def knn_overlap(x: Any, y: Any, ks: Sequence[int] = KS) -> dict[int, float]:
     x, y = matrix(x, "x"), matrix(y, "y")
     if len(x) != len(y):
         raise ValueError(f"expected the same n tokens in x and y, got x {x.shape} and y {y.shape}")
-    per_token = overlap(neighbours(x, ks), neighbours(y, ks))  # (n, len(ks))
-    return dict(zip(tuple(ks), per_token.mean(axis=0).tolist(), strict=True))
+    near_x, near_y = neighbours(x, ks), neighbours(y, ks)
+    mean = dict(zip(near_x.ks, overlap(near_x, near_y).mean(axis=0).tolist(), strict=True))
+    return {k: mean[k] for k in ks}
 
 
 def neighbours(x: Any, ks: Sequence[int] = KS) -> Neighbours:
@@ -143,6 +144,7 @@ def _exact(x: np.ndarray, norms: np.ndarray, rows: np.ndarray, k: int, boundarie
     for at in range(len(rows)):
         near = np.flatnonzero(cosines[at] >= threshold[at] - 1e-12)
         value = (unit[at] * (x[near] / norms[near, None])).sum(axis=1)  # one order of summation for every row
+        value[near == rows[at]] = -np.inf
         order = np.lexsort((near, -value))
         index[at] = near[order[:k]]
         tied[at] = value[order[boundaries - 1]] == value[order[boundaries]]

@@ -157,8 +157,8 @@ def _shuffled_cka(a, b, sums, i, j, orders):
     n = sums.n
     norms, products = np.empty(len(orders)), np.empty(len(orders))
     for at, order in enumerate(orders):
-        cross = sum(a.centred(rows).T @ b.centred(order[rows]) for rows in blocks(n))
-        norms[at], products[at] = np.square(cross, dtype=np.float64).sum(), a.squares @ b.squares[order]
+        norms[at] = np.square(pairs.cross_product(a, [b], order)).sum()
+        products[at] = a.squares @ b.squares[order]
     own = [(sums.norms[m, m], sums.products[m, m], sums.sums[m]) for m in (i, j)]
     debiased = ratio(unbiased(norms, products, own[0][2], own[1][2], n),
                      *(unbiased(norm, product, total, total, n) for norm, product, total in own))

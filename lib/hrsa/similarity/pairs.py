@@ -2,7 +2,8 @@
 
 CKA takes the cheaper of two exact routes. Feature space: X'Y of all layer pairs, summed over blocks of tokens. Gram
 space: for a tile of token pairs the Gram matrices of all layers are computed once, and one product of the flattened
-tiles (l_x + l_y, tile) with itself adds to all cross and self terms. Products are float32, sums over tiles float64.
+tiles (l_x + l_y, tile) with itself adds to all cross and self terms; products are float32, in pieces whose sums
+float64 collects. In feature space a few entries may carry the whole sum, so that products are float64 there.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ import numpy as np
 
 from hrsa.similarity.cka import ratio, unbiased
 from hrsa.similarity.correlation import correlation, mean_of_defined
-from hrsa.similarity.states import BLOCK, Layer, States, blocks, square_rows
+from hrsa.similarity.states import PIECE, Layer, States, blocks, square_rows
 
 TILE = 512  # tokens; larger tiles cost float32 accuracy
-PIECE = 4096  # token pairs summed in float32 before float64 takes over
 
 
 @dataclass(frozen=True)
@@ -45,28 +45,36 @@ def pair_sums(x: States, y: States) -> PairSums:
     layers = [*x.layers, *y.layers]
     w_x, w_y, n = sum(x.widths), sum(y.widths), x.n
     own = sum(w * w for w in x.widths + y.widths)
-    feature, gram = 2 * n * (w_x * w_y + own), n * n * (w_x + w_y + len(layers) ** 2)
+    feature, gram = 4 * n * (w_x * w_y + own), n * n * (w_x + w_y + len(layers) ** 2)  # float64 costs twice
     squares = np.stack([layer.squares for layer in layers])  # (l, n)
-    norms = _feature_norms(x.layers, y.layers, n) if feature <= gram else _gram_norms(layers, n)
+    norms = feature_norms(x.layers, y.layers, n) if feature <= gram else gram_norms(layers, n)
     return PairSums(norms, squares @ squares.T, squares.sum(axis=1), len(x.layers), n)
 
 
-def _feature_norms(x: list[Layer], y: list[Layer], n: int) -> np.ndarray:
+def feature_norms(x: list[Layer], y: list[Layer], n: int) -> np.ndarray:
     """||X'Y||^2 for each layer of x with each of y and of every layer with itself, NaN elsewhere: (l, l)."""
     layers = [*x, *y]
     norms = np.full((len(layers), len(layers)), np.nan)
     for i, first in enumerate(layers):
         partners = [i, *(range(len(x), len(layers)) if i < len(x) else ())]
-        widths = [layers[j].shape[1] for j in partners]
-        total = np.zeros((first.shape[1], sum(widths)))
-        for rows in blocks(n):
-            total += first.centred(rows).T @ np.hstack([layers[j].centred(rows) for j in partners])
-        for j, part in zip(partners, np.split(total, np.cumsum(widths)[:-1], axis=1), strict=True):
+        widths = np.cumsum([layers[j].shape[1] for j in partners])
+        cross = cross_product(first, [layers[j] for j in partners])
+        for j, part in zip(partners, np.split(cross, widths[:-1], axis=1), strict=True):
             norms[i, j] = norms[j, i] = np.square(part).sum()
     return norms
 
 
-def _gram_norms(layers: list[Layer], n: int) -> np.ndarray:
+def cross_product(x: Layer, others: list[Layer], order: np.ndarray | None = None) -> np.ndarray:
+    """X'[Y1 Y2 ...] of centred layers, (d_x, sum of d_y); the others' rows in the given order (n,)."""
+    total = np.zeros((x.shape[1], sum(layer.shape[1] for layer in others)))
+    for rows in blocks(x.shape[0]):
+        theirs = rows if order is None else order[rows]
+        theirs = np.hstack([layer.centred(theirs) for layer in others]).astype(np.float64)
+        total += x.centred(rows).astype(np.float64).T @ theirs
+    return total
+
+
+def gram_norms(layers: list[Layer], n: int) -> np.ndarray:
     """||X'Y||^2 = sum over token pairs of Gram(X) Gram(Y), for all layers with all: (l, l)."""
     norms = np.zeros((len(layers), len(layers)))
     parts = blocks(n, TILE)
@@ -127,7 +135,7 @@ def correlation_pairs(x: States, y: States) -> np.ndarray:
     d = widths.pop()
     l_x, l_y = len(x.layers), len(y.layers)
     cross, square_x, square_y = np.zeros((d, l_x, l_y)), np.zeros((d, l_x)), np.zeros((d, l_y))
-    for rows in blocks(x.n, BLOCK):
+    for rows in blocks(x.n, PIECE):
         a = np.stack([layer.centred(rows).T for layer in x.layers], axis=1)  # (d, l_x, b)
         b = np.stack([layer.centred(rows).T for layer in y.layers], axis=1)  # (d, l_y, b)
         cross += a @ b.transpose(0, 2, 1)

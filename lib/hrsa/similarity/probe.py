@@ -117,6 +117,7 @@ def _softmax(z, y, penalty, mean, scale, start):
     n, c = len(z), len(classes)
     onehot = np.eye(c)[code]
     _, s, v = np.linalg.svd(z, full_matrices=False)
+    s, v = s[s > 1e-12 * s[0]], v[s > 1e-12 * s[0]]  # directions without variance have weight 0
     share = (1 - 1 / c) / c  # curvature of the loss at equal class probabilities
     basis = v.T / np.sqrt(share * s**2 + penalty)  # (d, r)
     features = np.hstack([z @ basis, np.full((n, 1), 1 / np.sqrt(share * n))])  # (n, r + 1)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hrsa.similarity.arrays import CHANGES, Metric, pair
-from hrsa.similarity.states import Layer, blocks
+from hrsa.similarity.states import BLOCK, PIECE, Layer, blocks
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def compare_rotation(x: Layer, y: Layer, order: np.ndarray | None = None, weight
     cross = np.zeros((x.shape[1], y.shape[1]))
     squares = np.array([weights @ x.squares, weights @ y.squares[order]])
     sums = [np.zeros(x.shape[1]), np.zeros(y.shape[1])]
-    for a, b, w in _blocks(x, y, order, weights):
+    for a, b, w in _blocks(x, y, order, weights, BLOCK if with_map else PIECE):
         a, b, w = w.astype(kind)[:, None] * a, b.astype(kind, copy=False), w.astype(kind)
         cross += a.T @ b
         sums[0] += a.sum(axis=0)
@@ -143,15 +143,15 @@ def compare_rotation(x: Layer, y: Layer, order: np.ndarray | None = None, weight
     return {
         "inverse_row_entropy": inverse_row_entropy(rotation),
         "residual_ratio": float(residual(singular.sum(), *squares)),
-        "mean_cosine": _mean_cosine(_blocks(x, y, order, weights), rotation, mean_x, mean_y),
+        "mean_cosine": _mean_cosine(_blocks(x, y, order, weights, BLOCK), rotation, mean_x, mean_y),
         "angular_distance": float(angular(singular.sum(), *squares)),
     }
 
 
-def _blocks(x: Layer, y: Layer, order: np.ndarray, weights: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+def _blocks(x: Layer, y: Layer, order: np.ndarray, weights: np.ndarray, size: int) -> Iterator[tuple]:
     """Centred blocks (b, d_x), (b, d_y) and weights (b,)."""
     plain = np.array_equal(order, np.arange(len(order)))
-    for rows in blocks(len(order)):
+    for rows in blocks(len(order), size):
         yield x.centred(rows), y.centred(rows if plain else order[rows]), weights[rows]
 
 

@@ -43,8 +43,9 @@ def _weighted_hsic(layers, pairs, w):
     biased = near + diagonal - 2 / p1 * full + every[i] * every[j] / p1**2
     triples = off - near_once
     quads = (every - own)[i] * (every - own)[j] - 4 * off_squared + 2 * near_twice
-    unbiased = (near / (p1**2 - p2) - 2 * triples / (p1**3 - 3 * p1 * p2 + 2 * p3)
-                + quads / (p1**4 - 6 * p1**2 * p2 + 3 * p2**2 + 8 * p1 * p3 - 6 * p4))
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN where fewer than four tokens were drawn
+        unbiased = (near / (p1**2 - p2) - 2 * triples / (p1**3 - 3 * p1 * p2 + 2 * p3)
+                    + quads / (p1**4 - 6 * p1**2 * p2 + 3 * p2**2 + 8 * p1 * p3 - 6 * p4))
     return biased, unbiased
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import numpy as np
 
 from hrsa.similarity.arrays import check_finite, floats
 
-BLOCK = 1024  # tokens; long enough for full-speed products, short enough for float32 sums
+BLOCK = 1024  # tokens read at a time
+PIECE = 256  # tokens, or token pairs, summed in float32 before float64 takes over; keeps errors near 1e-7
 
 
 class Layer:
@@ -71,12 +73,11 @@ def blocks(n: int, size: int = BLOCK) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-@dataclass
+@dataclass(frozen=True)
 class States:
-    """All layers of one model: `layers`, `n` tokens; `folder` keeps a spilled stream on disk as long as this lives."""
+    """All layers of one model."""
 
     layers: list[Layer]
-    folder: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
 
     @property
     def n(self) -> int:
@@ -99,7 +100,6 @@ def open_states(states: Any, name: str) -> States:
     """
     if isinstance(states, States):
         return states
-    folder = None
     if hasattr(states, "shape"):
         if len(states.shape) != 3:
             raise ValueError(f"expected {name} of shape (l layers, n tokens, d dimensions), got {tuple(states.shape)}")
@@ -108,32 +108,40 @@ def open_states(states: Any, name: str) -> States:
         sources = [np.load(s, mmap_mode="r") if isinstance(s, (str, Path)) else s for s in states]
         sources = [s if hasattr(s, "shape") else floats(s) for s in sources]
     else:
-        folder = tempfile.TemporaryDirectory(prefix="hrsa-states-")
-        sources = spill(states, name, Path(folder.name))
+        sources = spill(states, name)
     if not sources:
         raise ValueError(f"expected at least one layer in {name}, got none")
     if len({source.shape[0] for source in sources}) > 1:
         raise ValueError(f"expected the same n tokens in all layers of {name}, "
                          f"got {[tuple(source.shape) for source in sources]}")
-    return States([Layer(source, f"{name}[{at}]") for at, source in enumerate(sources)], folder)
+    return States([Layer(source, f"{name}[{at}]") for at, source in enumerate(sources)])
 
 
-def spill(stream: Iterable[Any], name: str, folder: Path) -> list[np.ndarray]:
-    """Write a stream of blocks to raw files, one per layer, and map them read-only: l arrays (n, d_l)."""
-    paths: list[Path] = []
-    widths, dtypes, n = [], [], 0
-    for block in stream:
-        parts = [floats(part) for part in block]
-        if not paths:
-            paths = [folder / f"layer-{at:02d}.bin" for at in range(len(parts))]
-            widths, dtypes = [p.shape[-1] for p in parts], [p.dtype for p in parts]
-        shapes = [p.shape for p in parts]
-        if [s[-1] for s in shapes] != widths or {len(s) for s in shapes} != {2} or len({s[0] for s in shapes}) > 1:
-            raise ValueError(f"expected blocks of {len(paths)} layers (b, d) with d = {widths} in {name}, got {shapes}")
-        for path, part, dtype in zip(paths, parts, dtypes, strict=True):
-            with open(path, "ab") as handle:
-                handle.write(np.ascontiguousarray(part, dtype=dtype).data)
-        n += shapes[0][0]
-    if not n:
-        raise ValueError(f"expected at least one block of states in {name}, got an empty stream")
-    return [np.memmap(p, dtype=t, mode="r", shape=(n, w)) for p, t, w in zip(paths, dtypes, widths, strict=True)]
+def spill(stream: Iterable[Any], name: str) -> list[np.ndarray]:
+    """Write a stream of blocks to unnamed files, one per layer, and map them read-only: l arrays (n, d_l).
+
+    The files are in the system's folder for temporary files and vanish with the maps, or with the process.
+    """
+    files: list[Any] = []
+    first: list[np.ndarray] = []
+    n = 0
+    with contextlib.ExitStack() as opened:
+        for block in stream:
+            parts = [floats(part) for part in block]
+            if not files:
+                first = parts
+                files = [opened.enter_context(tempfile.TemporaryFile()) for _ in parts]
+            shapes = [part.shape for part in parts]
+            fits = [len(s) == 2 and s[0] == shapes[0][0] for s in shapes]
+            if not all(fits) or [s[1] for s in shapes] != [part.shape[1] for part in first]:
+                raise ValueError(f"expected blocks of layers (b, d) like the first of {name}, "
+                                 f"{[part.shape for part in first]}, got {shapes}")
+            for file, part, like in zip(files, parts, first, strict=True):
+                file.write(np.ascontiguousarray(part, dtype=like.dtype).data)
+            n += shapes[0][0]
+        if not n:
+            raise ValueError(f"expected at least one block of states in {name}, got an empty stream")
+        for file in files:
+            file.flush()
+        return [np.memmap(file, dtype=like.dtype, mode="r", shape=(n, like.shape[1]))
+                for file, like in zip(files, first, strict=True)]

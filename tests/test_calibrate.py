@@ -1,0 +1,127 @@
+"""Intervals, nulls, twins and audit: coverage, what stays fixed, and that the attacks of the audit are seen."""
+
+import numpy as np
+import pytest
+
+from hrsa import calibrate
+from hrsa.similarity import METRICS, compare_layers, linear_cka, mean_correlation
+
+
+def test_text_weights_draw_whole_texts(rng):
+    texts = np.array(["b", "a", "b", "c", "a", "b"])
+    weights = calibrate.text_weights(texts, 50, rng)
+    assert weights.shape == (6, 50)
+    assert (weights[0] == weights[2]).all() and (weights[0] == weights[5]).all() and (weights[1] == weights[4]).all()
+    assert (weights[[0, 1, 3]].sum(axis=0) == 3).all()
+    with pytest.raises(ValueError, match=r"at least 2 texts .*got 1"):
+        calibrate.text_weights(np.zeros(5), 3, rng)
+
+
+def test_interval_lies_around_the_value_and_in_range():
+    resampled = np.linspace(0.5, 0.9, 101)
+    low, high = calibrate.interval(0.8, resampled, level=0.5)
+    assert (low, high) == pytest.approx((0.7, 0.9))
+    assert calibrate.interval(0.95, resampled, 0.9, 0, 1)[1] == 1
+    assert np.isnan(calibrate.interval(0.8, [np.nan, np.nan])).all()
+
+
+def clustered(rng, texts, each, d):
+    """Tokens of one text share most of their state: far fewer than n independent observations."""
+    x, y = (np.repeat(rng.standard_normal((texts, d)), each, axis=0) for _ in "xy")
+    x, y = (part + 0.3 * rng.standard_normal(part.shape) for part in (x, y))
+    return x, 0.5 * x + y
+
+
+def test_intervals_over_texts_cover_and_those_over_tokens_do_not(rng):
+    truth = 0.5 / np.sqrt(0.25 + 1)  # correlation of x and .5 x + y
+    hits = {"texts": 0, "tokens": 0}
+    for _ in range(60):
+        x, y = clustered(rng, 40, 10, 1)
+        for unit, ids in (("texts", np.repeat(np.arange(40), 10)), ("tokens", np.arange(400))):
+            row = compare_layers([x], [y], ("correlation",), texts=ids, resamples=100, rng=rng).iloc[0]
+            hits[unit] += row.low <= truth <= row.high
+    assert hits["texts"] >= 48  # of 60; 57 expected at 95%
+    assert hits["tokens"] < 45
+
+
+def test_classes_keep_length_and_position(rng):
+    lengths = np.repeat([5, 10, 40, 80], 40)
+    positions = np.tile(np.arange(40), 4)
+    classes = calibrate.length_position_classes(lengths, positions)
+    first = classes[positions == 0]
+    assert not set(first) & set(classes[positions > 0])
+    assert len(set(first)) >= 3
+    for label in set(classes):
+        inside = positions[classes == label]
+        assert np.ptp(inside) <= 13
+    with pytest.raises(ValueError, match="lengths and positions"):
+        calibrate.length_position_classes(lengths, positions[:-1])
+
+
+def test_shuffling_stays_in_class(rng, caplog):
+    classes = rng.integers(0, 6, 500)
+    order = calibrate.shuffle_within(classes, rng)
+    assert sorted(order) == list(range(500))
+    assert (classes[order] == classes).all()
+    assert (order == np.arange(500)).mean() < 0.1
+    for label in range(6):  # every row of a class is as likely as any other in any place
+        rows = np.flatnonzero(classes == label)
+        assert set(order[rows]) == set(rows)
+    calibrate.shuffle_within(np.array([0, 0, 1]), rng)
+    assert "1 of 3 rows are alone" in caplog.text
+
+
+def test_shuffling_is_uniform(rng):
+    counts = np.zeros((3, 3))
+    for _ in range(900):
+        counts[np.arange(3), calibrate.shuffle_within([7, 7, 7], rng)] += 1
+    assert np.abs(counts - 300).max() < 85  # six standard deviations
+
+
+def test_null_keeps_what_classes_share(rng):
+    classes = np.repeat([0, 1], 200)
+    level = np.where(classes == 0, 0.0, 10.0)[:, None]  # a class effect both models share
+    x, y = (rng.standard_normal((400, 8)) + level for _ in "xy")
+    within = calibrate.null_values(linear_cka, x, y, classes, 10, rng)
+    across = calibrate.null_values(linear_cka, x, y, np.zeros(400), 10, rng)
+    assert within.min() > 0.9 > 0.1 > across.max()
+    assert calibrate.null_maximum(np.array([[[0.1, 0.3]], [[0.2, np.nan]]])).tolist() == [0.3, 0.2]
+
+
+def test_twins_do_what_their_names_say(rng):
+    x, y = rng.standard_normal((2, 300, 40)) + 2
+    x[:, 3] *= 500
+    y[:, 9] *= 500
+    x[:, 5] = 1
+    ids = np.r_[np.zeros(200, int), np.arange(100) % 50 + 1]
+    twins = calibrate.twins(x, y, ids, rng)
+    assert twins["as recorded"][0] == pytest.approx(x)
+    for part in twins["standardised"]:
+        assert part.mean(axis=0) == pytest.approx(0, abs=1e-9)
+    assert np.flatnonzero(twins["standardised"][0].std(axis=0) < 0.5).tolist() == [5]
+    assert twins["outliers removed"][0] == pytest.approx(np.delete(x, [3, 9], axis=1))
+    assert twins["outliers removed"][1] == pytest.approx(np.delete(y, [3, 9], axis=1))
+    assert [part.shape[1] for part in calibrate.twins(x, y[:, :20], ids, rng)["outliers removed"]] == [39, 19]
+    assert twins["mean removed"][1].mean(axis=0) == pytest.approx(0, abs=1e-9)
+    balanced = twins["frequency balanced"]
+    assert len(balanced[0]) == 102  # the median id occurs twice
+    table = calibrate.robust({"cka": linear_cka, "correlation": mean_correlation}, x, y, ids, rng)
+    assert len(table) == 10 and table.n_tokens.min() == 102 and table.d_x.min() == 38
+
+
+def test_audit_sees_attacks(rng):
+    x, y = rng.standard_normal((2, 400, 30))
+    metrics = {name: METRICS[name].function for name in ("cka", "correlation", "knn10")}
+    table = calibrate.audit(metrics, x, y, rng)
+    assert set(table.attack) == {"as recorded", "shared outlier", "moved tokens", "moved token", "duplicated rows"}
+
+    def change(metric, attack, strength=1000.0):
+        rows = table[(table.metric == metric) & (table.attack == attack) & (table.strength == strength)]
+        return rows.change.item()
+
+    assert change("cka", "shared outlier") > 0.7
+    assert abs(change("correlation", "shared outlier")) < 0.05
+    same = calibrate.audit(metrics, x, x, rng).set_index(["metric", "attack", "strength"]).change
+    assert same["cka", "moved token", 1000.0] < -0.7
+    assert abs(same["knn10", "moved token", 1000.0]) < 0.1
+    assert (table[table.attack == "as recorded"].change == 0).all()

@@ -1,0 +1,260 @@
+"""The metrics of two arrays: what they claim to be invariant to, float64 references, hand-worked cases, errors."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hrsa.similarity import (
+    METRICS,
+    debiased_cka,
+    dimension_correlation,
+    knn_overlap,
+    linear_cka,
+    procrustes,
+)
+from hrsa.similarity.arrays import CHANGES
+from hrsa.similarity.procrustes import inverse_row_entropy, nuclear_norm
+
+NAMES = list(METRICS)
+
+
+def states(rng, n, d, huge=3):
+    """Transformer-like: a common mean, a few dimensions a thousand times larger than the rest, massive first tokens."""
+    x = rng.standard_normal((n, d)) * rng.uniform(0.5, 2, d) + rng.standard_normal(d)
+    x[:, rng.choice(d, min(huge, d), replace=False)] *= 1000
+    x[:: max(2, n // 4)] *= 30
+    return x
+
+
+def related(rng, n, d, noise=0.3):
+    """Two arrays that share most of what they hold, dimension by dimension."""
+    x, y = states(rng, n, d), states(rng, n, d)
+    return x, (1 - noise) * x + noise * y
+
+
+def change(kind, y, rng):
+    d = y.shape[1]
+    if kind == "rotation":
+        return y @ np.linalg.qr(rng.standard_normal((d, d)))[0]
+    if kind == "scale":
+        return y * rng.uniform(3, 30)
+    if kind == "shift":
+        return y + 3 * np.abs(y).max() * rng.standard_normal(d)
+    return y[:, np.roll(np.arange(d), 1)]
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize("name", NAMES)
+def test_invariances_are_as_declared(name, kind, rng):
+    metric = METRICS[name]
+    x = rng.standard_normal((150, 12)) * rng.uniform(0.5, 3, 12) + rng.standard_normal(12)
+    y = x + 0.3 * rng.standard_normal((150, 12))
+    before, after = metric.function(x, y), metric.function(x, change(kind, y, rng))
+    if kind in metric.invariant:
+        assert after == pytest.approx(before, abs=1e-9)
+    else:
+        assert abs(after - before) > 0.02
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_identity_range_and_symmetry(name, rng):
+    metric = METRICS[name]
+    x, y = related(rng, 150, 12)
+    assert metric.function(x, x) == pytest.approx(metric.identical, abs=1e-7)
+    for other in (y, states(rng, 150, 12)):
+        value = metric.function(x, other)
+        assert metric.low - 1e-12 <= value <= metric.high + 1e-12
+    if metric.symmetric:
+        assert metric.function(y, x) == pytest.approx(metric.function(x, y), abs=1e-9)
+    if not metric.same_width:
+        assert np.isfinite(metric.function(x, y[:, :7]))
+    else:
+        with pytest.raises(ValueError, match=r"\(150, 12\) and y \(150, 7\)"):
+            metric.function(x, y[:, :7])
+
+
+def cosine_neighbours(x, k):
+    """Plain float64: all cosines, each summed alone; equal ones in the order of rows."""
+    unit = x.astype(np.float64) / np.sqrt(np.square(x.astype(np.float64)).sum(1))[:, None]
+    cosines = np.array([(unit[i] * unit).sum(1) for i in range(len(x))])
+    np.fill_diagonal(cosines, -np.inf)
+    return [set(np.lexsort((np.arange(len(x)), -row))[:k]) for row in cosines]
+
+
+def hsic_u(k, m):
+    """Song et al. 2012, eq. 4, from Gram matrices without their diagonals."""
+    k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+    n = len(k)
+    return (np.sum(k * m) + k.sum() * m.sum() / (n - 1) / (n - 2) - 2 / (n - 2) * k.sum(0) @ m.sum(0)) / n / (n - 3)
+
+
+def reference(name, x, y):
+    """Each metric written down plainly in float64 from its definition."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    n = len(x)
+    if name.startswith("knn"):
+        k = int(name[3:])
+        pairs = zip(cosine_neighbours(x, k), cosine_neighbours(y, k), strict=True)
+        return np.mean([len(a & b) / len(a | b) for a, b in pairs])
+    if name == "debiased_cka":
+        k, m = x @ x.T, y @ y.T
+        return hsic_u(k, m) / np.sqrt(hsic_u(k, k) * hsic_u(m, m))
+    xc, yc = x - x.mean(0), y - y.mean(0)
+    if name == "correlation":
+        return np.mean([np.corrcoef(x[:, j], y[:, j])[0, 1] for j in range(x.shape[1])])
+    if name == "cka":
+        h = np.eye(n) - 1 / n
+        k, m = h @ (x @ x.T) @ h, h @ (y @ y.T) @ h
+        return np.sum(k * m) / np.sqrt(np.sum(k * k) * np.sum(m * m))
+    u, s, vt = np.linalg.svd(xc.T @ yc, full_matrices=False)
+    o = u @ vt
+    moved = xc @ o
+    return {
+        "inverse_row_entropy": 1 + np.mean(np.sum(o**2 * np.log(o**2 + 1e-300), axis=1)) / np.log(len(o)),
+        "residual_ratio": np.sum((moved - yc) ** 2) / np.sum(yc**2),
+        "mean_cosine": np.mean(np.sum(moved * yc, 1) / np.linalg.norm(moved, axis=1) / np.linalg.norm(yc, axis=1)),
+        "angular_distance": np.arccos(s.sum() / np.linalg.norm(xc) / np.linalg.norm(yc)),
+    }[name]
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [(name, (400, 60)) for name in NAMES]  # with n < d the map, its entropy and its cosines are not unique
+    + [(name, (70, 200)) for name in NAMES if name not in ("inverse_row_entropy", "mean_cosine")],
+)
+def test_within_1e6_of_float64(name, shape, kind, rng):
+    x, y = related(rng, *shape)
+    x, y = (torch.from_numpy(v).to(getattr(torch, kind)) for v in (x, y))
+    value = METRICS[name].function(x, y)
+    assert value == pytest.approx(reference(name, x.double().numpy(), y.double().numpy()), abs=1e-6)
+
+
+@given(n=st.integers(60, 90), d=st.integers(2, 12), dtype=st.sampled_from(["float16", "float32", "float64", "int32"]),
+       seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_shape_and_dtype(n, d, dtype, seed):
+    rng = np.random.default_rng(seed)
+    x = (5 * rng.standard_normal((n, d))).astype(dtype) + np.array(1, dtype)
+    y = (x + 3 * rng.standard_normal((n, d))).astype(dtype)
+    x[~x.any(axis=1)], y[~y.any(axis=1)] = 1, 1
+    for name in ("cka", "debiased_cka", "correlation", "residual_ratio", "knn5", "knn50"):
+        got, expected = METRICS[name].function(x, y), reference(name, x, y)
+        assert got == pytest.approx(expected, abs=1e-6), name
+
+
+def test_torch_numpy_and_lists_agree(rng):
+    x, y = (v.astype(np.float32) for v in related(rng, 80, 6))
+    for metric in METRICS.values():
+        assert metric.function(torch.from_numpy(x), y) == metric.function(x, torch.from_numpy(y)) \
+            == metric.function(x.astype(np.float64).tolist(), y)
+
+
+def test_hand_worked():
+    x = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    assert dimension_correlation(x, -x).tolist() == pytest.approx([-1, -1])
+    fit = procrustes(x, x[:, ::-1])  # the two dimensions swapped
+    assert fit.map == pytest.approx(np.array([[0, 1], [1, 0]]))
+    assert (fit.inverse_row_entropy, fit.residual_ratio, fit.mean_cosine) == pytest.approx((1, 0, 1))
+    assert fit.angular_distance == pytest.approx(0, abs=1e-7)
+    assert inverse_row_entropy(np.array([[1, 1], [1, -1]]) / np.sqrt(2)) == pytest.approx(0)
+    # one dimension kept, one dropped: Gram matrices x x' of rank 2 and 1, tr(KL) = 4, |K| = sqrt(8), |L| = 2
+    assert linear_cka(x, x[:, :1]) == pytest.approx(4 / (np.sqrt(8) * 2))
+    line = np.array([[1, 0], [1, 0.1], [1, 0.3], [1, 0.6], [1, 1.3]])
+    # nearest by angle: 0-1, 1-0, 2-1, 3-2, 4-3; with row 4 moved to the other side of 0: 0-4, 4-0, rest as before
+    moved = line.copy()
+    moved[4] = [1, -0.05]
+    assert knn_overlap(line, moved, ks=(1,)) == {1: pytest.approx(3 / 5)}
+    assert knn_overlap(line, line, ks=(4,)) == {4: 1.0}
+
+
+def test_constant_dimensions_are_nan_and_counted(rng, caplog):
+    x, y = related(rng, 50, 6)
+    x[:, 2], y[:, 4] = 0.1, 1e6  # sums of .1 are not exact in floating point
+    with caplog.at_level(logging.WARNING):
+        rho = dimension_correlation(x.astype(np.float32), y.astype(np.float32))
+    assert np.flatnonzero(np.isnan(rho)).tolist() == [2, 4]
+    assert "2 of 6 dimensions" in caplog.text
+    assert METRICS["correlation"].function(x, y) == pytest.approx(np.delete(rho, [2, 4]).mean(), abs=1e-6)
+    with caplog.at_level(logging.WARNING):
+        assert np.isnan(linear_cka(np.ones((50, 6)), y))
+    assert "no variance" in caplog.text
+
+
+def test_wrong_input_is_refused(rng):
+    x = rng.standard_normal((40, 6))
+    for function in (linear_cka, debiased_cka, dimension_correlation, procrustes, knn_overlap):
+        with pytest.raises(ValueError, match=r"x \(40, 6\) and y \(39, 6\)"):
+            function(x, x[:-1])
+        with pytest.raises(ValueError, match=r"shape \(240,\)"):
+            function(x, x.ravel())
+        for bad in (np.nan, np.inf, -np.inf):
+            y = x.copy()
+            y[7, 3] = bad
+            with pytest.raises(ValueError, match=r"at y\[7, 3\]"):
+                function(x, y)
+        with pytest.raises(ValueError, match="real numbers"):
+            function(x, x.astype(str))
+    with pytest.raises(ValueError, match="at least 4 tokens"):
+        debiased_cka(x[:3], x[:3])
+
+
+def test_known_traps(rng):
+    def cka(n, d=1536):
+        x, y = rng.standard_normal((2, n, d), dtype=np.float32)
+        return linear_cka(x, y), debiased_cka(x, y)
+
+    for n, published in ((512, 0.75), (1024, 0.60)):
+        biased, debiased = cka(n)
+        assert biased == pytest.approx(published, abs=0.01)
+        assert abs(debiased) < 0.02
+    biased, debiased = cka(1024, 384)  # n = 4096, d = 1536 at a quarter of the size
+    assert biased == pytest.approx(0.27, abs=0.01)
+    x, y = rng.standard_normal((2, 1000, 64))
+    huge = 100 * rng.standard_normal(1000)
+    x[:, 0], y[:, 0] = huge, huge
+    assert linear_cka(x, y) > 0.99 > 0.3 > linear_cka(x[:, 1:], y[:, 1:])
+    one = x.copy()
+    one[0] += 1e5 * rng.standard_normal(64)
+    assert linear_cka(x, x) == pytest.approx(1) and linear_cka(x, one) < 0.1
+    # directions are independent, a mean and the norms are shared
+    size = np.exp(rng.standard_normal((300, 1)))
+    a, b = (size * rng.standard_normal((300, 64)) + 5 for _ in "ab")
+    assert knn_overlap(a, b, ks=(50,))[50] > 0.5
+    assert knn_overlap(a - 5, b - 5, ks=(50,))[50] < 0.15
+
+
+def test_procrustes_centres_alike_in_fit_and_score(rng):
+    x, y = related(rng, 300, 20)
+    rotation = np.linalg.qr(rng.standard_normal((20, 20)))[0]
+    exact = procrustes(x[:200], x[:200] @ rotation + 500)
+    assert exact.map == pytest.approx(rotation, abs=1e-6)
+    held_out = exact.score(x[200:], x[200:] @ rotation + 500)
+    assert (held_out.residual_ratio, held_out.mean_cosine) == pytest.approx((0, 1), abs=1e-9)
+    fit = procrustes(x[:200], y[:200])
+    again = fit.score(x[:200], y[:200])
+    assert (again.residual_ratio, again.mean_cosine) == pytest.approx((fit.residual_ratio, fit.mean_cosine))
+    assert fit.score(x[200:], y[200:]).residual_ratio < 2
+    with pytest.raises(ValueError, match=r"\(20, 20\)"):
+        fit.score(x[:, :5], y)
+
+
+def test_procrustes_says_when_the_map_is_not_unique(rng, caplog):
+    x, y = related(rng, 30, 40)
+    fit = procrustes(x, y)
+    assert not fit.unique and fit.rank == 29 and "not unique" in caplog.text
+    assert fit.map @ fit.map.T == pytest.approx(np.eye(40), abs=1e-9)
+    caplog.clear()
+    fit = procrustes(x[:, :8], y[:, :6])
+    assert fit.unique and fit.map.shape == (8, 6) and not caplog.text
+    assert fit.map.T @ fit.map == pytest.approx(np.eye(6), abs=1e-9)
+
+
+def test_nuclear_norm_of_ill_conditioned(rng):
+    for spread in (1, 1e3, 1e8, 1e14):
+        c = rng.standard_normal((60, 40)) * np.geomspace(1, spread, 40)
+        assert nuclear_norm(c) == pytest.approx(np.linalg.svd(c, compute_uv=False).sum(), rel=1e-8)

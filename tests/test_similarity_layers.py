@@ -1,0 +1,220 @@
+"""Layers of two models: all pairs equal one by one, streams equal arrays, resampling equals brute force."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from hrsa import calibrate
+from hrsa.similarity import (
+    METRICS,
+    compare_layers,
+    debiased_cka,
+    linear_cka,
+    mean_correlation,
+    minibatch_cka,
+    open_states,
+    pairs,
+    procrustes,
+    resample,
+)
+from hrsa.similarity.layers import COLUMNS, PROCRUSTES
+
+ALL = ("correlation", "cka", "debiased_cka", "procrustes", "knn")
+
+
+def model(rng, layers, n, d):
+    """States (l, n, d), each layer a little further from the first; a few dimensions a thousand times larger."""
+    base = rng.standard_normal((n, d)) + rng.standard_normal(d)
+    steps = np.cumsum(0.5 * rng.standard_normal((layers, n, d)), axis=0)
+    states = base + steps
+    states[:, :, :2] *= 1000
+    return states.astype(np.float32)
+
+
+def two_models(rng, layers=3, n=1100, d=24):
+    x = model(rng, layers, n, d)
+    return x, (x + 0.5 * model(rng, layers, n, d)).astype(np.float32)
+
+
+def value(table, metric, i, j, k=None):
+    rows = table[(table.metric == metric) & (table.layer_x == i) & (table.layer_y == j)]
+    return (rows if k is None else rows[rows.k == k])["value"].item()
+
+
+def check_against_functions(table, x, y):
+    for row in table.itertuples():
+        name = f"knn{row.k}" if row.metric == "knn" else row.metric
+        expected = METRICS[name].function(x[row.layer_x], y[row.layer_y])
+        assert row.value == pytest.approx(expected, abs=1e-6), row
+
+
+@pytest.mark.parametrize("shape", [(1100, 24), (90, 300)], ids=["feature space", "Gram space"])
+def test_every_pair_equals_the_metric_itself(shape, rng):
+    x, y = two_models(rng, 3, *shape)
+    metrics = ALL if shape[0] > shape[1] else ("correlation", "cka", "debiased_cka", "residual_ratio", "knn")
+    table = compare_layers(x, y[:2], metrics)
+    assert list(table.columns) == COLUMNS
+    assert table.n_tokens.unique().tolist() == [shape[0]]
+    assert len(table[table.metric == "cka"]) == 6 and len(table[table.metric == "knn"]) == 6
+    assert table[["low", "high", "null"]].isna().all(axis=None)
+    check_against_functions(table, x, y)
+
+
+def test_both_routes_of_cka_agree_over_many_blocks(rng):
+    x, y = (open_states(s, "x") for s in two_models(rng, 2, 2300, 12))
+    layers = [*x.layers, *y.layers]
+    feature, gram = pairs.feature_norms(x.layers, y.layers, x.n), pairs.gram_norms(layers, x.n)
+    known = ~np.isnan(feature)
+    assert feature[known] == pytest.approx(gram[known], rel=1e-6)
+    assert known.sum() == 4 + 8
+
+
+def test_streams_lists_files_and_tensors_equal_the_array(rng, tmp_path):
+    x, y = two_models(rng, 2, 300, 8)
+    for at in range(2):
+        np.save(tmp_path / f"layer-{at}.npy", x[at])
+    files = [tmp_path / f"layer-{at}.npy" for at in range(2)]
+    expected = compare_layers(x, y, ALL)
+    cuts = [0, 7, 130, 131, 300]
+    forms = {
+        "stream": (x[:, a:b] for a, b in itertools.pairwise(cuts)),
+        "stream of lists": ([torch.from_numpy(part) for part in x[:, a:b]] for a, b in itertools.pairwise(cuts)),
+        "paths": files,
+        "maps": [np.load(path, mmap_mode="r") for path in files],
+        "tensor": torch.from_numpy(x),
+        "list": list(x),
+    }
+    for name, form in forms.items():
+        got = compare_layers(form, y, ALL)
+        assert got.equals(expected), name
+
+
+def test_unequal_widths_and_layer_counts(rng):
+    x, y = two_models(rng, 3, 200, 12)
+    y = [y[0][:, :5], y[1][:, :9]]
+    table = compare_layers(list(x), y, ("cka", "debiased_cka", "procrustes", "knn"))
+    assert table[table.metric == "cka"].shape[0] == 6
+    check_against_functions(table, x, y)
+    with pytest.raises(ValueError, match=r"equal widths.*\[12, 12, 12\] and \[5, 9\]"):
+        compare_layers(x, y, ("correlation",))
+
+
+def test_matched_layers_only(rng):
+    x, y = two_models(rng, 3, 60, 5)
+    table = compare_layers(x, y, ("cka", "correlation"), layers="matched")
+    assert (table.layer_x == table.layer_y).all() and len(table) == 6
+
+
+def test_wrong_states_are_refused(rng):
+    x, y = two_models(rng, 2, 60, 5)
+    with pytest.raises(ValueError, match=r"\(60, 5\).*\(59, 5\)"):
+        compare_layers(x, y[:, :-1])
+    with pytest.raises(ValueError, match=r"\(60, 5\), \(59, 5\)"):
+        compare_layers([x[0], x[1][:-1]], y)
+    with pytest.raises(ValueError, match=r"\(l layers, n tokens, d dimensions\), got \(60, 5\)"):
+        compare_layers(x[0], y)
+    with pytest.raises(ValueError, match="metrics among"):
+        compare_layers(x, y, ("cosine",))
+    with pytest.raises(ValueError, match="empty stream"):
+        compare_layers(iter(()), y)
+    with pytest.raises(ValueError, match=r"\[\(10, 5\), \(10, 5\)\], got \[\(50, 4\), \(50, 4\)\]"):
+        compare_layers(iter([x[:, :10], x[:, 10:, :4]]), y)
+    for given in ({"resamples": 5}, {"permutations": 5}, {"resamples": 5, "texts": np.arange(60)}):
+        with pytest.raises(ValueError, match="pass both"):
+            compare_layers(x, y, ("cka",), **given)
+    with pytest.raises(ValueError, match=r"texts of shape \(60,\)"):
+        compare_layers(x, y, ("cka",), resamples=5, texts=np.arange(59), rng=rng)
+    bad = np.concatenate([x] * 30, axis=1)
+    bad[1, 1500, 3] = np.inf
+    with pytest.raises(ValueError, match=r"states_x\[1\]\[1500, 3\]"):
+        compare_layers(bad, bad)
+
+
+def test_minibatch_is_unbiased_and_near_the_exact_value(rng):
+    x, y = (open_states(s, "x") for s in two_models(rng, 2, 1500, 16))
+    exact = pairs.pair_sums(x, y).cka(debiased=True)
+    estimates = np.array([minibatch_cka(x, y, np.random.default_rng(rng.integers(2**32)), batch=250)
+                          for _ in range(8)])
+    error = estimates.mean(axis=0) - exact
+    spread = estimates.std(axis=0, ddof=1) / np.sqrt(len(estimates))
+    assert (np.abs(error) < 6 * spread + 1e-4).all()
+    assert np.abs(estimates - exact).max() < 0.03
+    one_batch = minibatch_cka(x, y, rng, batch=1500)
+    assert one_batch == pytest.approx(exact, abs=1e-6)
+    independent = [open_states(rng.standard_normal((1, 1024, 256)), "x") for _ in "xy"]
+    assert abs(minibatch_cka(*independent, rng, batch=128).item()) < 0.02  # biased batches would say .8
+    table = compare_layers(x, y, ("cka",), method="minibatch", rng=rng)
+    assert set(table.metric) == {"debiased_cka"} and np.abs(table["value"].to_numpy() - exact.ravel()).max() < 0.03
+
+
+def brute_debiased(x, y, w):
+    """The weighted U-statistic by its definition: sums over distinct tokens."""
+    def hsic(k, m):
+        n = len(w)
+        pair = triple = quad = p2 = p3 = p4 = 0.0
+        for i in range(n):
+            for j in set(range(n)) - {i}:
+                pair, p2 = pair + w[i] * w[j] * k[i, j] * m[i, j], p2 + w[i] * w[j]
+                for a in set(range(n)) - {i, j}:
+                    weight = w[i] * w[j] * w[a]
+                    triple, p3 = triple + weight * k[i, j] * m[i, a], p3 + weight
+                    for b in set(range(n)) - {i, j, a}:
+                        quad, p4 = quad + weight * w[b] * k[i, j] * m[a, b], p4 + weight * w[b]
+        return pair / p2 - 2 * triple / p3 + quad / p4
+
+    k, m = x @ x.T, y @ y.T
+    return hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
+
+
+def test_weighted_values_are_those_of_resampled_tokens(rng):
+    x, y = two_models(rng, 2, 700, 6)
+    a, b = open_states(x, "x"), open_states(y, "y")
+    weights = calibrate.text_weights(np.repeat(np.arange(70), 10), 4, rng)
+    layers = [*a.layers, *b.layers]
+    biased, _ = resample.weighted_cka(layers, [(0, 2), (1, 3)], weights)
+    rho = resample.weighted_correlation(a.layers[1], b.layers[1], weights)
+    for r in range(4):
+        rows = np.repeat(np.arange(700), weights[:, r])
+        assert biased[:, r] == pytest.approx([linear_cka(x[i][rows], y[i][rows]) for i in (0, 1)], abs=1e-5)
+        assert rho[r] == pytest.approx(mean_correlation(x[1][rows], y[1][rows]), abs=1e-5)
+        fit = procrustes(x[1][rows], y[1][rows])
+        got = procrustes_values(a.layers[1], b.layers[1], weights[:, r].astype(float))
+        assert got == pytest.approx([getattr(fit, name) for name in PROCRUSTES], abs=1e-5)
+    ones = np.ones((700, 1))
+    _, plain = resample.weighted_cka(layers, [(0, 2)], ones)
+    assert plain.item() == pytest.approx(debiased_cka(x[0], y[0]), abs=1e-6)
+    few = rng.permutation([1, 2, 0, 1, 3, 1, 1, 0, 2])
+    _, few_debiased = resample.weighted_cka([open_states(s[:1, :9], "x").layers[0] for s in (x, y)], [(0, 1)],
+                                            few[:, None])
+    expected = brute_debiased(*(s[0, :9].astype(float) - s[0, :9].astype(float).mean(0) for s in (x, y)), few)
+    assert few_debiased.item() == pytest.approx(expected, abs=1e-4, nan_ok=True)
+
+
+def procrustes_values(a, b, weights):
+    from hrsa.similarity.procrustes import compare_rotation
+
+    return [compare_rotation(a, b, weights=weights)[name] for name in PROCRUSTES]
+
+
+def test_intervals_and_nulls_of_a_table(rng):
+    x, y = two_models(rng, 2, 800, 10)
+    texts, classes = np.repeat(np.arange(80), 10), np.tile(np.arange(10) // 5, 80)
+    again = [compare_layers(x, y, ALL, texts=texts, classes=classes, resamples=30, permutations=5,
+                            rng=np.random.default_rng(5)) for _ in range(2)]
+    assert again[0].equals(again[1])
+    table = again[0]
+    matched = table[table.layer_x == table.layer_y]
+    assert matched[["low", "high", "null"]].notna().all(axis=None)
+    assert (matched.low <= matched["value"]).all() and (matched["value"] <= matched.high).all()
+    assert table[table.layer_x != table.layer_y][["low", "high", "null"]].isna().all(axis=None)
+    for metric in ("correlation", "cka", "debiased_cka", "mean_cosine", "knn"):
+        rows = matched[matched.metric == metric]
+        assert (rows.null < rows.low).all(), metric
+    order = calibrate.shuffle_within(classes, np.random.default_rng(6))
+    got = compare_layers(x, y, ("cka", "debiased_cka", "correlation", "residual_ratio"), classes=classes,
+                         permutations=1, rng=np.random.default_rng(6))
+    for name in ("cka", "debiased_cka", "correlation", "residual_ratio"):
+        null = got[(got.metric == name) & (got.layer_x == 1) & (got.layer_y == 1)].null.item()
+        assert null == pytest.approx(METRICS[name].function(x[1], y[1][order]), abs=1e-6), name
