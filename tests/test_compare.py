@@ -10,14 +10,14 @@ from hrsa import activations, compare, compare_probes, dynamics, findings, layer
 from hrsa.profile import Analysis
 
 ANALYSIS = Analysis(texts_per_set=16, max_length=12, max_tokens=150, ks=(3, 5), bootstrap=12, permutations=3,
-                    probe_texts=60)
+                    probe_texts=120)
 
 
 def record(tmp_path, rng, name, **model):
     """A recording of a random tiny model on the probe table."""
     (tmp_path / name).mkdir()
     embedder = load(save_qwen3(tmp_path / f"model-{name}", rng, **model))
-    table = probe_table(np.random.default_rng(7), 60)
+    table = probe_table(np.random.default_rng(7), 120)
     activations.write_states(tmp_path / name, embedder, table, ANALYSIS, name)
     return activations.open_recording(tmp_path / name)
 
@@ -139,9 +139,10 @@ def test_floor_is_joined_to_embedders_only():
                           "k": pd.array([pd.NA] * 5, "Int64"),
                           "models": ["backbones", "embedders", "floor", "floor", "floor"],
                           "value": [0.9, 0.8, 0.5, 0.6, 1.0]})
+    table["low"], table["high"] = table["value"] - 0.1, table["value"] + 0.1
     joined = compare.with_floor([table[:2], table[2:]], layerwise.PLACE).set_index("models")
     assert list(joined.index) == ["backbones", "embedders"]
-    assert joined.loc["embedders", ["floor", "floor_low", "floor_high"]].tolist() == pytest.approx([0.7, 0.5, 1.0])
+    assert joined.loc["embedders", ["floor", "floor_low", "floor_high"]].tolist() == pytest.approx([0.7, 0.4, 1.1])
     assert joined.loc["backbones", ["floor", "floor_low", "floor_high"]].isna().all()
 
 
@@ -185,3 +186,33 @@ def test_every_metric_of_one_training_step(two):
     assert {"correlation", "cka", "debiased_cka", "inverse_row_entropy", "knn", "classification",
             "regression"} <= set(last["metric"])
     assert last[["value", "low", "high"]].notna().all(axis=None)
+
+
+def test_training_is_told_apart_from_its_start():
+    steps = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.55, 0.5, 0.62), row(0.8, 0.7, 0.9), row(0.9, 0.8, 0.95)])
+    steps["step"] = [0, 5, 15, 60]
+    rising = findings.over_training(steps, "CKA")
+    assert "realignment" in rising and "since step 15" in rising
+    assert "less alike, told apart from the start since step 15" in findings.over_training(steps, "residual", False)
+    assert "inconclusive" in findings.over_training(steps[:2], "CKA")
+
+
+def test_layers_are_counted():
+    backbones = pd.DataFrame([row(0.5, 0.4, 0.6)] * 3).assign(models="backbones", layer_x=["0", "1", "2"])
+    embedders = pd.DataFrame([row(0.8, 0.7, 0.9), row(0.5, 0.4, 0.6), row(0.1, 0.0, 0.2)])
+    embedders = embedders.assign(models="embedders", layer_x=["0", "1", "2"])
+    assert "at 1, less alike at 1, and it is inconclusive at 1" in findings.by_layer(pd.concat([backbones, embedders]))
+
+
+def test_loss_of_a_probe_needs_an_interval_above_zero():
+    table = pd.DataFrame([row(0.1, 0.05, 0.2), row(0.1, -0.05, 0.2)]).assign(
+        task="classification", split="test", quantity="delta", models=["backbones", "embedders"], set="maths")
+    text = findings.transfer(table, "classification")
+    assert text.count("loses score") == 1 and text.count("inconclusive") == 1
+
+
+def test_sets_of_texts_are_compared_within_each_kind_of_model():
+    table = pd.DataFrame([row(0.2, 0.1, 0.3), row(0.6, 0.5, 0.7), row(0.6, 0.5, 0.7), row(0.65, 0.55, 0.75)])
+    table = table.assign(models=["backbones"] * 2 + ["embedders"] * 2, set=["maths", "general"] * 2)
+    text = findings.between_sets(table, "maths", "general")
+    assert ", lower; embedders" in text and text.endswith("(inconclusive).")

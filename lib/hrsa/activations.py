@@ -62,10 +62,9 @@ def check_same_rows(x: Recording, y: Recording) -> None:
                      "can be compared only between models with equal tokenizers")
 
 
-def select_texts(table: pd.DataFrame, per_set: int, seed: int = SAMPLE_SEED) -> pd.DataFrame:
-    """A seeded sample of `per_set` texts of each `set` (all when there are fewer), in the table's order."""
-    shuffled = table.sample(frac=1, random_state=np.random.default_rng(seed))
-    return shuffled.groupby("set", sort=True).head(per_set).sort_index().reset_index(drop=True)
+def select_texts(table: pd.DataFrame, per_set: int) -> pd.DataFrame:
+    """The first `per_set` texts of each `set` (all when there are fewer); `probe_texts` orders them as samples."""
+    return table.groupby("set", sort=False).head(per_set).reset_index(drop=True)
 
 
 def sample_tokens(table: pd.DataFrame, ids: list[list[int]], max_tokens: int, seed: int = SAMPLE_SEED) -> pd.DataFrame:
@@ -133,9 +132,8 @@ def _open_layers(folder: Path, layers: int, shape: tuple[int, int]) -> list[np.m
 
 
 def _write_pooled(folder: Path, embedder: Any, texts: pd.DataFrame, count: int) -> None:
-    """Embed a seeded sample of `count` texts for the probes, as the model pools them, without an instruction."""
-    order = np.random.default_rng(SAMPLE_SEED).permutation(len(texts))[:count]
-    chosen = texts.iloc[np.sort(order)].reset_index(drop=True)
+    """Embed `count` texts, evenly from all sets, for the probes: as the model pools them, without an instruction."""
+    chosen = select_texts(texts, count // texts["set"].nunique())
     pooled = embedder.encode(chosen["text"].tolist(), batch_size=32, prompt="", show_progress_bar=False)  # (n, d)
     bad = ~np.isfinite(pooled).all(axis=1)
     if bad.any():

@@ -27,7 +27,7 @@ from hrsa.progress import progress
 __all__ = ["Case", "cases", "compare_pair", "dynamics", "with_floor"]
 
 Metric = Literal["correlation", "procrustes", "cka", "knn", "probes"]
-PROBE_PLACE = ["task", "direction", "split", "quantity"]
+PROBE_PLACE = ["set", "task", "direction", "split", "quantity"]
 
 
 class Case(NamedTuple):
@@ -52,11 +52,12 @@ def compare_pair(profile: Profile, pair: str, metric: Metric) -> Path:
     """Artefact folder with one metric of one pair; states are recorded first where they are missing.
 
     Files: `curve.parquet` [metric, models, seed, a, b, layer_x, layer_y, set, k, value, low, high, null, n, floor,
-    floor_low, floor_high] (correlation, procrustes, cka, knn; the floor is the mean, smallest and largest over all
-    two seeds); `heatmap.parquet` [metric, models, layer_x, layer_y, value], embedders averaged over seeds
-    (correlation, cka); `dimensions.parquet` [models, seed, layer_x, dimension, value] (correlation); `map.parquet`
-    [models, row, column, value] and `map-backbones.npy`, `map-embedders.npy` of the first seed (procrustes);
-    `probes.parquet` (probes, see `compare_probes`). ValueError: unknown pair or metric, tokenizers that differ.
+    floor_low, floor_high] (correlation, procrustes, cka, knn; the floor is the mean over all two seeds of arm a, with
+    bounds that cover their intervals); `heatmap.parquet` [metric, models, layer_x, layer_y, value], embedders averaged
+    over seeds (correlation, cka); `dimensions.parquet` [models, seed, layer_x, dimension, value] (correlation);
+    `map.parquet` [models, row, column, value] and `map-backbones.npy`, `map-embedders.npy` of the first seed
+    (procrustes); `probes.parquet` (probes, see `compare_probes`). ValueError: unknown pair or metric, tokenizers that
+    differ.
     """
     if metric not in get_args(Metric):
         raise ValueError(f"expected a metric among {get_args(Metric)}, got {metric!r}")
@@ -90,7 +91,7 @@ def _write_layers(folder: Path, opened: Iterable[tuple[Case, Recording, Recordin
     curves, maps, others = [], [], []
     for case, x, y in opened:
         floor = case.models == "floor"
-        curves.append(_named(case, curve(x, y, metric, analysis, calibrated=not floor)))
+        curves.append(_named(case, curve(x, y, metric, analysis, null=not floor)))
         if floor:
             continue
         if metric in ("correlation", "cka"):
@@ -117,11 +118,12 @@ def _named(case: Case, table: pd.DataFrame) -> pd.DataFrame:
 def with_floor(tables: list[pd.DataFrame], place: list[str]) -> pd.DataFrame:
     """Join tables of cases; rows of "floor" become the columns floor, floor_low and floor_high of the embedders.
 
-    They hold the mean, smallest and largest value over all two seeds at the same `place`; NaN without a second seed.
+    They hold the mean value over all two seeds at the same `place`, and the bounds that cover all their intervals;
+    NaN without a second seed.
     """
     table = pd.concat(tables, ignore_index=True)
-    floor = table[table["models"] == "floor"].groupby(place, dropna=False)["value"].agg(["mean", "min", "max"])
-    names = dict(zip(floor.columns, ("floor", "floor_low", "floor_high"), strict=True))
-    rows = table[table["models"] != "floor"].merge(floor.rename(columns=names), how="left", on=place)
-    rows.loc[rows["models"] == "backbones", list(names.values())] = np.nan
+    floor = table[table["models"] == "floor"].groupby(place, dropna=False)
+    columns = floor.agg(floor=("value", "mean"), floor_low=("low", "min"), floor_high=("high", "max"))
+    rows = table[table["models"] != "floor"].merge(columns, how="left", on=place)
+    rows.loc[rows["models"] == "backbones", list(columns)] = np.nan
     return rows

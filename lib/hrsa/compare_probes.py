@@ -8,6 +8,7 @@ are carried over.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -40,23 +41,24 @@ def features(pooled: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 def compare_probes(x: Recording, y: Recording, analysis: Analysis) -> list[dict[str, Any]]:
-    """Own and cross scores of two models, both directions, both tasks: rows of a tidy table.
+    """Own and cross scores of two models, for each set of texts, task and direction: rows of a tidy table.
 
-    Keys: task, direction ("a to b": fitted on a, applied to b), split, quantity (own, cross, delta), value
-    (accuracy, or R^2), low, high (bootstrap over texts), null (cross score with the texts of the other model
-    shuffled, mean) and n. Cross and delta are NaN for models of unequal width, where no readout can be carried over.
+    Keys: set, task, direction ("a to b": fitted on a), split, quantity (own, cross, delta), value (accuracy, or R^2),
+    low, high (bootstrap over texts), null (mean cross score with the texts of the other model shuffled) and n. Sets
+    are probed apart, since their labels mean different things. Cross and delta are NaN for models of unequal width,
+    where no readout can be carried over. ValueError: recordings of other texts, fewer than 20 texts with a label.
     """
     (pooled_x, table), (pooled_y, table_y) = x.pooled(), y.pooled()
     if not table["id"].equals(table_y["id"]):
         raise ValueError(f"expected the same probe texts in {x.folder.name} and {y.folder.name}: record both again")
     rows = []
-    for task, column in TASKS.items():
-        known = table[column].notna().to_numpy()
+    for (name, part), (task, column) in product(table.groupby("set", sort=True), TASKS.items()):
+        known = part.index[part[column].notna()].to_numpy()
         labels = table[column][known].to_numpy(dtype=float if task == "regression" else object)
-        parts = splits(len(labels))
+        parts = splits(len(known))
         a, b = (features(pooled[known], parts["train"]) for pooled in (pooled_x, pooled_y))
         for direction, own, other in (("a to b", a, b), ("b to a", b, a)):
-            rows += [{"task": task, "direction": direction, **row}
+            rows += [{"set": name, "task": task, "direction": direction, **row}
                      for row in _scores(own, other, labels, parts, task, analysis)]
     return rows
 
@@ -82,7 +84,9 @@ def _scores(own: np.ndarray, other: np.ndarray, labels: np.ndarray, parts: dict[
             shuffles = [theirs[rng.permutation(len(at))] for _ in range(analysis.permutations)]
             null = float(np.mean([_score(s, truth, weights[:1], task)[0] for s in shuffles]))
         for quantity, value in scores.items():
-            low, high = np.quantile(value[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            drawn = value[1:][~np.isnan(value[1:])]
+            tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+            low, high = np.quantile(drawn, tails) if len(drawn) else (np.nan, np.nan)
             rows.append({"split": split, "quantity": quantity, "value": value[0], "low": low, "high": high,
                          "null": null if quantity == "cross" else np.nan, "n": len(at)})
     return rows

@@ -27,8 +27,9 @@ def dynamics(profile: Profile, pair: str) -> Path:
 
     Columns: step, metric, layers ("last": the normed final states; "mean": mean over all matched layers), set, k,
     value, low, high, null; interval and null for the last layer only. Probe scores come as metric
-    "classification" and "regression": cross score on the test split, both directions averaged, layers "last". Step 0
-    is the pair's backbones as they came, causal; later steps attend as the recipe says. ValueError: unknown pair.
+    "classification" and "regression", by set: cross score on the test split, both directions averaged, layers "last".
+    Step 0 is the pair's backbones as they came, causal; later steps attend as the recipe says. ValueError: unknown
+    pair.
     """
     two, seed = profile.pair(pair), profile.seeds[0]
     states = {step: tuple(_states(profile, name, seed, step) for name in (two.a, two.b)) for step in steps_of(profile)}
@@ -68,6 +69,6 @@ def at_step(x: Recording, y: Recording, analysis: Analysis) -> pd.DataFrame:
         tables.append(mean.assign(layers="mean", low=np.nan, high=np.nan, null=np.nan))
     probes = pd.DataFrame(compare_probes(x, y, analysis))
     cross = probes[(probes["split"] == "test") & (probes["quantity"] == "cross")]
-    scores = cross.groupby("task", as_index=False)[["value", "low", "high", "null"]].mean()
-    scores = scores.rename(columns={"task": "metric"}).assign(layers="last", set="all", k=pd.NA)
+    scores = cross.groupby(["task", "set"], as_index=False)[["value", "low", "high", "null"]].mean()
+    scores = scores.rename(columns={"task": "metric"}).assign(layers="last", k=pd.NA)
     return pd.concat([*tables, scores.astype({"k": "Int64"})], ignore_index=True)

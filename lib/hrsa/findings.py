@@ -87,3 +87,53 @@ def sentence(table: pd.DataFrame, name: str, more_is_alike: bool = True, **where
     return (f"{name}: the backbones score {_number(backbones)}, {against_null(backbones, more_is_alike)}; "
             f"the embedders score {_number(embedders)}, {against_null(embedders, more_is_alike)}, and "
             f"{against_floor(embedders, more_is_alike)}. So {realignment(backbones, embedders, more_is_alike)}.")
+
+
+def by_layer(table: pd.DataFrame, more_is_alike: bool = True, **where: Any) -> str:
+    """At how many layers the embedders are more or less alike than the backbones: a sentence."""
+    rows = table
+    for name, value in where.items():
+        rows = rows[rows[name] == value]
+    arms = [rows[rows["models"] == models].set_index("layer_x") for models in ("backbones", "embedders")]
+    sides = [order(e["low"], e["high"], b["low"], b["high"]) * (1 if more_is_alike else -1)
+             for (_, e), (_, b) in zip(arms[1].iterrows(), arms[0].loc[arms[1].index].iterrows(), strict=True)]
+    return (f"Of {len(sides)} states over depth, the embedders are more alike than the backbones at {sides.count(1)}, "
+            f"less alike at {sides.count(-1)}, and it is inconclusive at {sides.count(0)}.")
+
+
+def transfer(table: pd.DataFrame, task: str, split: str = "test") -> str:
+    """What a probe loses when it is carried over to the other model, from `probes.parquet` over seeds: sentences."""
+    rows = table[(table["task"] == task) & (table["split"] == split) & (table["quantity"] == "delta")]
+    words = {1: "loses score", -1: "gains score", 0: "shows no loss beyond its interval (inconclusive)"}
+    parts = [f"{row['models']} on {row['set']} texts: own minus cross {_number(row)}, the probe "
+             f"{words[order(row['low'], row['high'], 0.0, 0.0)]}" for _, row in rows.iterrows()]
+    return f"{task.capitalize()} ({split} split). " + "; ".join(parts) + "."
+
+
+def over_training(table: pd.DataFrame, name: str, more_is_alike: bool = True) -> str:
+    """Whether and since which step two arms differ from their start: a sentence.
+
+    `table` holds one similarity of one pair over `step`, with low and high, in a table of `hrsa.dynamics`.
+    """
+    rows = table.sort_values("step").reset_index(drop=True)
+    first, last = rows.iloc[0], rows.iloc[-1]
+    side = order(last["low"], last["high"], first["low"], first["high"]) * (1 if more_is_alike else -1)
+    path = f"{name} goes from {_number(first)} to {_number(last)} at step {last['step']}"
+    if side == 0:
+        return f"{path}: inconclusive, the intervals overlap."
+    apart = [order(r["low"], r["high"], first["low"], first["high"]) * (1 if more_is_alike else -1) == side
+             for _, r in rows.iterrows()]
+    since = next(i for i in range(len(apart)) if all(apart[i:]))
+    words = {1: "more alike (realignment)", -1: "less alike"}[side]
+    return f"{path}: the arms became {words}, told apart from the start since step {rows['step'][since]}."
+
+
+def between_sets(table: pd.DataFrame, first: str, second: str, name: str = "inverse row entropy") -> str:
+    """How two sets of texts differ in one similarity at one layer, for backbones and embedders: a sentence."""
+    parts = []
+    for models in ("backbones", "embedders"):
+        a, b = (one(table, models=models, set=which) for which in (first, second))
+        words = {1: "higher", -1: "lower", 0: "not told apart (inconclusive)"}
+        parts.append(f"{models}: {_number(a)} on {first} against {_number(b)} on {second}, "
+                     f"{words[order(a['low'], a['high'], b['low'], b['high'])]}")
+    return f"{name.capitalize()} by set of texts. " + "; ".join(parts) + "."

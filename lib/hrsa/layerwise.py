@@ -48,20 +48,20 @@ def open_pair(a: Path, b: Path) -> tuple[Recording, Recording]:
     return x, y
 
 
-def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrated: bool = True,
+def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrated: bool = True, null: bool = True,
           layers: list[tuple[int, int]] | None = None) -> pd.DataFrame:
     """One metric at matched layers (or at `layers`): [metric, layer_x, layer_y, set, k, value, low, high, null, n].
 
-    `set` is "all", and for Procrustes also each set of texts. Without `calibrated`, low, high and null are NaN. One
-    layer of both models is in memory at a time.
+    `set` is "all", and for Procrustes also each set of texts. Without `calibrated`, low, high and null are NaN;
+    without `null`, the null is, and there is no set but "all". One layer of both models is in memory at a time.
     """
     matched = matched_layers(x, y) if layers is None else layers
     parts = []
-    for name, rows in _sets(x, metric):
+    for name, rows in _sets(x, metric == "procrustes" and null):
         tokens = x.tokens.iloc[rows]
         options: dict[str, Any] = {"ks": [k for k in analysis.ks if k < len(rows)], "layers": "matched"}
         if calibrated:
-            options |= _calibration(tokens, metric, analysis)
+            options |= _calibration(tokens, metric, analysis, null)
         for i, j in matched:
             a, b = (part.layer(at) if name == "all" else part.layer(at)[rows] for part, at in ((x, i), (y, j)))
             rng = np.random.default_rng(SEED)
@@ -71,22 +71,24 @@ def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrate
     return pd.concat(parts, ignore_index=True).rename(columns={"n_tokens": "n"})[columns]
 
 
-def _sets(x: Recording, metric: str) -> Iterator[tuple[str, np.ndarray]]:
+def _sets(x: Recording, split: bool) -> Iterator[tuple[str, np.ndarray]]:
     """Names and rows of the sets of texts a metric is reported on."""
     yield "all", np.arange(len(x.tokens))
-    if metric == "procrustes":
+    if split:
         for name, part in x.tokens.groupby("set", sort=True):
             yield str(name), part.index.to_numpy()
 
 
-def _calibration(tokens: pd.DataFrame, metric: str, analysis: Analysis) -> dict[str, Any]:
+def _calibration(tokens: pd.DataFrame, metric: str, analysis: Analysis, null: bool) -> dict[str, Any]:
     fewer = REFITS if metric == "procrustes" else 1
-    return {
+    options = {
         "texts": pd.factorize(tokens["text"])[0],
-        "classes": _joined(calibrate.length_position_classes(tokens["length"], tokens["position"])),
         "resamples": max(analysis.bootstrap // fewer, min(analysis.bootstrap, 10)),
-        "permutations": max(analysis.permutations // fewer, min(analysis.permutations, 3)),
     }
+    if null:
+        options["classes"] = _joined(calibrate.length_position_classes(tokens["length"], tokens["position"]))
+        options["permutations"] = max(analysis.permutations // fewer, min(analysis.permutations, 3))
+    return options
 
 
 def _joined(classes: np.ndarray) -> np.ndarray:

@@ -1,0 +1,106 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Dimension-wise correlation
+#
+# The most literal question one can ask of two models: does dimension number $j$ mean the same in both? Let $x_j$ and
+# $y_j$ be the values of dimension $j$ over the same $n$ tokens at one layer. Their Pearson correlation $\rho_j$ is 1
+# when nothing but scale and offset changed. It falls when the model rotates its space or swaps dimensions, even if
+# all distances stay as they were; so it sees changes that later chapters are blind to. The mean over dimensions is
+# the summary.
+
+# %% tags=["parameters"]
+profile = "smoke"
+pair = "base-vs-rlvr"
+
+# %%
+from IPython.display import Markdown
+
+from hrsa import compare, findings, paths, plots
+from hrsa.profile import load_profile
+
+study = load_profile(profile)
+folder = compare.compare_pair(study, pair, "correlation")
+
+# %% [markdown]
+# ## Every layer with every layer
+#
+# If training changed the models layer by layer, each layer of the one should be most like the same layer of the
+# other. Embedders are averaged over seeds.
+
+# %%
+heat = paths.read_table(folder / "heatmap.parquet")
+plots.heatmap(heat, x="layer_x", y="layer_y", value="value", facet="models", quantity="correlation",
+              xlabel=f"state of {study.pair(pair).a}", ylabel=f"state of {study.pair(pair).b}").publish(
+    study.name, f"05_correlation/{pair}", "heatmap",
+    f"Heat maps of the mean dimension-wise correlation of every layer with every layer, pair {pair}")
+
+# %% [markdown]
+# How to read it: a cell is the mean Pearson correlation over dimensions, from -1 to 1; 0 is the embedding output and
+# the last state is the one after the model's final norm. A bright diagonal says that both models use the same
+# dimensions for the same things at the same depth. A bright cell far from the diagonal would be surprising.
+
+# %% [markdown]
+# ## Matching layers, with what to hold them against
+#
+# A similarity means little alone. The band covers the 95% bootstrap intervals over texts of all seeds. The null
+# pairs every token with another token of like text length and position, so that it keeps what norm, length and position alone
+# bring. The noise floor is the same number between two seeds of one arm: a difference between arms counts only when
+# it exceeds the difference that another seed makes. Untrained backbones have no second seed, hence no floor.
+
+# %%
+curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))
+beside = [name for name in ("null", "floor") if curve[name].notna().any()]
+plots.curves(curve, x="layer_x", y="value", hue="models", low="low", high="high", references=beside,
+             quantity="correlation", xlabel="state", ylabel="mean correlation over dimensions").publish(
+    study.name, f"05_correlation/{pair}", "curve",
+    f"Mean dimension-wise correlation at matching layers with interval, null and noise floor, pair {pair}")
+
+# %% [markdown]
+# How to read it: the higher, the more both models agree on what each dimension stands for. Embedders above backbones
+# would be a sign of realignment; embedders below their floor say that the arms differ by more than their seeds do.
+# A null far from zero would be surprising: it would say that length and position fix the values of dimensions.
+
+# %% [markdown]
+# ## Is it all dimensions, or a few?
+#
+# A mean of .5 may be half of the dimensions kept and half lost, or all of them blurred. The distribution at the last
+# state tells these apart.
+
+# %%
+dimensions = paths.read_table(folder / "dimensions.parquet")
+last = dimensions["layer_x"].iloc[-1]
+plots.histogram(dimensions[dimensions["layer_x"] == last], value="value", hue="models", quantity="correlation",
+                xlabel=f"correlation of one dimension, state {last}").publish(
+    study.name, f"05_correlation/{pair}", "histogram",
+    f"Histogram over dimensions of their correlation at the last state, pair {pair}")
+
+# %% [markdown]
+# How to read it: one count per dimension (and seed), heights are shares. Two separate heaps would be surprising: they
+# would say that training rewrote some dimensions and left others alone.
+
+# %% [markdown]
+# ## What was found
+#
+# The published study describes RLVR backbones as preserved at this level, SFT backbones as destructively mixed, and
+# embedders as re-aligned. Here:
+
+# %%
+Markdown(findings.sentence(curve, f"Mean correlation at the last state ({last})", layer_x=last)
+         + " " + findings.by_layer(curve))
+
+# %%
+undefined = int(dimensions["value"].isna().sum())
+Markdown(f"Dimensions that are constant in a model have no correlation and are left out: {undefined} of "
+         f"{len(dimensions)} values.")

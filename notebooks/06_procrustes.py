@@ -1,0 +1,145 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Procrustes: how far the axes have drifted
+#
+# Suppose one model is the other seen from another angle. Then an orthogonal map $O$ carries its states $X$ onto $Y$:
+# $O^* = \arg\min_O \lVert XO - Y \rVert_F$ on centred states. Three numbers describe the fit. The *inverse row
+# entropy* of $O^*$ is 1 when every dimension goes to one dimension (a signed permutation) and 0 when each is spread
+# over all: it measures drift of the basis. The *residual ratio* $\lVert XO^* - Y\rVert^2 / \lVert Y\rVert^2$ is what
+# no rotation can explain, and the *cosine* is the agreement of a token's two states after alignment.
+
+# %% tags=["parameters"]
+profile = "smoke"
+pair = "base-vs-rlvr"
+
+# %%
+import pandas as pd
+from IPython.display import Markdown
+
+from hrsa import compare, findings, paths, plots, published
+from hrsa.profile import load_profile
+
+study = load_profile(profile)
+folder = compare.compare_pair(study, pair, "procrustes")
+
+# %% [markdown]
+# ## Drift of the basis over depth
+#
+# Each value stands beside the band of its bootstrap over texts (a new fit for each resample), a null (tokens paired
+# with other tokens of like length and position) and the noise floor (two seeds of one arm; backbones have none).
+
+# %%
+curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))
+whole = curve[curve["set"] == "all"]
+beside = [name for name in ("null", "floor") if whole[name].notna().any()]
+plots.curves(whole[whole["metric"] == "inverse_row_entropy"], x="layer_x", y="value", hue="models", low="low",
+             high="high", references=beside, quantity="entropy", xlabel="state",
+             ylabel="inverse row entropy of the map").publish(
+    study.name, f"06_procrustes/{pair}", "entropy",
+    f"Inverse row entropy of the Procrustes map at matching layers, backbones and embedders, pair {pair}")
+
+# %% [markdown]
+# How to read it: 1 is an unchanged basis, lower is drift. The map of unrelated states is not spread evenly either, so
+# compare with the null and not with 0. A curve that rises with depth would be surprising, since changes add up from
+# block to block.
+
+# %% [markdown]
+# ## What no rotation explains
+#
+# A rotated copy would leave nothing over. What is left is a change of shape.
+
+# %%
+plots.curves(whole[whole["metric"] == "residual_ratio"], x="layer_x", y="value", hue="models", low="low", high="high",
+             references=beside, xlabel="state", ylabel="residual ratio").publish(
+    study.name, f"06_procrustes/{pair}", "residual",
+    f"Residual ratio after Procrustes alignment at matching layers, backbones and embedders, pair {pair}")
+
+# %% [markdown]
+# How to read it: 0 is a perfect fit; two unrelated arrays of equal scale leave about 2, less when their large
+# directions can be matched, as the null shows. The residual sees scale: a model whose states merely grew has one too.
+
+# %%
+plots.curves(whole[whole["metric"] == "mean_cosine"], x="layer_x", y="value", hue="models", low="low", high="high",
+             references=beside, quantity="cosine", xlabel="state", ylabel="mean cosine after alignment").publish(
+    study.name, f"06_procrustes/{pair}", "cosine",
+    f"Mean cosine of a token's two states after Procrustes alignment at matching layers, pair {pair}")
+
+# %% [markdown]
+# How to read it: 1 means that every token points the same way in both models once the axes are aligned. It does not
+# see scale, so it may stay high where the residual is large.
+
+# %% [markdown]
+# ## The map itself
+#
+# At the last state, the size of the entries of $O^*$. An unchanged basis is a diagonal; mixing is haze. Embedders are
+# those of the first seed, and wide models are shown by the largest entry of each block of dimensions.
+
+# %%
+cells = paths.read_table(folder / "map.parquet").rename(columns={"value": "size of the entry"})
+plots.heatmap(cells, x="column", y="row", value="size of the entry", facet="models",
+              xlabel=f"dimension of {study.pair(pair).b}", ylabel=f"dimension of {study.pair(pair).a}").publish(
+    study.name, f"06_procrustes/{pair}", "map",
+    f"Heat maps of the absolute Procrustes map at the last state, backbones and embedders, pair {pair}")
+
+# %% [markdown]
+# How to read it: a bright cell in row $i$ and column $j$ says that dimension $i$ of the first model became dimension
+# $j$ of the second. Bright cells off the diagonal would be surprising: a swap of dimensions, which no step of training
+# makes likely.
+
+# %% [markdown]
+# ## Mathematics against general text
+#
+# The published study fits the map on worked mathematics and on general prompts separately, and finds more drift on
+# mathematics, above all in backbones. The same split here:
+
+# %%
+sets = curve[(curve["metric"] == "inverse_row_entropy") & (curve["set"] != "all")]
+plots.curves(sets, x="layer_x", y="value", hue="set", facet="models", low="low", high="high", quantity="entropy",
+             xlabel="state", ylabel="inverse row entropy of the map").publish(
+    study.name, f"06_procrustes/{pair}", "sets",
+    f"Inverse row entropy of the map fitted on mathematics and on general text, pair {pair}")
+
+# %% [markdown]
+# How to read it: fewer tokens make a noisier and more mixed map, so look at the bands; sets of unequal size are not
+# quite comparable. The table beside it holds published values of other, larger models (published: chain-of-thought
+# and MMLU-Pro texts, last layer): a reference for the size of such differences, not a target.
+
+# %%
+rows = [(name, kind, *(backbones or (None, None)), *(embedders or (None, None)))
+        for name, kind, backbones, embedders in published.ENTROPY]
+heads = ["pair", "kind", "backbones, maths", "backbones, general", "embedders, maths", "embedders, general"]
+plots.table(pd.DataFrame(rows, columns=heads), "Published inverse row entropy at the last layer", decimals=4)
+
+# %% [markdown]
+# ## What was found
+#
+# Each sentence is computed from the intervals above.
+
+# %%
+last = whole["layer_x"].iloc[-1]
+entropy = whole[whole["metric"] == "inverse_row_entropy"]
+Markdown(findings.sentence(entropy, f"Inverse row entropy at the last state ({last})", layer_x=last)
+         + " " + findings.by_layer(entropy))
+
+# %%
+residual = whole[whole["metric"] == "residual_ratio"]
+Markdown(findings.sentence(residual, f"Residual ratio at the last state ({last})", more_is_alike=False, layer_x=last)
+         + " " + findings.by_layer(residual, more_is_alike=False))
+
+# %% [markdown]
+# By set of texts:
+
+# %%
+Markdown(findings.between_sets(sets[sets["layer_x"] == last], "maths", "general"))

@@ -1,0 +1,100 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Probes: does a readout carry over?
+#
+# Function, at last. Fit a linear readout on the embeddings of one model, freeze it, and apply it to those of the
+# other: does what one model knows lie where the readout looks for it in the other? Embeddings are mean-pooled,
+# L2-normalised and standardised by each model's own training texts; the readout is softmax regression for the topic
+# of a text and ridge regression for a number. *Own* is the score on the model it was fitted on, *cross* on the other,
+# *delta* own minus cross. Texts are split 80/10/10, and each set of texts has readouts of its own: in general texts
+# (dictionary entries) the topic is a field of meaning and the number the depth of the word in WordNet; in mathematics
+# the topic is what is asked for and the number counts the steps of the solution.
+
+# %% tags=["parameters"]
+profile = "smoke"
+pair = "base-vs-rlvr"
+
+# %%
+from IPython.display import Markdown
+
+from hrsa import compare, findings, paths, plots
+from hrsa.profile import load_profile
+
+study = load_profile(profile)
+folder = compare.compare_pair(study, pair, "probes")
+
+# %% [markdown]
+# ## Topic of a text
+#
+# Accuracy, own and cross. Values are means over seeds and over both directions (fitted on the pair's first model, and
+# on its second); error bars cover the 95% bootstrap intervals over texts of all of them.
+
+# %%
+probes = findings.over_seeds(paths.read_table(folder / "probes.parquet").drop(columns="direction"))
+probes["where"] = probes["set"] + ", " + probes["models"]
+scores = probes[probes["quantity"] != "delta"]
+plots.bars(scores[scores["task"] == "classification"], x="split", y="value", hue="quantity", facet="where", low="low",
+           high="high", quantity="accuracy", xlabel="split", ylabel="accuracy").publish(
+    study.name, f"09_probes/{pair}", "classification",
+    f"Accuracy of topic probes on their own and on the other model by split and set of texts, pair {pair}")
+
+# %% [markdown]
+# How to read it: own on the training texts shows how much the readout can memorise; judge by dev and test. Cross as
+# high as own says that the readout found what it needs in the other model, in the same place. Cross above own by more
+# than the intervals would be surprising.
+
+# %% [markdown]
+# ## A number to predict
+#
+# The share of variance explained, $R^2$: 1 is perfect, 0 as good as the mean of the texts, below 0 worse than that.
+
+# %%
+plots.bars(scores[scores["task"] == "regression"], x="split", y="value", hue="quantity", facet="where", low="low",
+           high="high", xlabel="split", ylabel="R²").publish(
+    study.name, f"09_probes/{pair}", "regression",
+    f"R squared of ridge probes on their own and on the other model by split and set of texts, pair {pair}")
+
+# %% [markdown]
+# How to read it: as above. A readout applied to an unrelated model scores far below zero, because its predictions
+# vary but do not fit; so a cross score near own is a strong statement, and a very negative one a weak readout.
+
+# %% [markdown]
+# ## What the transfer costs
+#
+# The difference own minus cross, with its paired interval.
+
+# %%
+cost = probes[(probes["quantity"] == "delta") & (probes["split"] != "train")].copy()
+cost["texts"] = cost["where"] + ", " + cost["split"]
+plots.forest(cost, label="texts", value="value", low="low", high="high", hue="models", facet="task",
+             xlabel="own score minus cross score").publish(
+    study.name, f"09_probes/{pair}", "delta",
+    f"Own minus cross score of topic and regression probes on dev and test texts, with intervals, pair {pair}")
+
+# %% [markdown]
+# How to read it: right of zero, the readout loses by the change of model. An interval that holds zero shows no loss,
+# which is not proof of none. The noise floor tells how much a readout loses between two seeds of one arm:
+
+# %%
+floor = cost[cost["models"] == "embedders"][["task", "set", "split", "value", "low", "high", "floor"]]
+plots.table(floor, "Embedders: delta with its interval, and the mean delta between two seeds of one arm (floor)")
+
+# %% [markdown]
+# ## What was found
+#
+# On texts that no readout was fitted on, from both directions together:
+
+# %%
+Markdown("\n\n".join(findings.transfer(probes, task) for task in ("classification", "regression")))

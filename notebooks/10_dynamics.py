@@ -1,0 +1,129 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Training dynamics: when does realignment happen?
+#
+# Chapters 05 to 09 compare the start and the end of contrastive training. Here every similarity is taken at the kept
+# checkpoints as well, for all pairs of the profile and the first seed. Step 0 is the pair's backbones as they came,
+# with causal attention; from the first checkpoint on, the models attend as the recipe says. The published study
+# reports that realignment happens within the first 200 or so of 782 steps and then holds, while neighbour overlap
+# keeps falling.
+
+# %% tags=["parameters"]
+profile = "smoke"
+
+# %%
+import pandas as pd
+from IPython.display import Markdown
+
+from hrsa import compare, findings, paths, plots
+from hrsa.profile import load_profile
+
+study = load_profile(profile)
+tables = {pair.name: paths.read_table(compare.dynamics(study, pair.name) / "dynamics.parquet") for pair in study.pairs}
+steps = pd.concat(tables, names=["pair"]).reset_index(level="pair").reset_index(drop=True)
+
+# %% [markdown]
+# ## Axes and shape
+#
+# The last (normed) state of both models, with bands from the bootstrap over texts.
+
+# %%
+final = steps[steps["layers"] == "last"]
+last = final[final["set"] == "all"]
+names = {"correlation": "dimension-wise correlation", "inverse_row_entropy": "inverse row entropy",
+         "debiased_cka": "debiased CKA", "mean_cosine": "cosine after alignment"}
+shape = last[last["metric"].isin(names)].assign(similarity=last["metric"].map(names))
+plots.curves(shape, x="step", y="value", hue="pair", facet="similarity", low="low", high="high", quantity="similarity",
+             xlabel="training step", ylabel="similarity of the last states").publish(
+    study.name, "10_dynamics", "shape",
+    "Correlation, inverse row entropy, debiased CKA and cosine of the last states over training steps, by pair")
+
+# %% [markdown]
+# How to read it: one line per pair, higher is more alike. A line that rises from step 0 is realignment; one that
+# falls says that the same recipe and data carried the two models apart. A jump at the first checkpoint holds the
+# change of attention too.
+
+# %% [markdown]
+# ## Neighbours
+#
+# The published claim is that local neighbourhoods keep drifting apart.
+
+# %%
+overlap = last[last["metric"] == "knn"].assign(neighbours="k = " + last["k"].astype(str))
+plots.curves(overlap, x="step", y="value", hue="pair", facet="neighbours", low="low", high="high", quantity="overlap",
+             xlabel="training step", ylabel="mean overlap of the last states").publish(
+    study.name, "10_dynamics", "overlap", "Mean neighbour overlap of the last states over training steps, by pair and k")
+
+# %% [markdown]
+# How to read it: as above, for the $k$ nearest neighbours of each token. Lines that rise would contradict the
+# published claim.
+
+# %% [markdown]
+# ## What no rotation explains
+#
+# The residual ratio is a distance: lower is more alike.
+
+# %%
+plots.curves(last[last["metric"] == "residual_ratio"], x="step", y="value", hue="pair", low="low", high="high",
+             xlabel="training step", ylabel="residual ratio of the last states").publish(
+    study.name, "10_dynamics", "residual", "Residual ratio after Procrustes alignment over training steps, by pair")
+
+# %% [markdown]
+# How to read it: 0 is a perfect fit after rotation. It grows when the two models' states take other shapes or sizes.
+
+# %% [markdown]
+# ## Readouts
+#
+# Scores of probes carried over from one model to the other, on test texts, mean of both directions.
+
+# %%
+carried = final[final["metric"].isin(["classification", "regression"])]
+carried = carried.assign(task=carried["metric"] + ", " + carried["set"] + " texts")
+plots.curves(carried, x="step", y="value", hue="pair", facet="task", low="low", high="high",
+             xlabel="training step", ylabel="cross score (accuracy, R²)").publish(
+    study.name, "10_dynamics", "probes", "Cross-model probe scores on test texts over training steps, by pair and task")
+
+# %% [markdown]
+# How to read it: accuracy for topics, $R^2$ for the number. A rise may come from better embeddings or from closer
+# models; chapter 09 sets cross scores beside own scores.
+
+# %% [markdown]
+# ## All layers
+#
+# The last state is where the loss acts. The mean over all matching layers shows whether the change reaches deeper.
+
+# %%
+deep = steps[(steps["layers"] == "mean") & (steps["set"] == "all") & steps["metric"].isin(names)]
+deep = deep.assign(similarity=deep["metric"].map(names))
+plots.curves(deep, x="step", y="value", hue="pair", facet="similarity", quantity="similarity",
+             xlabel="training step", ylabel="mean similarity over layers").publish(
+    study.name, "10_dynamics", "layers", "Mean over layers of four similarities over training steps, by pair")
+
+# %% [markdown]
+# How to read it: as the first figure, without bands. A change here that is as large as at the last state would be
+# surprising, since short training mostly moves late layers.
+
+# %% [markdown]
+# ## What was found
+#
+# Each line compares the last step with step 0, and names the step since which the difference holds.
+
+# %%
+sayings = names | {"residual_ratio": "residual ratio", "knn": "neighbour overlap"}
+groups = last[last["metric"].isin(sayings)].groupby(["pair", "metric", "k"], sort=False, dropna=False)
+lines = [f"{pair}: " + findings.over_training(part, sayings[metric] + (f" (k = {k})" if metric == "knn" else ""),
+                                              more_is_alike=metric != "residual_ratio")
+         for (pair, metric, k), part in groups]
+Markdown("\n".join(f"- {line}" for line in lines))
