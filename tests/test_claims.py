@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa import evidence, paths
+from hrsa import evidence, paths, published, wording
 from hrsa.claims import (
     CLAIMS,
     FAILS,
@@ -18,8 +18,19 @@ from hrsa.claims import (
     similarity_claims,
     tally,
 )
+from hrsa.claims import table as all_claims
 from hrsa.profile import Pair, load_profile
-from hrsa.synthesis import controls, one_number, score_verdicts, sight, summarise
+from hrsa.synthesis import (
+    committed,
+    controls,
+    error_shares,
+    one_number,
+    other_analyses,
+    plans,
+    score_verdicts,
+    sight,
+    summarise,
+)
 
 BASE = {"RLVR": {"correlation": (0.95, 0.97), "inverse_row_entropy": (0.9, 0.92), "debiased_cka": (0.97, 0.98),
                  "knn": (0.6, 0.62), "probe_delta": (0.0, 0.02)},
@@ -219,3 +230,71 @@ def test_a_later_change_of_the_statement_shows(tmp_path, monkeypatch):
     assert len(told) == 2 and told[0]["hash"] != told[1]["hash"]
     assert len(evidence.changes(told)) == 1 and "margin: 0.02 became 0.05" in evidence.changes(told)[0]
     assert all(one["written"] <= other["written"] for one, other in pairwise(told))
+
+
+def test_sentences_follow_the_verdicts(rng):
+    same, other = (score_verdicts(scores(rng, shift), FAMILIES, [PAIR], (0, 1, 2), 0.05, resamples=400)
+                   for shift in (0.0, 0.4))
+    assert "score the same within the margin" in wording.verdicts(same)
+    assert "**different**" in wording.verdicts(other) and "score the same" not in wording.verdicts(other)
+    assert "every family gets the overall verdict" in wording.families(same.assign(verdict="equivalent"))
+    mixed = same.assign(verdict=["equivalent", "different", "equivalent"])
+    assert "retrieval is different" in wording.families(mixed)
+    noisy = scores(rng).assign(value=rng.random(scores(rng).shape[0]))
+    lost = score_verdicts(noisy, FAMILIES, [PAIR], (0, 1, 2), 1e-4, resamples=400)
+    assert "smallest that they could have proved" in wording.verdicts(lost)
+
+
+def test_headline_counts_outcomes(rng):
+    fits = score_verdicts(scores(rng), FAMILIES, [PAIR], (0, 1, 2), 0.05, resamples=400)
+    told = wording.headline(all_claims(score_claims(fits), similarity_claims(similar())))
+    assert "0 fail" in told and "for base-vs-rlvr it holds" in told
+    broken = similarity_claims(similar({("RLVR", "backbones", "knn"): (0.0, 0.01)}))
+    assert "0 fail" not in wording.headline(all_claims(score_claims(fits), broken))
+    with pytest.raises(ValueError, match="got none"):
+        all_claims(pd.DataFrame(), pd.DataFrame())
+
+
+def test_statement_sentence():
+    smoke = load_profile("smoke")
+    stated = [{**evidence.statement(smoke), "written": "2026-01-01T00:00:00Z"}]
+    assert "before the first score" in wording.statement(stated, True, [])
+    late = wording.statement(stated, False, ["margin: 0.02 became 0.05 on 2026-01-02"])
+    assert "**after the first score" in late and "became 0.05" in late
+
+
+def test_sources_and_plans(rng):
+    pairs, seeds = [PAIR], (0, 1, 2)
+    parts = error_shares(scores(rng), pairs, seeds)
+    assert parts["share"].sum() == pytest.approx(1) and "base-vs-rlvr: most of the error" in wording.limits(parts)
+    planned = plans(scores(rng), pairs, seeds, 0.02, 0.05, ([2, 3], [50]), None)
+    assert list(planned["seeds"]) == [2, 3] and set(planned["pair"]) == {"base-vs-rlvr"}
+    others = other_analyses(scores(rng), pairs, seeds, 0.05, resamples=400)
+    assert "every analysis says" in wording.agreement(others.assign(verdict="equivalent"))
+    others.loc[1, "verdict"] = "different"
+    assert "say otherwise" in wording.agreement(others)
+
+
+def test_published_sentences():
+    told = wording.published_scores(published.reanalyse(1.0))
+    assert "R1-Distill-1.5B ProRL on BRIGHT" in told and "12 of 12 cells" in told
+    noise = published.reanalyse(1.0).assign(verdict="inconclusive")
+    assert "none differs" in wording.published_scores(noise)
+    assert "1 of 4 on CoT" in wording.published_realignment(published.realignment())
+
+
+def test_committed_simulation_bears_the_rule_out(tmp_path, monkeypatch):
+    table, record = committed("verdict_simulation")
+    assert record["settings"]["repeats"] >= 1000 and "keeps its promise" in wording.proof(table)
+    naive = table[table["method"] != "verdict"].groupby("method")["false_equivalence"].max()
+    assert naive["p > .05"] > 0.3 and naive["pooled queries"] > 0.1
+    assert "breaks its promise" in wording.proof(table.assign(false_equivalence=0.2))
+    folder = tmp_path / "data" / "results"
+    folder.mkdir(parents=True)
+    for suffix in ("parquet", "json"):
+        source = paths.ROOT / "data" / "results" / f"verdict_simulation.{suffix}"
+        (folder / source.name).write_bytes(source.read_bytes())
+    table.assign(power_at_zero=1.0).to_parquet(folder / "verdict_simulation.parquet")
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match="restore it"):
+        committed("verdict_simulation")

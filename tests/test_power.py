@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from hrsa import evidence
-from hrsa.power import Variances, advice, main, measure, plan, power, provable, shares
+from hrsa.power import Variances, advice, main, measure, plan, power, provable, shares, two_way
 from hrsa.profile import load_profile
+from hrsa.sensitivity import mixed_model, sensitivity
 from hrsa.verdict import verdict
 
 
@@ -93,3 +94,41 @@ def test_command_line(rng, tmp_path, capsys):
           str(tmp_path / "e.parquet")])
     told = capsys.readouterr().out
     assert "base-vs-rlvr: margin 0.05, 2 tasks" in told and "base-vs-sft" in told and "provable" in told
+
+
+def test_mixed_model_worked_by_hand():
+    difference = np.array([[0.0, 2.0, 4.0], [5.0, 6.0, 10.0]])
+    rows, columns, rest = two_way(difference)
+    assert rows == pytest.approx(3 * 2 * (2.5**2)) and columns == pytest.approx(2 * ((2**2) + 0.5**2 + 2.5**2) / 2)
+    error, dof = mixed_model(difference, [np.arange(3)])
+    assert error == pytest.approx(np.sqrt((rows + columns - rest) / 6))
+    assert dof == pytest.approx((rows + columns - rest) ** 2 / (rows**2 / 1 + columns**2 / 2 + rest**2 / 2))
+
+
+def test_mixed_model_is_reml(rng):
+    """On balanced data with positive components the error is that of statsmodels' crossed random effects."""
+    import statsmodels.formula.api as smf
+
+    cells = rng.normal(0, 1, (6, 1)) + rng.normal(0, 1, (1, 8)) + rng.normal(0, 0.3, (6, 8))
+    table = pd.DataFrame({"y": cells.ravel(), "s": np.repeat(np.arange(6), 8), "q": np.tile(np.arange(8), 6), "g": 1})
+    parts = {"s": "0 + C(s)", "q": "0 + C(q)"}
+    fitted = smf.mixedlm("y ~ 1", table, groups="g", vc_formula=parts).fit(reml=True)
+    assert mixed_model(cells, [np.arange(8)])[0] == pytest.approx(fitted.bse_fe["Intercept"], rel=0.01)
+
+
+def test_analyses_agree_where_the_answer_is_clear(rng):
+    difference, tasks = study(rng, Variances(1e-6, 0, 0, 0.01**2, 0.01**2), 5, 200, 6)
+    for shift, expected in ((0.0, {"equivalent", "negligible"}), (0.3, {"different"})):
+        table = sensitivity(np.zeros_like(difference), difference + shift, 0.02, tasks)
+        assert set(table["verdict"]) <= expected
+    assert table.loc[table["method"] == "Bayesian", "inside"].item() < 1e-6
+    with pytest.raises(ValueError, match="two seeds"):
+        sensitivity(np.zeros((1, 9)), rng.random((1, 9)), 0.02)
+
+
+def test_fixed_tasks_speak_of_less(rng):
+    difference, tasks = study(rng, Variances(1e-6, 0.02**2, 0, 0.01**2, 0.01**2), 5, 200, 6)
+    table = sensitivity(np.zeros_like(difference), difference, 0.02, tasks).set_index("method")
+    width = table["high"] - table["low"]
+    assert width["these tasks only"] < 0.5 * width["verdict"]
+    assert width["mixed model"] == pytest.approx(width["verdict"], rel=0.25)

@@ -220,3 +220,11 @@ def sentences(claims: pd.DataFrame) -> list[str]:
     """One sentence per claim and pair, worded by its outcome."""
     verbs = {HOLDS: "holds", FAILS: "fails", INCONCLUSIVE: "is not decided by this run"}
     return [f"\"{row.claim}\" ({row.pair}) {verbs[row.outcome]}: {row.measured}." for row in claims.itertuples()]
+
+
+def table(*parts: pd.DataFrame) -> pd.DataFrame:
+    """All claims, those about scores first, in one table; ValueError when there are none."""
+    rows = [part for part in parts if len(part)]
+    if not rows:
+        raise ValueError("expected at least one claim to test, got none: the profile has no pair of a published kind")
+    return pd.concat(rows, ignore_index=True)

@@ -30,10 +30,11 @@ def task_columns(tasks: Sequence | None, difference: np.ndarray) -> list[np.ndar
 
 
 def crossed_draws(difference: np.ndarray, groups: list[np.ndarray], resamples: int,
-                  rng: np.random.Generator) -> np.ndarray:
+                  rng: np.random.Generator, draw_tasks: bool = True) -> np.ndarray:
     """Bootstrap draws of the estimate's error from seeds, queries and tasks: (resamples,), centred on zero.
 
-    `difference` is (seeds, queries), `groups` the columns of each task. See the module's docstring.
+    `difference` is (seeds, queries), `groups` the columns of each task. Without `draw_tasks` the tasks stay as they
+    are, and the draws speak of no other task. See the module's docstring.
     """
     n_seeds, n_tasks = len(difference), len(groups)
     within, noise, squares = np.zeros(n_tasks), np.zeros(n_tasks), 0.0
@@ -52,7 +53,7 @@ def crossed_draws(difference: np.ndarray, groups: list[np.ndarray], resamples: i
         draws *= _widening(within.sum() ** 2 / squares, resamples, rng)
     means = np.stack([difference[:, group].mean(axis=1) for group in groups], axis=1)  # (seeds, tasks)
     draws += _few(means.mean(axis=1), noise.sum() / n_tasks**2, resamples, rng)
-    return draws + _few(means.mean(axis=0), within.mean(), resamples, rng)
+    return draws + _few(means.mean(axis=0), within.mean(), resamples, rng) if draw_tasks else draws
 
 
 def _few(values: np.ndarray, carried: float, resamples: int, rng: np.random.Generator) -> np.ndarray:

@@ -44,20 +44,20 @@ def measure(scores_a: np.ndarray, scores_b: np.ndarray, tasks: Sequence | None =
     if len(difference) < 2 or not many:
         raise ValueError(f"expected two seeds or more and a task with two queries or more, got shape "
                          f"{difference.shape} in {len(groups)} tasks: variances cannot be told apart")
-    parts = [_two_way(difference[:, group]) for group in many]  # (row, column, residual) mean squares of each task
+    parts = [two_way(difference[:, group]) for group in many]  # (row, column, residual) mean squares of each task
     residual = float(np.mean([part[2] for part in parts]))
     query = max(float(np.mean([part[1] for part in parts])) - residual, 0) / len(difference)
     size = len(groups) / sum(1 / len(group) for group in groups)
     if len(groups) == 1:
         return Variances(max(parts[0][0] - residual, 0) / size, 0.0, 0.0, query, residual)
     cells = np.stack([difference[:, group].mean(axis=1) for group in groups], axis=1)  # (seeds, tasks)
-    rows, columns, rest = _two_way(cells)
+    rows, columns, rest = two_way(cells)
     return Variances(seed=max(rows - rest, 0) / len(groups),
                      task=max((columns - rest) / len(difference) - query / size, 0),
                      seed_task=max(rest - residual / size, 0), query=query, residual=residual)
 
 
-def _two_way(values: np.ndarray) -> tuple[float, float, float]:
+def two_way(values: np.ndarray) -> tuple[float, float, float]:
     """Mean squares of rows, columns and residual of an (r, c) table."""
     r, c = values.shape
     rows, columns = values.mean(axis=1), values.mean(axis=0)

@@ -13,7 +13,9 @@ import pandas as pd
 from hrsa import paths
 from hrsa.claims import SIMILARITIES
 from hrsa.evidence import paired
+from hrsa.power import measure, plan, shares
 from hrsa.profile import Pair, Profile
+from hrsa.sensitivity import sensitivity
 from hrsa.verdict import positive_control, verdicts
 
 NEIGHBOURS = 10  # the middle of the published k = 5, 10, 50
@@ -120,3 +122,49 @@ def similarities(profile: Profile) -> pd.DataFrame:
             tables[metric] = paths.read_table(compare_pair(profile, pair.name, metric) / file)
         found.append(summarise(tables).assign(pair=pair.name, kind=pair.kind))
     return pd.concat(found, ignore_index=True)[SIMILARITIES]
+
+
+def error_shares(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int]) -> pd.DataFrame:
+    """What the error of each pair's difference consists of: pair, component, sd, share (see `hrsa.power.shares`)."""
+    parts = []
+    for pair in pairs:
+        a, b, tasks = paired(per_query, pair.a, pair.b, seeds)
+        n_tasks = len(set(tasks))
+        table = shares(measure(a, b, tasks), len(seeds), round(len(tasks) / n_tasks), n_tasks)
+        parts.append(table.assign(pair=pair.name))
+    return pd.concat(parts, ignore_index=True)[["pair", "component", "sd", "share"]]
+
+
+def plans(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int], margin: float, alpha: float,
+          sizes: tuple[Sequence[int], Sequence[int]], hours: float | None) -> pd.DataFrame:
+    """`hrsa.power.plan` of every pair for the (seeds, queries per task) in `sizes`, with column pair."""
+    parts = []
+    for pair in pairs:
+        a, b, tasks = paired(per_query, pair.a, pair.b, seeds)
+        table = plan(measure(a, b, tasks), margin, *sizes, tasks=len(set(tasks)), hours_per_seed=hours, alpha=alpha)
+        table.insert(0, "pair", pair.name)
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
+def other_analyses(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int], margin: float,
+                   alpha: float = 0.05, resamples: int = 2000) -> pd.DataFrame:
+    """`hrsa.sensitivity.sensitivity` of every pair, with column pair; uncorrected."""
+    parts = []
+    for pair in pairs:
+        a, b, tasks = paired(per_query, pair.a, pair.b, seeds)
+        table = sensitivity(a, b, margin, tasks, alpha, resamples=resamples)
+        table.insert(0, "pair", pair.name)
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
+def committed(name: str) -> tuple[pd.DataFrame, dict]:
+    """A table of `data/results/` and its provenance; ValueError when the file is not the one its provenance names."""
+    file = paths.ROOT / "data" / "results" / f"{name}.parquet"
+    record = paths.read_json(file.with_suffix(".json"))
+    found = paths.file_hash(file)
+    if found != record["sha256"]:
+        raise ValueError(f"expected {file.name} with SHA-256 {record['sha256']}, got {found}: restore it, or run "
+                         f"`{record['command']}` again")
+    return paths.read_table(file), record

@@ -1,0 +1,232 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The verdict
+#
+# The paper reports a null effect: a reasoning model, turned into an embedding model, scores like its base. "No
+# significant difference" does not show that; a study that is small or noisy enough always ends there. This chapter
+# asks three questions of the same numbers: is there a difference, is there none that matters, and could this run have
+# seen one at all? Then it goes through the paper's claims one by one. Every sentence with a finding is chosen by code
+# from the data of this run.
+
+# %% tags=["parameters"]
+profile = "smoke"
+
+# %%
+from IPython.display import Markdown
+
+from hrsa import claims, evidence, plots, published, synthesis, wording
+from hrsa.profile import load_profile
+
+study = load_profile(profile)
+stated = study.verdict.model_dump()
+
+# %% [markdown]
+# ## Stated before the run
+#
+# Margin, error rate, seeds and pairs belong to the question. Chosen after the scores are known they can produce any
+# answer, so they are recorded with a hash, and a later change stays visible.
+
+# %%
+statements = evidence.state(study)
+first, changed = evidence.stated_before(study, statements), evidence.changes(statements)
+Markdown(wording.statement(statements, first, changed))
+
+# %% [markdown]
+# ## One verdict per pair
+#
+# The difference is the mean over tasks of the mean over queries of the score of *b* minus that of *a*, with *a* and *b*
+# paired by training seed and query. *Equivalent* means that the interval of a crossed bootstrap of seeds, queries and
+# tasks lies inside the margin, and that two one-sided t tests on the seed means agree. *Different* means that zero is
+# rejected; *negligible*, both; *inconclusive*, neither. Holm's correction runs over the pairs.
+
+# %%
+per_query, families = evidence.gather(study)
+verdicts = synthesis.score_verdicts(per_query, families, study.pairs, study.seeds, **stated)
+Markdown(wording.verdicts(verdicts))
+
+# %%
+plots.forest(verdicts, label="family", value="difference", low="low", high="high", margin=study.verdict.margin,
+             facet="pair", xlabel="score of b minus score of a").publish(
+    study.name, "12_verdict", "verdicts",
+    "Forest plot of the score difference of each pair, over all tasks and by family of tasks, with the margin as a band")
+
+# %% [markdown]
+# How to read it: the band is the margin. An interval inside the band shows equivalence, one that leaves out zero shows a
+# difference, one that sticks out of the band and covers zero shows nothing. Tasks count as a sample of tasks, so that a
+# family of two or three has a wide interval, and a family of one speaks of that task alone. With two seeds almost
+# everything is inconclusive: two runs say little about how runs vary.
+
+# %%
+columns = ["pair", "family", "verdict", "alone", "difference", "low", "high", "holm_difference", "holm_equivalence",
+           "smallest_margin", "seeds", "tasks", "queries"]
+plots.table(verdicts[columns], f"Verdicts at margin {study.verdict.margin:g}, {100 - 200 * study.verdict.alpha:.0f}% "
+            "intervals; p-values after Holm; alone: the verdict without correction", decimals=4)
+
+# %%
+Markdown(wording.families(verdicts))
+
+# %% [markdown]
+# Would another analysis say otherwise? Beside the verdict, without correction for the number of pairs: the same
+# bootstrap with tasks held fixed, a mixed model, a Bayesian region of practical equivalence, and t tests on seed means.
+
+# %%
+others = synthesis.other_analyses(per_query, study.pairs, study.seeds, **stated)
+Markdown(wording.agreement(others))
+
+# %%
+plots.table(others, "Other analyses of the same scores; inside: posterior mass within the margin", decimals=4)
+
+# %% [markdown]
+# ## Could this run have seen a difference?
+#
+# A positive control: arm *b* of each pair is moved until its difference is exactly one margin, with all its noise kept.
+# A run that does not detect this shift is unable to see, whatever it says about the real difference. The SFT arm, where
+# there is one, is a second control: the paper finds that it differs.
+
+# %%
+controls = synthesis.controls(per_query, study.pairs, study.seeds, **stated)
+Markdown(synthesis.sight(controls, verdicts))
+
+# %%
+plots.table(controls[["pair", "kind", "shift", "p_value", "sees"]], "Positive control: an injected shift of one margin")
+
+# %% [markdown]
+# ## What would settle it
+#
+# The measured variation of the differences splits into parts: between training runs, between tasks, between queries,
+# and the rest. More seeds help against the first, more tasks against the second, more queries against the third.
+
+# %%
+parts = synthesis.error_shares(per_query, study.pairs, study.seeds)
+plots.bars(parts, x="component", y="share", hue="pair", xlabel="source of variation",
+           ylabel="share of the variance of the difference").publish(
+    study.name, "12_verdict", "sources", "Bars of the share of each source of variation in the error of each pair's difference")
+
+# %%
+Markdown(wording.limits(parts))
+
+# %% [markdown]
+# The planner simulates studies of other sizes with these variances and a true difference of zero, and applies the rule
+# above. `make power` prints it for any margin.
+
+# %%
+sizes = ([2, 3, 5, 8, 12], [50, 200, 800])
+plan = synthesis.plans(per_query, study.pairs, study.seeds, stated["margin"], stated["alpha"], sizes,
+                       evidence.hours_per_seed(study))
+plots.curves(plan, x="seeds", y="power", hue="queries", facet="pair", xlabel="training seeds",
+             ylabel="power to prove the margin").publish(
+    study.name, "12_verdict", "power",
+    "Curves of the power to prove equivalence against the number of seeds, one curve per number of queries per task")
+
+# %% [markdown]
+# How to read it: each curve is the chance that a study of that size proves equivalence when there is no difference at
+# all. Curves that lie on each other say that more queries would not help. A curve that stays low says that tasks or
+# runs vary too much for this margin.
+
+# %%
+plots.table(plan, f"Power at margin {study.verdict.margin:g}, the margin provable with power 0.8, and hours of training "
+            "and scoring both arms on the machine of this run", decimals={"power": 2, "provable": 4, "hours": 2})
+
+# %% [markdown]
+# ## The paper's claims
+#
+# Each claim has a rule, stated in `hrsa.claims` before any run, that compares an interval with a threshold or with
+# another interval. A claim holds or fails only when the intervals are clear of each other; otherwise it is inconclusive.
+
+# %%
+similar = synthesis.similarities(study)
+table = claims.table(claims.score_claims(verdicts), claims.similarity_claims(similar))
+Markdown(wording.headline(table))
+
+# %%
+plots.table(table[["claim", "level", "pair", "measured", "outcome", "rule"]],
+            f"Claims of the paper, what this run measured (profile {study.name}), and whether they hold")
+
+# %% [markdown]
+# How to read it: *measured* gives the value with its interval and what it is compared with. Similarities are means over
+# layers (inverse row entropy: the last layer); the interval covers resampled texts and all seeds. An outcome is about
+# the small models of this run; it is evidence on the paper's mechanism and not a repetition at its scale.
+
+# %%
+plots.table(claims.tally(table), "Outcomes by level")
+
+# %% [markdown]
+# ## The published scores, tested
+#
+# The paper prints the mean difference over three seeds and a "std" without saying of what. Under each possible meaning
+# the tests can be redone from the table. The numbers are the paper's and not of this run. They treat tasks and queries
+# as fixed, so that they speak of these benchmarks only.
+
+# %%
+cells = published.reanalyse(margin=1.0)
+strict = published.reanalyse(margin=0.5)
+Markdown(f"{wording.published_scores(strict)}\n\n{wording.published_scores(cells)}")
+
+# %%
+shown = cells[(cells["reading"] == published.READINGS[0].name) & (cells["kind"] != "SFT")]
+plots.forest(shown, label="pair", value="delta", low="low", high="high", margin=1.0, facet="benchmark",
+             xlabel="published difference (score points)").publish(
+    study.name, "12_verdict", "published",
+    "Forest plot of the published differences of RLVR pairs on three benchmarks with 90% intervals and a margin of one point")
+
+# %% [markdown]
+# How to read it: intervals are for the narrowest reading, std over seeds of the paired difference. An interval that
+# leaves out zero shows a difference that three seeds agree on; inside the band, it is smaller than one point.
+
+# %%
+plots.table(published.tally(), "Published RLVR cells by verdict, for each reading of the std and each margin (points)")
+
+# %%
+columns = ["pair", "benchmark", "reading", "delta", "std", "low", "high", "holm_difference", "holm_equivalence", "verdict",
+           "smallest_margin"]
+plots.table(cells[columns], "All 15 published cells at a margin of one point, under each reading; p-values after Holm")
+
+# %% [markdown]
+# ## The published realignment, counted
+#
+# Manifold realignment says that contrastive training pulls both models back together. The published inverse row entropy
+# of the map between them allows a count.
+
+# %%
+Markdown(wording.published_realignment(published.realignment()))
+
+# %%
+plots.table(published.entropy_change(), "Published inverse row entropy before and after contrastive training")
+
+# %% [markdown]
+# ## Does the rule keep its promise?
+#
+# A rule that says "equivalent" must rarely say so wrongly. In the simulation the truth is known: the true difference is
+# one margin, or zero. This is a committed result, made by the command below, and not computed in this run.
+
+# %%
+simulated, record = synthesis.committed("verdict_simulation")
+Markdown(f"{wording.proof(simulated)}\n\nCommitted result of `{record['command']}`.")
+
+# %%
+plots.heatmap(simulated, x="method", y="scenario", value="false_equivalence", xlabel="method",
+              ylabel="scenario").publish(
+    study.name, "12_verdict", "proof",
+    "Heat map of how often each method calls two arms the same although they differ by one margin, by scenario")
+
+# %% [markdown]
+# How to read it: each number is the share of simulated studies that call the arms the same although they differ by one
+# margin; 0.05 is allowed. "p > .05" takes a missing proof for a proof. "within std" asks whether the difference is
+# smaller than its standard deviation over three seeds. "pooled queries" forgets that queries share a training run. The
+# naive bootstrap resamples three seeds as if they were many. A low number alone is no merit: see the power beside it.
+
+# %%
+columns = ["scenario", "seeds", "tasks", "queries", "method", "false_equivalence", "power_at_zero", "planned", "false_difference"]
+plots.table(simulated[columns], "Committed simulation: error rate at the margin, power at zero, the planner's forecast")
