@@ -187,8 +187,8 @@ def test_search_finds_pages_and_the_front_page_leads_to_them(html, browser):
 
 
 def test_the_html_names_its_runs_and_no_cdn(html):
-    assert "<h1>Global shape: base vs rl.v1" in (html / "07_cka--base-vs-rl.v1.html").read_text()
-    assert "<h1>Prose and numbers: rl.v1, seed 0" in (html / "03_training--rl.v1-s0.html").read_text()
+    assert "<h1>Global shape (base vs rl.v1)" in (html / "07_cka--base-vs-rl.v1.html").read_text()
+    assert "<h1>Prose and numbers (rl.v1, seed 0)" in (html / "03_training--rl.v1-s0.html").read_text()
     records = (html / "run_records.html").read_text()
     assert all(text in records for text in ("base-s0-0123456789ab", "24.7", "512", "cccccccccc", "2.13.0", "Two pages"))
     assert not [p.name for p in html.glob("*.html") if "unpkg" in p.read_text() or "cdn." in p.read_text()]

@@ -46,7 +46,7 @@ def figure_html(figure: dict[str, Any]) -> str:
     alt, stem = escape(meta.get("alt", "Figure"), quote=True), meta.get("files", "")
     links = " · ".join(f'<a href="_static/figures/{stem}.{end}">{label}</a>' for end, label in FORMATS.items())
     static = f'<noscript><img src="_static/figures/{stem}.png" alt="{alt}"></noscript>' if stem else ""
-    below = f'<figcaption class="hrsa-files">Static: {links}</figcaption>' if stem else ""
+    below = f'<figcaption class="hrsa-files">{links}</figcaption>' if stem else ""
     return (f'<figure class="{FIGURE}"><div class="hrsa-plotly" role="img" aria-label="{alt}" '
             f'style="min-height:{int(layout.get("height", 400))}px" data-figure="{name}"></div>'
             f'<script type="application/json" class="{name}">{text}</script>{static}{below}</figure>')

@@ -129,7 +129,7 @@ def prepare(source: Path, told_apart: str) -> nbformat.NotebookNode:
         raise StageError(f"{source.name}: expected a first cell that begins with '# Title', got {first.source[:60]!r}")
     if told_apart:
         title, _, rest = first.source.partition("\n")
-        first.source = f"{title}: {told_apart}\n{rest}"
+        first.source = f"{title} ({told_apart})\n{rest}"
     injected = any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)

@@ -100,6 +100,7 @@ def _axes(chart: Chart, i: int) -> tuple[dict, dict]:
          "showticklabels": i % columns == 0}
     if chart.square:
         x["constrain"] = y["constrain"] = "domain"
+        x["constraintoward"] = "right" if grid else "center"  # next to the colour bar
         y["scaleanchor"] = _name("x", i)
     elif i:
         x["matches"], y["matches"] = "x", "y"

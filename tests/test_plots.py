@@ -1,0 +1,231 @@
+import base64
+import io
+import itertools
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from matplotlib.image import imread
+
+from hrsa import paths, plots
+from hrsa.plots import style
+
+LAYERS = ["0", "1", "2", "10", "10+norm"]
+
+
+def _grid(rng, facets=("backbones", "embedders")):
+    rows = [{"models": m, "layer_x": x, "layer_y": y} for m in facets for x, y in itertools.product(LAYERS, LAYERS)]
+    return pd.DataFrame(rows).assign(value=rng.random(len(rows)))
+
+
+def _curves(rng):
+    table = pd.DataFrame([{"models": m, "k": k, "layer": layer} for m in ("backbones", "embedders") for k in (5, 10, 50)
+                          for layer in LAYERS])
+    value = rng.uniform(0.2, 0.8, len(table))
+    return table.assign(value=value, low=value - 0.1, high=value + 0.1, null=0.05, floor=0.95)
+
+
+def _bars(rng):
+    table = pd.DataFrame([{"split": s, "readout": r, "models": m} for s in ("train", "dev", "test")
+                          for r in ("own", "cross") for m in ("backbones", "embedders")])
+    value = rng.uniform(0.2, 0.8, len(table))
+    return table.assign(value=value, low=value - 0.1, high=value + 0.1)
+
+
+def _every(rng):
+    grid, lines, bars = _grid(rng), _curves(rng), _bars(rng)
+    points = pd.DataFrame({"a": rng.random(40), "b": rng.random(40), "pair": ["p", "q"] * 20})
+    return {
+        "heatmap": plots.heatmap(grid, "layer_x", "layer_y", "value", facet="models", quantity="cka"),
+        "curves": plots.curves(lines, "layer", "value", "models", facet="k", low="low", high="high",
+                               references=["null", "floor"], quantity="overlap"),
+        "dashes": plots.curves(lines, "layer", "value", "models", dash="k"),
+        "bars": plots.bars(bars, "split", "value", "readout", facet="models", low="low", high="high", quantity="score"),
+        "forest": plots.forest(bars, "split", "value", "low", "high", margin=0.1, hue="readout", facet="models"),
+        "scatter": plots.scatter(points, "a", "b", hue="pair"),
+        "histogram": plots.histogram(points, "a", hue="pair", quantity="correlation"),
+    }
+
+
+@pytest.fixture
+def every(rng):
+    return _every(rng)
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "FIGURES", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["heatmap", "curves", "dashes", "bars", "forest", "scatter", "histogram"])
+def test_a_drawing_shows_itself_interactive_static_and_as_text(every, kind):
+    data, metadata = every[kind]._repr_mimebundle_()
+    figure = go.Figure(data["application/vnd.plotly.v1+json"])  # plotly's own validation of names and types
+    assert len(figure.data) > 0
+    text = json.dumps(data["application/vnd.plotly.v1+json"], allow_nan=False)
+    assert '"template"' not in text and len(text) < 60_000
+    pixels = imread(io.BytesIO(base64.b64decode(data["image/png"])))
+    assert pixels.shape[1] == style.WIDTH * style.DPI and metadata["image/png"]["width"] == 700
+    assert pixels[..., :3].std() > 0.02, "nothing is drawn"
+    assert data["text/plain"] == every[kind].alt
+    assert every[kind].plotly["layout"]["xaxis"]["title"]["text"]
+
+
+def test_both_forms_show_the_numbers_of_the_table(rng, every):
+    lines = every["curves"].table
+    trace = next(t for t in every["curves"].plotly["data"] if t["name"] == "embedders" and t["x"] != [None]
+                 and t.get("fill") is None and t["xaxis"] == "x2")
+    wanted = lines[(lines.models == "embedders") & (lines.k == 10)]["value"].to_numpy()
+    np.testing.assert_allclose(trace["y"], wanted, rtol=1e-4)
+    mark = next(m for m in every["curves"].chart.panels[1].marks if m.name == "embedders")
+    np.testing.assert_array_equal(mark.y, wanted)
+    grid = every["heatmap"].table.sample(frac=1, random_state=int(rng.integers(1 << 30)))
+    shuffled = plots.heatmap(grid, "layer_x", "layer_y", "value", facet="models", quantity="cka")
+    cell = grid[(grid.models == "backbones") & (grid.layer_x == "10") & (grid.layer_y == "1")]["value"].item()
+    panel = next(p for p in shuffled.chart.panels if p.title == "backbones")
+    assert panel.marks[0].z[1, 3] == cell, "rows are y from the bottom, columns x, in order of the layers' numbers"
+    assert shuffled.chart.x.names == tuple(LAYERS)
+
+
+def test_one_quantity_has_one_scale_everywhere(rng):
+    first = plots.heatmap(_grid(rng), "layer_x", "layer_y", "value", facet="models", quantity="cka")
+    second = plots.heatmap(_grid(rng).assign(value=0.5), "layer_x", "layer_y", "value", facet="models", quantity="cka")
+    assert first.plotly["layout"]["coloraxis"] == second.plotly["layout"]["coloraxis"]
+    assert (first.chart.scale.low, first.chart.scale.high) == (0, 1)
+    signed = plots.heatmap(_grid(rng), "layer_x", "layer_y", "value", facet="models", quantity="correlation")
+    assert signed.plotly["layout"]["coloraxis"]["cmin"] == -1 and signed.chart.scale.colours != "viridis"
+    free = plots.heatmap(_grid(rng), "layer_x", "layer_y", "value", facet="models")
+    assert free.chart.scale.low == free.table["value"].min()
+    for quantity in ("cka", "overlap", "entropy", "score"):
+        assert style.scale(quantity).range == (0, 1)
+        axis = plots.curves(_curves(rng), "layer", "value", "models", "k", quantity=quantity).plotly["layout"]["yaxis"]
+        assert axis["range"] == pytest.approx([-0.03, 1.03])
+    with pytest.raises(ValueError, match=r"expected a quantity, one of \['accuracy'.*got 'warmth'"):
+        plots.heatmap(_grid(rng), "layer_x", "layer_y", "value", facet="models", quantity="warmth")
+
+
+def test_series_are_told_apart_without_colour_and_known_names_keep_theirs():
+    looks = style.looks(["backbones", "embedders", "null", "noise floor"])
+    assert looks["backbones"] == style.looks(["other", "backbones"])["backbones"]
+    assert looks["null"].colour == looks["noise floor"].colour == style.GREY
+    assert looks["null"].dash != looks["noise floor"].dash and 0 not in (looks["null"].dash, looks["noise floor"].dash)
+    seven = style.looks(["base-s0", "base-s1", "rlvr-s0", "sft-s0", "x", "y", "z"])
+    assert len({look.marker for look in seven.values()}) == len({look.colour for look in seven.values()}) == 7
+    assert seven["rlvr-s0"].colour == style.looks(["rlvr"])["rlvr"].colour
+
+
+@pytest.mark.parametrize("colours", sorted({scale.colours for scale in style.QUANTITIES.values()}))
+def test_colour_scales_read_in_grey(colours):
+    """Lightness rises along a sequential scale, and falls to both ends of a diverging one."""
+    from matplotlib import colormaps
+
+    red, green, blue = colormaps[colours](np.linspace(0, 1, 33))[:, :3].T
+    light = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    half = light[:17] if colours == "RdBu_r" else light
+    assert (np.diff(half) > 0).all() and np.ptp(half) > 0.5
+
+
+def test_published_files_hold_the_same_bytes_each_time(rng, published):
+    state = rng.bit_generator.state
+    contents = []
+    for run in ("one", "two"):
+        rng.bit_generator.state = state
+        every = _every(rng)
+        for kind in ("heatmap", "bars", "histogram"):
+            assert every[kind].publish("smoke", f"07_cka/{run}", kind, "A figure & its <text>.").files.endswith(kind)
+        contents.append({p.name: p.read_bytes() for p in sorted((published / "smoke" / "07_cka" / run).iterdir())})
+    assert contents[0] == contents[1] and len(contents[0]) == 9
+    svg = contents[0]["bars.svg"].decode()
+    assert "A figure &amp; its &lt;text&gt;." in svg and not re.search(r"<dc:date>|20\d\d-\d\d-\d\d", svg)
+    table = pd.read_csv(published / "smoke" / "07_cka" / "one" / "bars.csv")
+    assert list(table.columns) == ["split", "readout", "models", "value", "low", "high"]
+
+
+def test_drawing_leaves_no_trace_in_the_process(every):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    assert every["histogram"].png
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_published_drawing_needs_words_and_a_fit_name(every, published):
+    with pytest.raises(ValueError, match="expected a sentence that describes figure smoke/05/x"):
+        every["bars"].publish("smoke", "05", "x", " ")
+    for name in ("../x", "a b", "", "/x"):
+        with pytest.raises(ValueError, match="expected letters, digits"):
+            every["bars"].publish("smoke", "05", name, "Bars.")
+    assert list(published.iterdir()) == []
+
+
+CALLS = {
+    "heatmap": lambda t: plots.heatmap(t, "layer", "k", "value"),
+    "curves": lambda t: plots.curves(t, "layer", "value", "models", "k"),
+    "bars": lambda t: plots.bars(t, "layer", "value", "models", "k"),
+    "forest": lambda t: plots.forest(t, "layer", "value", "low", "high", hue="models", facet="k"),
+    "scatter": lambda t: plots.scatter(t, "low", "value", "models"),
+    "histogram": lambda t: plots.histogram(t, "value", "models"),
+}
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_what_cannot_be_drawn_is_refused_with_words(rng, kind):
+    table = _curves(rng)
+    table = table if kind != "heatmap" else table[table.models == "backbones"]
+    CALLS[kind](table)
+    with pytest.raises(ValueError, match="expected rows to draw, got an empty table"):
+        CALLS[kind](table.iloc[:0])
+    with pytest.raises(ValueError, match=r"expected columns .*\['value'\] missing"):
+        CALLS[kind](table.drop(columns="value"))
+    with pytest.raises(ValueError, match=r"expected at least one finite number in column 'value', got \d+ missing"):
+        CALLS[kind](table.assign(value=np.nan))
+    with pytest.raises(ValueError, match="expected numbers in column 'value'"):
+        CALLS[kind](table.assign(value="high"))
+    if kind not in ("scatter", "histogram"):
+        with pytest.raises(ValueError, match="expected one row per"):
+            CALLS[kind](pd.concat([table, table.iloc[:1]]))
+
+
+def test_gaps_stay_gaps(rng):
+    table = _curves(rng).query("k == 5 and models == 'backbones'").reset_index(drop=True)
+    table.loc[2, "value"] = np.nan
+    drawing = plots.curves(table, "layer", "value", low="low", high="high")
+    assert [t["y"][2] for t in drawing.plotly["data"] if len(t["y"]) == 5] == [None]
+    grid = _grid(rng).query("layer_x != '1' or layer_y != '2'")
+    z = plots.heatmap(grid, "layer_x", "layer_y", "value", facet="models").plotly["data"][0]["z"]
+    assert z[2][1] is None and z[1][2] is not None
+
+
+def test_a_heat_map_too_fine_for_the_screen_is_refused():
+    table = pd.DataFrame({"x": range(300), "y": 0, "v": 1.0})
+    with pytest.raises(ValueError, match="expected at most 256 cells along an axis, got 1 x 300"):
+        plots.heatmap(table, "x", "y", "v")
+
+
+def test_a_histogram_counts_every_row_once(rng):
+    table = pd.DataFrame({"v": np.append(rng.normal(size=201), np.nan), "m": ["a", "b"] * 101})
+    for mark in plots.histogram(table, "v", "m", quantity="correlation").chart.panels[0].marks:
+        assert mark.y.sum() == pytest.approx(1)
+    assert plots.histogram(table.assign(v=0.5), "v").png
+
+
+def test_a_table_is_aligned_escaped_and_captioned():
+    frame = pd.DataFrame({"task": ["<b>", "x" * 40], "n_docs": [12345, 2], "score": [0.12345, np.nan],
+                          "ok": [True, False]})
+    shown = plots.table(frame, "Scores & counts", {"score": 2})
+    data = shown._repr_mimebundle_()
+    html = data["text/html"]
+    assert "&lt;b&gt;" in html and "<caption>Scores &amp; counts</caption>" in html and "n docs" in html
+    assert '<td style="text-align:right">12,345</td>' in html and ">0.12<" in html and ">–<" in html and ">yes<" in html
+    assert 'class="hrsa-text" style="text-align:left">xxx' in html and "overflow-x:auto" in html
+    assert data["text/plain"].splitlines()[0] == "Scores & counts"
+    pivoted = plots.table(frame.set_index("task")[["score"]], "Indexed")
+    assert pivoted.heads == ("task", "score") and pivoted.rows[0] == ("<b>", "0.123")
+    with pytest.raises(ValueError, match="expected rows to show"):
+        plots.table(frame.iloc[:0], "Nothing")
+    with pytest.raises(ValueError, match="expected a caption"):
+        plots.table(frame, " ")
