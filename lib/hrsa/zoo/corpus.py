@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, END = "<pad>", "<end>"
-TOKENIZER_DOCUMENTS = 20_000  # enough for stable merges of a few thousand tokens, and quick
+TOKENIZER_DOCUMENTS = 10_000  # enough for stable merges of a few thousand tokens, and quick
 LONGEST = 2000  # characters kept of one real document: a few rows
 BLOCK = 500  # documents encoded and shuffled at once
 
