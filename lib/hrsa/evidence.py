@@ -159,18 +159,17 @@ def paired(per_query: pd.DataFrame, a: str, b: str, seeds: Sequence[int],
     `a` and `b` are backbone names. ValueError when a model is missing or the models have not the same queries.
     """
     ids = {arm: [Model(backbone=arm, seed=seed, ablation=ablation).id for seed in seeds] for arm in (a, b)}
-    wide = per_query.pivot_table(index="model", columns=["task", "query"], values="value", aggfunc="first",
-                                 dropna=False, sort=True)
-    absent = [model for models in ids.values() for model in models if model not in wide.index]
+    wide = per_query.pivot_table(index=["task", "query"], columns="model", values="value", aggfunc="first", sort=True)
+    absent = [model for models in ids.values() for model in models if model not in wide.columns]
     if absent:
-        raise ValueError(f"expected scores of {absent}, got those of {sorted(wide.index)}: evaluate these models")
-    wide = wide.loc[[*ids[a], *ids[b]]].dropna(axis=1, how="all")
-    holes = wide.columns[wide.isna().any()]
+        raise ValueError(f"expected scores of {absent}, got those of {list(wide.columns)}: evaluate these models")
+    wide = wide[[*ids[a], *ids[b]]].dropna(how="all")
+    holes = wide.index[wide.isna().any(axis=1)]
     if len(holes):
         raise ValueError(f"expected the same queries for {a} and {b} in every seed, got {len(holes)} without a score "
                          f"in some, the first {holes[0]}: evaluate these models on one suite")
-    tasks = wide.columns.get_level_values("task").to_numpy()
-    return wide.loc[ids[a]].to_numpy(), wide.loc[ids[b]].to_numpy(), tasks
+    tasks = wide.index.get_level_values("task").to_numpy(dtype=object)
+    return wide[ids[a]].to_numpy().T, wide[ids[b]].to_numpy().T, tasks
 
 
 def gather(profile: Profile) -> tuple[pd.DataFrame, pd.Series]:
