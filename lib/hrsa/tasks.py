@@ -51,13 +51,18 @@ class _Local:
 
 
 class LocalRetrieval(_Local, AbsTaskRetrieval):
-    """Queries against a corpus, nDCG@10."""
+    """Queries against a corpus, nDCG@10.
+
+    Queries that are documents of the corpus too, under the same id and never judged relevant to themselves, do not
+    find themselves (mteb's `ignore_identical_ids`).
+    """
 
     kind = "Retrieval"
     k_values = DEPTH
 
     def _fill(self, task: EvalTask) -> None:
-        self.ignore_identical_ids = task.ignore_identical_ids
+        shared = set(task.queries["id"]) & set(task.corpus["id"])
+        self.ignore_identical_ids = bool(shared) and not any(name in task.qrels.get(name, {}) for name in shared)
         sides = {name: Dataset.from_pandas(getattr(task, name)[["id", "text"]], preserve_index=False)
                  for name in ("corpus", "queries")}
         self.dataset = {"default": {"test": {**sides, "relevant_docs": task.qrels, "top_ranked": None}}}
@@ -102,8 +107,7 @@ def content_key(task: EvalTask) -> str:
     tables = {name: None if (table := getattr(task, name)) is None else
               int(pd.util.hash_pandas_object(table, index=False).sum())
               for name in ("corpus", "queries", "train", "test")}
-    return key(name=task.name, instruction=task.instruction, metric=task.metric, qrels=task.qrels,
-               ignore_identical_ids=task.ignore_identical_ids, **tables)
+    return key(name=task.name, instruction=task.instruction, metric=task.metric, qrels=task.qrels, **tables)
 
 
 def local_task(task: EvalTask) -> AbsTask:
