@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from hrsa import paths
 from hrsa.plots import interactive, static, style
@@ -29,7 +31,7 @@ class Drawing:
 
     @cached_property
     def png(self) -> bytes:
-        """The static picture, 7 inches wide."""
+        """The static picture, 7 inches wide at 200 pixels per inch."""
         return static.render(self.chart, "png", self.alt)
 
     @cached_property
@@ -63,8 +65,13 @@ class Drawing:
     def __repr__(self) -> str:
         return self.alt
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-        """Plotly JSON for front ends that know it, PNG for others, the description for none of both."""
-        size = {"width": round(style.WIDTH * style.PIXELS)}
-        bundle = {PLOTLY: self.plotly, "image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
-        return bundle, {"image/png": size}
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """Plotly JSON for front ends that know it, PNG for others, the description for none of both.
+
+        JupyterLab shows the PNG at its own size and puts the interactive figure in its place under the pointer.
+        """
+        shown = io.BytesIO()
+        with Image.open(io.BytesIO(self.png)) as picture:
+            picture.reduce(style.SHARP).save(shown, "png", optimize=True)
+        png = base64.b64encode(shown.getvalue()).decode()
+        return {PLOTLY: self.plotly, "image/png": png, "text/plain": self.alt}

@@ -26,7 +26,7 @@ def render(chart: Chart, form: str, alt: str) -> bytes:
     buffer = io.BytesIO()
     with mpl_style.context(["default", style.RC]):
         figure = _figure(chart)
-        figure.savefig(buffer, format=form, dpi=style.DPI, metadata=about)
+        figure.savefig(buffer, format=form, dpi=style.SHARP * style.PIXELS, metadata=about)
     return buffer.getvalue()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 WIDTH = 7.0  # inches; shown 700 px wide, the text column of the book
 PIXELS = 100  # shown pixels per inch, so that 9 pt text is 12.5 px tall
-DPI = 160  # of the PNG: sharp when shown at 100 pixels per inch
+SHARP = 2  # pixels of a published PNG per shown pixel: sharp in print and on fine screens
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/, without its yellow (too pale on white)
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
