@@ -55,9 +55,8 @@ def draw(name, shift, rng):
 
 def naive(difference, rng):
     seeds, queries = difference.shape
-    rows = rng.integers(0, seeds, (400, seeds))
-    weights = rng.multinomial(queries, np.full(queries, 1 / queries), 400) / queries
-    draws = np.einsum("rq,rq->r", difference[rows].mean(axis=1), weights)
+    by_query = difference[rng.integers(0, seeds, (400, seeds))].mean(axis=1)  # (resamples, queries)
+    draws = np.take_along_axis(by_query, rng.integers(0, queries, (400, queries)), axis=1).mean(axis=1)
     low, high = np.quantile(draws, [ALPHA, 1 - ALPHA])
     return low > -MARGIN and high < MARGIN
 

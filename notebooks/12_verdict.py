@@ -63,8 +63,9 @@ plots.forest(verdicts, label="family", value="difference", low="low", high="high
     "Forest plot of the score difference of each pair, over all tasks and by family of tasks, with the margin as a band")
 
 # %% [markdown]
-# How to read it: the band is the margin. An interval inside the band shows equivalence, one that leaves out zero shows a
-# difference, one that sticks out of the band and covers zero shows nothing. Tasks count as a sample of tasks, so that a
+# How to read it: the band is the margin. An interval inside the band shows equivalence, one that sticks out of the band
+# and covers zero shows nothing. One that leaves out zero points to a difference; the test of it is stricter than this
+# interval (two-sided, seed means and bootstrap, corrected), so go by the word in the table. Tasks count as a sample of tasks, so that a
 # family of two or three has a wide interval, and a family of one speaks of that task alone. With two seeds almost
 # everything is inconclusive: two runs say little about how runs vary.
 
@@ -177,13 +178,13 @@ Markdown(f"{wording.published_scores(strict)}\n\n{wording.published_scores(cells
 # %%
 shown = cells[(cells["reading"] == published.READINGS[0].name) & (cells["kind"] != "SFT")]
 plots.forest(shown, label="pair", value="delta", low="low", high="high", margin=1.0, facet="benchmark",
-             xlabel="published difference (score points)").publish(
+             xlabel="difference (points)").publish(
     study.name, "12_verdict", "published",
     "Forest plot of the published differences of RLVR pairs on three benchmarks with 90% intervals and a margin of one point")
 
 # %% [markdown]
 # How to read it: intervals are for the narrowest reading, std over seeds of the paired difference. An interval that
-# leaves out zero shows a difference that three seeds agree on; inside the band, it is smaller than one point.
+# leaves out zero points to a difference that three seeds agree on; inside the band, it is smaller than one point.
 
 # %%
 plots.table(published.tally(), "Published RLVR cells by verdict, for each reading of the std and each margin (points)")
