@@ -4,28 +4,25 @@ A loss module for sentence-transformers' trainer. Embeddings are computed in pie
 sorted by length, so that padding is small and memory does not grow with the batch; the loss is taken over all of
 them; then each piece is run again, with the same random state, to carry its gradient into the weights (GradCache,
 arXiv 2101.06983). Pieces that fit into the budget together keep their graph and are not run again.
-Letters: b queries of this process, p passages of all processes, n texts, t sequence, d dimensions.
+Letters: b queries of this process, p passages of all processes, n texts, k distinct texts, t sequence, d dimensions.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize, pad
+from torch.nn.functional import cross_entropy, normalize
 from torch.nn.parallel import DistributedDataParallel
+
+from hrsa.pieces import Features, Moment, Piece, pieces_of
 
 PIECES = 4  # forward passes that share the token budget: shorter ones pad less, four keep a GPU busy
 SCORES = 2**24  # scores held at once (64 MiB in float32): queries are taken in blocks of this many scores
-
-Features = dict[str, Any]
 
 
 def text_id(text: str) -> int:
@@ -55,80 +52,6 @@ def info_nce(queries: Tensor, passages: Tensor, own: Tensor, mask: Tensor, tempe
     """
     scores = normalize(queries, dim=-1) @ normalize(passages, dim=-1).T / temperature  # (b, p)
     return cross_entropy(scores.masked_fill(mask, -torch.inf), own, reduction="none")
-
-
-class _Moment:
-    """Random state and precision of a forward pass, to run it again exactly."""
-
-    def __init__(self, device: torch.device):
-        self.device, self.cpu = device, torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        self.autocast = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
-
-    @contextlib.contextmanager
-    def again(self) -> Iterator[None]:
-        enabled, dtype = self.autocast
-        with (torch.random.fork_rng([self.device] if self.cuda is not None else []),
-              torch.autocast(self.device.type, dtype, enabled)):
-            torch.set_rng_state(self.cpu)
-            if self.cuda is not None:
-                torch.cuda.set_rng_state(self.cuda, self.device)
-            yield
-
-
-@dataclass
-class _Piece:  # texts embedded in one forward pass
-    texts: Tensor  # (k,) positions among the n texts
-    features: Features
-    tokens: int  # padding included
-    moment: _Moment | None = None
-    kept: Tensor | None = None  # (k, d) with its graph
-
-
-def cut(lengths: Tensor, budget: int) -> list[Tensor]:
-    """Positions of texts, longest first, in pieces whose padded size (texts x longest) is at most `budget` tokens.
-
-    lengths (n,): tokens of each text. A text longer than the budget is a piece of its own.
-    """
-    order = torch.argsort(lengths, descending=True, stable=True)  # (n,)
-    pieces, begin = [], 0
-    while begin < len(order):
-        size = max(1, budget // max(1, int(lengths[order[begin]])))
-        pieces.append(order[begin : begin + size])
-        begin += size
-    return pieces
-
-
-def _merged(columns: list[Features]) -> Features:
-    """One padded set of features of the texts of several columns, in their order."""
-    keys = [k for k, v in columns[0].items() if isinstance(v, Tensor) and v.shape == columns[0]["input_ids"].shape]
-    width = max(column["input_ids"].shape[1] for column in columns)
-    return {key: torch.cat([pad(c[key], (0, width - c[key].shape[1])) for c in columns]) for key in keys}  # (n, t)
-
-
-def pieces_of(features: list[Features], budget: int) -> list[_Piece]:
-    """Cut the texts of all columns into pieces; those that share an instruction (`prompt_length`) are sorted together.
-
-    features: one tokenised column each, as sentence-transformers hands them to a loss: `input_ids` and
-    `attention_mask` (b, t). ValueError when padding is not on the right.
-    """
-    if not all(bool(column["attention_mask"][:, 0].all()) for column in features):
-        raise ValueError("expected texts of at least one token, padded on the right; got a first token that is "
-                         "masked: set tokenizer.padding_side = 'right' and leave out empty texts")
-    groups: dict[int, list[int]] = {}
-    for index, column in enumerate(features):
-        groups.setdefault(int(column.get("prompt_length") or 0), []).append(index)
-    rows, result = len(features[0]["input_ids"]), []
-    for prompt_length, members in groups.items():
-        merged = _merged([features[i] for i in members])
-        places = torch.cat([torch.arange(rows) + i * rows for i in members])  # (n,)
-        lengths = merged["attention_mask"].sum(1)  # (n,)
-        for piece in cut(lengths.cpu(), budget):
-            longest = int(lengths[piece[0]])
-            content = {key: value[piece.to(value.device), :longest] for key, value in merged.items()}
-            content |= {"prompt_length": prompt_length} if prompt_length else {}
-            result.append(_Piece(places[piece], content | {"modality": "text"}, longest * len(piece)))
-    return result
 
 
 def _gathered(local: Tensor) -> tuple[Tensor, int]:
@@ -188,17 +111,19 @@ class InfoNCE(nn.Module):
             raise ValueError(f"expected columns query, positive and negatives, got {len(features)} column(s)")
         ids = _token_ids(features) if labels is None else labels["ids"]
         known = torch.cat([ids[:, :2], *([] if labels is None else [labels["known"]])], dim=1)  # (b, m)
-        pieces = pieces_of(features, max(1, self.chunk_tokens // PIECES))
-        embeddings = self._embed(pieces, training).requires_grad_(training)  # (n, d)
+        pieces, where = pieces_of(features, max(1, self.chunk_tokens // PIECES))
+        distinct = self._embed(pieces, training)  # (k, d)
+        embeddings = distinct[where.to(distinct.device)].requires_grad_(training)  # (n, d)
         loss = self._loss(embeddings, ids, known)
         tokens = sum(column["attention_mask"].sum() for column in features)
         self.record |= {"loss": float(loss), "tokens": int(_summed(tokens))}
         if training:
-            loss.requires_grad_().register_hook(partial(self._carry, pieces, embeddings.grad))
+            gradients = torch.zeros_like(distinct).index_add_(0, where.to(distinct.device), embeddings.grad)
+            loss.requires_grad_().register_hook(partial(self._carry, pieces, gradients))
         return loss
 
-    def _embed(self, pieces: list[_Piece], training: bool) -> Tensor:
-        """Embeddings (n, d) of all texts, detached; the last pieces that fit the budget keep their graph."""
+    def _embed(self, pieces: list[Piece], training: bool) -> Tensor:
+        """Embeddings (k, d) of the distinct texts, detached; the last pieces that fit the budget keep their graph."""
         left, keep = self.chunk_tokens, len(pieces)
         while training and keep and pieces[keep - 1].tokens <= left:
             keep -= 1
@@ -206,10 +131,10 @@ class InfoNCE(nn.Module):
         outputs = []
         for index, piece in enumerate(pieces):
             kept = training and index >= keep
-            piece.moment = _Moment(piece.features["input_ids"].device)
+            piece.moment = Moment(piece.features["input_ids"].device)
             last = keep == 0 and index == len(pieces) - 1
             with torch.set_grad_enabled(kept), _no_sync(self.model, last):
-                output = self.model(dict(piece.features))["sentence_embedding"]  # (k, d)
+                output = self.model(dict(piece.features))["sentence_embedding"]
             outputs.append(output.detach())
             piece.kept = output if kept else None
         order = torch.argsort(torch.cat([piece.texts for piece in pieces]))
@@ -238,8 +163,8 @@ class InfoNCE(nn.Module):
             embeddings.grad = torch.cat([queries.grad, theirs]).to(embeddings.dtype)
         return total
 
-    def _carry(self, pieces: list[_Piece], gradients: Tensor, scale: Tensor) -> None:
-        """Carry the gradients (n, d) of the embeddings, times `scale`, into the weights, piece by piece."""
+    def _carry(self, pieces: list[Piece], gradients: Tensor, scale: Tensor) -> None:
+        """Carry the gradients (k, d) of the embeddings, times `scale`, into the weights, piece by piece."""
         kept = [piece for piece in pieces if piece.kept is not None]
         again = [piece for piece in pieces if piece.kept is None]
         if kept:
