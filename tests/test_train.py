@@ -20,9 +20,9 @@ from hrsa import paths
 from hrsa.backbone import leak_probe, prepare
 from hrsa.export import assemble, exact_prompts, prompt_tokens
 from hrsa.fingerprint import same_recipe
-from hrsa.profile import Recipe
+from hrsa.profile import Profile, Recipe
 from hrsa.texts import query_prompt
-from hrsa.train import batches, check_triples, train
+from hrsa.train import arms, batches, check_triples, load_embedder, train, train_embedder
 from hrsa.trainer import CURVE, newest_checkpoint
 
 SIZES = {"stones": 40, "rivers": 20, "moons": 12}
@@ -317,3 +317,57 @@ def test_errors(backbones, tmp_path):
         run(backbones[0], tmp_path, steps=2)
     with pytest.raises(FloatingPointError, match="at step"):
         run(backbones[0], tmp_path, learning_rate=1e30, steps=4, warmup_ratio=0, checkpoints=())
+
+
+# --- the stage
+
+
+@pytest.fixture
+def study(backbones, tmp_path, monkeypatch):
+    """A profile of two folder backbones on a file of pairs, in a tree of its own."""
+    for name in ("ROOT", "RUNS", "SUITE"):
+        monkeypatch.setattr(paths, name, tmp_path / name)
+    paths.write_json(tmp_path / "SUITE/train/tasks.json", {})
+    table = triples_table()
+    table = table[table["task"] == "stones"].drop_duplicates("query").drop_duplicates("positive")
+    (tmp_path / "ROOT").mkdir()
+    table[["instruction", "query", "positive"]].to_json(tmp_path / "ROOT/stones.jsonl", orient="records", lines=True)
+    return Profile.model_validate({
+        "name": "tiny", "title": "Tiny", "seeds": [0],
+        "backbones": [{"name": name, "source": "folder", "path": path, "arm": "base"}
+                      for name, path in zip("ab", backbones, strict=True)],
+        "pairs": [{"name": "a-vs-b", "a": "a", "b": "b", "kind": "control"}],
+        "recipe": recipe(steps=3, checkpoints=(2,)).model_dump(),
+        "ablations": [{"name": "causal", "change": {"attention": "causal"}, "backbones": ["a"]}],
+        "suite": {"train": ["stones.jsonl"], "mining": {"embedder": "bm25"}}})
+
+
+def test_the_stage(study):
+    folder = train_embedder(study, "a-s0")
+    assert train_embedder(study, "a-s0") == folder and not paths.scratch(folder).exists()
+    assert {f.name for f in folder.iterdir()} == {"model", "checkpoints", "curve.parquet", "fingerprint.json",
+                                                  "export.json", "provenance.json"}
+    other = train_embedder(study, "b-s0")
+    causal = train_embedder(study, "a-s0-causal")
+    assert len({folder, other, causal}) == 3 and set(arms(study, "b-s0")) == {"a-s0", "b-s0"}
+    assert set(arms(study, "a-s0-causal")) == {"a-s0-causal"}
+    for model_id, step, attention in (("a", None, "causal"), ("a-s0", 0, "causal"), ("a-s0", 2, "bidirectional"),
+                                      ("a-s0", None, "bidirectional"), ("a-s0-causal", None, "causal")):
+        model = load_embedder(study, model_id, step)
+        leak_probe(model[0].model, model.tokenizer, attention)
+    assert same(load_embedder(study, "a").state_dict(), load_embedder(study, "a-s0", 0).state_dict())
+    assert not same(load_embedder(study, "a-s0", 2).state_dict(), load_embedder(study, "a-s0").state_dict())
+    for call, message in ((lambda: train_embedder(study, "a"), "got the backbone 'a'"),
+                          (lambda: load_embedder(study, "a-s0", 1), r"one of \[0, 2\], got 1"),
+                          (lambda: load_embedder(study, "a", 2), "step 0 or None")):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_an_arm_that_differs_stops_the_study(study):
+    folder = train_embedder(study, "a-s0")
+    record = paths.read_json(folder / "fingerprint.json")
+    paths.write_json(folder / "fingerprint.json", {**record, "data": "another"})
+    with pytest.raises(ValueError, match="got another data in a-s0"):
+        train_embedder(study, "b-s0")
+    assert not list(folder.parent.glob("b-s0-*"))
