@@ -80,7 +80,8 @@ def test_families_and_gains(study, tables):
     families = contrast.family_scores(study, scores).set_index(["condition", "arm", "family"]).sort_index()
     trained, before = families.loc[("recipe", "base", "retrieval")], families.loc[("untrained", "base", "retrieval")]
     assert trained["value"] - before["value"] == pytest.approx(0.3, abs=0.003)
-    assert trained["low"] <= trained["value"] <= trained["high"] and before["low"] == before["high"]
+    assert trained["low"] <= trained["value"] <= trained["high"]
+    assert np.isnan(before["low"]) and np.isnan(before["high"])  # one run has no range
     said = contrast.gains(study, scores)
     assert "base: contrastive training raised" in said and "higher on 3 of 3 tasks" in said
     assert "sft: contrastive training raised" in said and "above BM25 on 0 of 2 retrieval tasks" in said

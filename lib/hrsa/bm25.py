@@ -2,13 +2,13 @@
 
 Robertson & Zaragoza, The Probabilistic Relevance Framework, 2009, eq. 3.15, with Lucene's idf, as the library
 bm25s computes it. mteb's own BM25 model wants a compiled stemmer that a plain install lacks; this one needs none.
+bm25s is imported where it is used: chapters that only read tables must not wait for it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import bm25s
 import numpy as np
 
 K1 = 1.5  # bm25s' and mteb's default: how fast repeated words stop counting
@@ -18,6 +18,8 @@ STOPWORDS = "english"
 
 def _words(texts: list[str]) -> list[list[str]]:
     """Lower-case words of two characters or more, without English stop words, one list per text."""
+    import bm25s
+
     return bm25s.tokenize(texts, stopwords=STOPWORDS, return_ids=False, show_progress=False)
 
 
@@ -25,6 +27,8 @@ class BM25:
     """A BM25 index of `texts`. Ranks are deterministic: equal scores keep the order of `texts`."""
 
     def __init__(self, texts: list[str]):
+        import bm25s
+
         if not texts:
             raise ValueError("expected at least one document to index, got none: check the corpus")
         self.n = len(texts)

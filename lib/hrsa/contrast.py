@@ -54,16 +54,21 @@ def _cell(mean: float, std: float) -> str | None:
 
 
 def family_scores(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean over a family's tasks, then over seeds: [condition, arm, family, value, low, high], the range of seeds."""
+    """Mean over a family's tasks, then over seeds: [condition, arm, family, value, low, high].
+
+    low and high are the range of seeds, NaN for a single run.
+    """
     rows = described(profile, scores)
     keys = ["condition", "arm", "family"]
     runs = rows.groupby([*keys, "model"], sort=False, as_index=False)["value"].mean()
-    return runs.groupby(keys, sort=False, as_index=False).agg(
-        value=("value", "mean"), low=("value", "min"), high=("value", "max"))
+    table = runs.groupby(keys, sort=False, as_index=False).agg(
+        value=("value", "mean"), low=("value", "min"), high=("value", "max"), runs=("value", "size"))
+    table.loc[table["runs"] == 1, ["low", "high"]] = np.nan
+    return table.drop(columns="runs")
 
 
 def overall_scores(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean over tasks, then over seeds: [condition, arm, value, low, high], the range of seeds."""
+    """Mean over tasks, then over seeds: [condition, arm, value, low, high], as `family_scores`."""
     whole = family_scores(profile, scores.assign(family=ALL))
     return whole.drop(columns="family")
 
