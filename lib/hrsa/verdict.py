@@ -94,15 +94,23 @@ def verdict(
     if reason:
         return Verdict("inconclusive", p_difference=1.0, p_lower=1.0, p_upper=1.0, p_equivalence=1.0,
                        smallest_margin=math.inf, reason=reason, **common)
+    tests = _tests(draws, center, means, margin)
+    claims = word(tests["p_difference"] < alpha, tests["p_equivalence"] < alpha)
+    smallest = max(abs(center) + _standard_error(means) * stats.t.ppf(1 - alpha, len(means) - 1), -low, high)
+    return Verdict(claims, smallest_margin=float(smallest), reason="", **tests, **common)
+
+
+def _tests(draws: np.ndarray, center: float, means: np.ndarray, margin: float) -> dict[str, float]:
+    """p-values of the t tests on seed means (seeds,) joined with those of the bootstrap draws."""
     error = _standard_error(means)
     p_lower, p_upper = _tail(center + margin, error, len(means)), _tail(margin - center, error, len(means))
-    p_equal = max(p_lower, p_upper, _share(draws <= -margin), _share(draws >= margin))
     p_zero = 2 * min(_share(draws <= 0), _share(draws >= 0), 0.5)
-    p_differ = max(p_zero, 2 * _tail(abs(center), error, len(means)))
-    reach = abs(center) + error * stats.t.ppf(1 - alpha, len(means) - 1)
-    return Verdict(word(p_differ < alpha, p_equal < alpha), p_difference=min(p_differ, 1.0), p_lower=p_lower,
-                   p_upper=p_upper, p_equivalence=p_equal, smallest_margin=float(max(reach, -low, high)), reason="",
-                   **common)
+    return {
+        "p_difference": min(max(p_zero, 2 * _tail(abs(center), error, len(means))), 1.0),
+        "p_lower": p_lower,
+        "p_upper": p_upper,
+        "p_equivalence": max(p_lower, p_upper, _share(draws <= -margin), _share(draws >= margin)),
+    }
 
 
 def word(different: bool, equivalent: bool) -> str:
