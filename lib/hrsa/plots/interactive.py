@@ -42,7 +42,8 @@ def _layout(chart: Chart, alt: str, files: str) -> dict[str, Any]:
     top = (TITLE if any(panel.title for panel in chart.panels) else 10) + _legend_height(chart)
     layout: dict[str, Any] = {
         "meta": {"alt": alt, "files": files},
-        "height": round(rows * chart.height * style.PIXELS) + _legend_height(chart), "autosize": True,
+        "height": round(rows * chart.height * style.PIXELS) + _legend_height(chart),
+        "width": round(style.WIDTH * style.PIXELS),
         "margin": {"l": 10, "r": 10, "t": top, "b": 10},
         "font": {"family": FONT, "size": 12, "color": "#222222"},
         "paper_bgcolor": "white", "plot_bgcolor": "white", "hovermode": "closest", "bargap": 0,
