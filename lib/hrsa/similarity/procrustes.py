@@ -100,15 +100,16 @@ def inverse_row_entropy(rotation: np.ndarray) -> float:
 def nuclear_norm(cross: np.ndarray) -> float:
     """Sum of the singular values of (d_x, d_y), from the eigenvalues of C'C where that is exact enough.
 
-    Eigenvalues carry an error of about eps times the largest, which matters only for small singular values; where the
-    sum of these errors could pass 1e-8 of the result, the singular values are computed instead, at 3 times the cost.
+    Eigenvalues carry an error of about eps times the largest, which matters only for small singular values; where
+    these errors, independent as they are, could add up to 1e-7 of the result, singular values are computed, at three
+    times the cost.
     """
     small = cross if cross.shape[0] >= cross.shape[1] else cross.T
     eigenvalues = np.maximum(np.linalg.eigvalsh(small.T @ small), 0.0)
     singular = np.sqrt(eigenvalues)
     error = 4 * np.finfo(np.float64).eps * eigenvalues.max()
     spread = np.minimum(np.sqrt(error), error / np.maximum(singular, np.sqrt(error)))
-    if spread.sum() > 1e-8 * singular.sum():
+    if np.sqrt(np.square(spread).sum()) > 1e-7 * singular.sum():
         singular = np.linalg.svd(cross, compute_uv=False)
     return float(singular.sum())
 
