@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import to_hex, to_rgb
 
 from hrsa.plots import style
 from hrsa.plots.chart import Axis, Chart, Mark
@@ -53,7 +51,7 @@ def _layout(chart: Chart, alt: str, files: str) -> dict[str, Any]:
     }
     if any(mark.kind == "grid" for panel in chart.panels for mark in panel.marks):
         layout["coloraxis"] = {
-            "cmin": chart.scale.low, "cmax": chart.scale.high, "colorscale": colours(chart.scale.colours),
+            "cmin": chart.scale.low, "cmax": chart.scale.high, "colorscale": style.colour_scale(chart.scale.colours),
             "colorbar": {"title": {"text": chart.scale.label, "side": "right"}, "thickness": 12, "outlinewidth": 0,
                          "x": round((1 + _share(chart)) / 2 + 0.01, 4), "xanchor": "left"}}
     return layout
@@ -61,11 +59,6 @@ def _layout(chart: Chart, alt: str, files: str) -> dict[str, Any]:
 
 def _legend_height(chart: Chart) -> int:
     return LEGEND * legend_rows(chart) + 6 if chart.legend else 0
-
-
-def colours(name: str) -> list[list]:
-    """A matplotlib colour map as plotly's colour scale."""
-    return [[round(t, 4), to_hex(colormaps[name](t))] for t in np.linspace(0, 1, 17)]
 
 
 def _share(chart: Chart) -> float:
@@ -155,11 +148,6 @@ def numbers(values: np.ndarray | None) -> list | None:
     return [None if not np.isfinite(value) else float(f"{value:.{DIGITS}g}") for value in np.asarray(values, float)]
 
 
-def _faded(colour: str, opacity: float) -> str:
-    red, green, blue = (round(255 * part) for part in to_rgb(colour))
-    return f"rgba({red},{green},{blue},{opacity})"
-
-
 def _trace(mark: Mark, chart: Chart, mode: str) -> dict[str, Any]:
     look = mark.look
     at = {"text": [chart.x.names[round(v)] for v in mark.x]} if chart.x.names else {}
@@ -180,7 +168,7 @@ def _line(mark: Mark, chart: Chart) -> list[dict]:
     x, low, high = mark.x[keep], mark.low[keep], mark.high[keep]
     band = {"type": "scatter", "mode": "lines", "x": numbers(np.concatenate([x, x[::-1]])),
             "y": numbers(np.concatenate([high, low[::-1]])), "fill": "toself", "line": {"width": 0},
-            "fillcolor": _faded(mark.look.colour, 0.16), "hoverinfo": "skip", "showlegend": False,
+            "fillcolor": style.faded(mark.look.colour, 0.16), "hoverinfo": "skip", "showlegend": False,
             "legendgroup": trace["legendgroup"], "name": mark.name}
     return [band, trace]
 
@@ -227,7 +215,7 @@ def _step(mark: Mark, chart: Chart) -> list[dict]:
     look = mark.look
     trace = _trace(mark, chart, "lines")
     trace |= {"x": numbers(np.repeat(mark.x, 2)), "y": numbers(np.concatenate([[0], np.repeat(mark.y, 2), [0]])),
-              "fill": "tozeroy", "fillcolor": _faded(look.colour, 0.14),
+              "fill": "tozeroy", "fillcolor": style.faded(look.colour, 0.14),
               "line": {"color": look.colour, "width": 2, "dash": style.DASHES[look.hatch % len(style.DASHES)][1]}}
     return [trace]
 

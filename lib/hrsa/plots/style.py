@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from matplotlib import colormaps
+from matplotlib.colors import to_hex, to_rgb
+
 WIDTH = 7.0  # inches; shown 700 px wide, the text column of the book
 PIXELS = 100  # shown pixels per inch, so that 9 pt text is 12.5 px tall
 SHARP = 2  # pixels of a published PNG per shown pixel: sharp in print and on fine screens
@@ -123,3 +126,14 @@ def padded(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
         return None
     room = 0.03 * (bounds[1] - bounds[0]) or 0.5
     return bounds[0] - room, bounds[1] + room
+
+
+def colour_scale(name: str) -> list[list]:
+    """A matplotlib colour map in plotly's form: [share of the range, colour]."""
+    return [[step / 16, to_hex(colormaps[name](step / 16))] for step in range(17)]
+
+
+def faded(colour: str, opacity: float) -> str:
+    """A colour with opacity, in CSS's form."""
+    red, green, blue = (round(255 * part) for part in to_rgb(colour))
+    return f"rgba({red},{green},{blue},{opacity})"
