@@ -5,9 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_activations import WORDS, load, probe_table, save_qwen3
+from tiny import tiny_backbone
 
-from hrsa import activations, compare, compare_probes, dynamics, findings, layerwise
-from hrsa.profile import Analysis
+from hrsa import activations, compare, compare_probes, dynamics, findings, layerwise, paths
+from hrsa.profile import Analysis, Profile
 
 ANALYSIS = Analysis(texts_per_set=16, max_length=12, max_tokens=150, ks=(3, 5), bootstrap=12, permutations=3,
                     probe_texts=120)
@@ -216,3 +217,44 @@ def test_sets_of_texts_are_compared_within_each_kind_of_model():
     table = table.assign(models=["backbones"] * 2 + ["embedders"] * 2, set=["maths", "general"] * 2)
     text = findings.between_sets(table, "maths", "general")
     assert ", lower; embedders" in text and text.endswith("(inconclusive).")
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A profile of two tiny backbones in folders, with two seeds, that trains for two steps."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    backbones = [{"name": name, "source": "folder", "path": str(tiny_backbone(tmp_path / name, seed)), "arm": arm}
+                 for seed, (name, arm) in enumerate((("base", "base"), ("rlvr", "rlvr")))]
+    return Profile.model_validate({
+        "name": "micro", "title": "Micro", "backbones": backbones, "seeds": (0, 1),
+        "pairs": [{"name": "base-vs-rlvr", "a": "base", "b": "rlvr", "kind": "RLVR"}],
+        "recipe": {"batch_size": 4, "steps": 2, "hard_negatives": 1, "max_length": 96, "precision": "fp32",
+                   "gradient_checkpointing": False, "checkpoints": (1,)},
+        "suite": {"train": ("pg_docs",), "max_pairs": 12, "mining": {"embedder": "bm25"}},
+        "analysis": {"texts_per_set": 8, "max_length": 16, "max_tokens": 120, "ks": (3,), "bootstrap": 10,
+                     "permutations": 2, "probe_texts": 80}})
+
+
+def test_stage_from_backbones_to_tables_and_never_twice(study):
+    folder = compare.compare_pair(study, "base-vs-rlvr", "cka")
+    curve = paths.read_table(folder / "curve.parquet")
+    assert curve.groupby("models")["a"].unique().map(list).to_dict() == {
+        "backbones": ["base"], "embedders": ["base-s0", "base-s1"]}
+    assert curve.loc[curve["models"] == "embedders", "floor"].notna().all()
+    assert set(paths.read_table(folder / "heatmap.parquet")["models"]) == {"backbones", "embedders"}
+    written = (folder / "provenance.json").stat().st_mtime_ns
+    recorded = sorted(path.name for path in (paths.RUNS / "micro" / "states").iterdir())
+    probes = paths.read_table(compare.compare_pair(study, "base-vs-rlvr", "probes") / "probes.parquet")
+    assert set(probes["set"]) == {"general", "maths"}
+    assert compare.compare_pair(study, "base-vs-rlvr", "cka") == folder
+    assert (folder / "provenance.json").stat().st_mtime_ns == written
+    assert sorted(path.name for path in (paths.RUNS / "micro" / "states").iterdir()) == recorded  # one pass per model
+    steps = paths.read_table(compare.dynamics(study, "base-vs-rlvr") / "dynamics.parquet")
+    assert sorted(steps["step"].unique()) == [0, 1, 2]
+
+
+def test_unknown_metric_and_pair_are_refused(study):
+    with pytest.raises(ValueError, match="expected a metric among"):
+        compare.compare_pair(study, "base-vs-rlvr", "cosine")
+    with pytest.raises(ValueError, match="base-vs-sft"):
+        compare.compare_pair(study, "base-vs-sft", "cka")
