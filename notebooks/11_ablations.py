@@ -37,7 +37,7 @@ conditions = [ablation.RECIPE, *(a.name for a in study.ablations)]
 # Everything that is not named stays as in the recipe: data, batches, seeds, steps.
 
 # %%
-plots.table(contrast.changes(study), f"Ablations of profile {study.name}, beside the recipe's values", decimals=4)
+plots.table(ablation.changes(study), f"Ablations of profile {study.name}, beside the recipe's values", decimals=4)
 
 # %% [markdown]
 # ## Scores under each condition

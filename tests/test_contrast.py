@@ -108,7 +108,7 @@ def test_ablations_beside_the_recipe(study, tables):
         ("base-vs-rlvr", "recipe"), ("base-vs-sft", "recipe"), ("base-vs-rlvr", "causal")}
     assert (overall["seeds"] == 1).all() and overall["reason"].str.contains("one seed").all()
     assert contrast.against_recipe(overall).count("\n") == 0
-    assert contrast.changes(study).to_dict("records") == [
+    assert ablation.changes(study).to_dict("records") == [
         {"ablation": "causal", "setting": "attention", "recipe": "bidirectional", "ablated": "causal",
          "arms": "base, rlvr", "seeds": "0"}]
     assert ablation.cases(study, "base-vs-rlvr") == [

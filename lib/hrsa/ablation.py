@@ -31,6 +31,14 @@ def ablations_of(profile: Profile, pair: str) -> list[Ablation]:
     return [ablation for ablation in profile.ablations if {arms.a, arms.b} <= set(ablation.backbones)]
 
 
+def changes(profile: Profile) -> pd.DataFrame:
+    """What each ablation changes: [ablation, setting, recipe, ablated, arms, seeds]."""
+    return pd.DataFrame([
+        {"ablation": ablation.name, "setting": field, "recipe": str(getattr(profile.recipe, field)),
+         "ablated": str(value), "arms": ", ".join(ablation.backbones), "seeds": ", ".join(map(str, ablation.seeds))}
+        for ablation in profile.ablations for field, value in ablation.change.items()])
+
+
 def cases(profile: Profile, pair: str) -> list[tuple[str, int | None, str | None]]:
     """(condition, seed, ablation) of all that is compared: the recipe with the seeds of the ablations only, so that
     nothing but the named change differs. ValueError when no ablation has both arms."""

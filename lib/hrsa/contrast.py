@@ -206,14 +206,6 @@ def counted(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def changes(profile: Profile) -> pd.DataFrame:
-    """What each ablation changes: [ablation, setting, recipe, ablated, arms, seeds]."""
-    return pd.DataFrame([
-        {"ablation": ablation.name, "setting": field, "recipe": str(getattr(profile.recipe, field)),
-         "ablated": str(value), "arms": ", ".join(ablation.backbones), "seeds": ", ".join(map(str, ablation.seeds))}
-        for ablation in profile.ablations for field, value in ablation.change.items()])
-
-
 def against_recipe(overall: pd.DataFrame) -> str:
     """Whether an ablation moves the difference between arms, by the intervals of "all tasks", a list in Markdown."""
     lines = []
