@@ -152,6 +152,18 @@ def test_pretraining_resumes_to_the_bit(stop, tokenizer, tmp_path):
     assert losses[-1] < losses[0]
 
 
+def test_documents_of_a_row_do_not_see_each_other(tokenizer, rng):
+    model = pretrain.new_model(Zoo(**MICRO), tokenizer).eval()
+    end = tokenizer.eos_token_id
+    first, second = (rng.integers(10, 300, n).tolist() for n in (5, 7))
+    row = torch.tensor([[*first, end, *second, end, 11]])
+    where = pretrain.positions(row, end)
+    assert where.tolist() == [[*range(6), *range(8), 0]]
+    packed = model(input_ids=row, position_ids=where, use_cache=False).logits
+    alone = model(input_ids=torch.tensor([[*second, end]])).logits
+    torch.testing.assert_close(packed[:, 6:14], alone, rtol=1e-4, atol=1e-5)
+
+
 def test_learning_rate_warms_up_and_falls():
     zoo = Zoo(pretrain_steps=100, pretrain_lr=1.0)
     rates = [pretrain.learning_rate(step, zoo) for step in range(100)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +36,8 @@ def prepare(threads: int, seed: int) -> None:
     """Set up this process for a torch stage: CPU threads, the global seeds that third-party trainers read
     (python, numpy, torch), deterministic kernels only, and no progress bars of transformers."""
     import torch
+
+    warnings.filterwarnings("ignore", "IProgress not found")  # tqdm.auto, imported by others, wants notebook widgets
     from transformers.utils import logging
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA

@@ -22,8 +22,9 @@ def make_backbone(profile: Profile, name: str) -> Path:
     """The artefact folder of a zoo backbone, made first when it is not there, its start before it.
 
     Holds `model/` (an ordinary Hugging Face causal LM with its tokenizer), `card.json`, `curve.parquet`
-    [step, quantity, value] and `problems.parquet` [problem, answer, mode, completion, correct, worked]: the held-out
-    problems, the same for every arm. Raises ValueError for a backbone that is not of the zoo.
+    [step, quantity, value], `problems.parquet` [problem, answer, mode, completion, correct, worked] and
+    `held_out.parquet` [text]: held-out problems and documents, the same for every arm of a base. Raises ValueError
+    for a backbone that is not of the zoo.
     """
     backbone = profile.backbone(name)
     if backbone.source != "zoo":
@@ -43,22 +44,34 @@ def make_backbone(profile: Profile, name: str) -> Path:
 def _build(profile: Profile, backbone: Backbone, start: Path | None, folder: Path, work: Path) -> None:
     """Fill the empty artefact folder."""
     from hrsa.backbone import prepare
-    from hrsa.texts import pretraining_text
 
     prepare(profile.threads, profile.zoo.seed)
-    texts, held_out = pretraining_text()
+    texts, held_out = _texts(start)
     clock = time.monotonic()
     model, tokenizer, curve = _train(profile, backbone, start, texts, work)
     seconds = time.monotonic() - clock
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     problems, card = _measure(profile, model, tokenizer, start, held_out)
+    paths.write_table(folder / "held_out.parquet", pd.DataFrame({"text": held_out}))
     paths.write_table(folder / "curve.parquet", curve)
     paths.write_table(folder / "problems.parquet", problems)
     hashes = {p.name: paths.file_hash(p) for p in sorted((folder / "model").iterdir())}
+    hashes["held-out text"] = paths.key(texts=held_out)
+    if texts:
+        hashes["pretraining text"] = paths.key(texts=texts)
     paths.write_json(folder / "card.json", {
         "arm": backbone.arm, "start": backbone.start, **_size(profile, backbone, model), "seconds": round(seconds, 1),
-        **card, "hashes": {**hashes, "pretraining text": paths.key(texts=texts, held_out=held_out)}})
+        **card, "hashes": hashes})
+
+
+def _texts(start: Path | None) -> tuple[list[str], list[str]]:
+    """Real documents to pretrain on (none for an arm that starts from another) and held-out ones (the start's)."""
+    if start is not None:
+        return [], paths.read_table(start / "held_out.parquet", ["text"])["text"].tolist()
+    from hrsa.texts import pretraining_text
+
+    return pretraining_text()
 
 
 def _train(profile: Profile, backbone: Backbone, start: Path | None, texts: list[str],

@@ -80,6 +80,18 @@ def pretrain(zoo: Zoo, texts: list[str], tokenizer: PreTrainedTokenizerFast, wor
     return model.eval(), curve
 
 
+def positions(ids: torch.Tensor, end: int) -> torch.Tensor:
+    """Positions within documents, (b, t), of rows of token ids (b, t) in which `end` closes each document.
+
+    Given to the model without an attention mask, they also keep documents from attending to each other: transformers
+    reads every restart as the begin of a new sequence.
+    """
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    begins = torch.zeros_like(ids)
+    begins[:, 1:] = torch.where(ids[:, :-1] == end, place[:, 1:], 0)
+    return place - torch.cummax(begins, 1)[0]
+
+
 def _groups(model: torch.nn.Module) -> list[dict]:
     """Weight decay on matrices, none on the vectors of norms."""
     parameters = list(model.parameters())
@@ -91,7 +103,8 @@ def _step(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, batch: torc
     """One update on a batch (b, t) of token ids; returns the loss in nats per token before it."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    states = model.model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state  # (b, t - 1, d)
+    own = positions(batch[:, :-1], model.config.eos_token_id)
+    states = model.model(input_ids=batch[:, :-1], position_ids=own, use_cache=False).last_hidden_state  # (b, t - 1, d)
     logits = model.lm_head(states).flatten(0, 1)  # (b * (t - 1), vocabulary)
     loss = torch.nn.functional.cross_entropy(logits, batch[:, 1:].flatten())
     if not torch.isfinite(loss):
