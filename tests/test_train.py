@@ -22,7 +22,7 @@ from hrsa.export import assemble, exact_prompts, prompt_tokens
 from hrsa.fingerprint import same_recipe
 from hrsa.profile import Profile, Recipe
 from hrsa.texts import query_prompt
-from hrsa.train import arms, batches, check_triples, load_embedder, train, train_embedder
+from hrsa.train import arms, batches, check_triples, load_embedder, nearest, train, train_embedder
 from hrsa.trainer import CURVE, newest_checkpoint
 
 SIZES = {"stones": 40, "rivers": 20, "moons": 12}
@@ -357,6 +357,9 @@ def test_the_stage(study):
         leak_probe(model[0].model, model.tokenizer, attention)
     assert same(load_embedder(study, "a").state_dict(), load_embedder(study, "a-s0", 0).state_dict())
     assert not same(load_embedder(study, "a-s0", 2).state_dict(), load_embedder(study, "a-s0").state_dict())
+    example = nearest(study, "a-s0")
+    assert example["what"].tolist() == ["query", "its positive", "nearest passage"]
+    assert example["cosine"][2] >= example["cosine"][1]
     for call, message in ((lambda: train_embedder(study, "a"), "got the backbone 'a'"),
                           (lambda: load_embedder(study, "a-s0", 1), r"one of \[0, 2\], got 1"),
                           (lambda: load_embedder(study, "a", 2), "step 0 or None")):

@@ -120,14 +120,12 @@ class _Trainer(SentenceTransformerTrainer):
         pass
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        self.seen = {key: inputs.pop(key) for key in ("batch", "truncated")}
+        self.began, self.seen = time.monotonic(), {key: inputs.pop(key) for key in ("batch", "truncated")}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            now = time.monotonic()
-            logs = {**logs, **self.seen, **self.loss.record, "seconds": now - getattr(self, "before", now)}
-            self.before = now
+            logs = {**logs, **self.seen, **self.loss.record, "seconds": time.monotonic() - self.began}
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

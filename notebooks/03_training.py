@@ -1,0 +1,140 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Training an embedder
+#
+# Every backbone becomes an embedder by the same contrastive recipe: a query is to be nearer to its own passage than to
+# the passages of all other queries in the batch and to passages mined because they look right. For each query the loss
+# is $-\log \frac{\exp(\cos(q, p^+)/\tau)}{\sum_p \exp(\cos(q, p)/\tau)}$ with temperature $\tau$.
+#
+# The study rests on one condition: two arms of a seed may differ in nothing but the weights they start from. This
+# chapter trains one arm and checks that condition against the others.
+
+# %% tags=["parameters"]
+profile = "smoke"
+backbone = "base"
+seed = 0
+
+# %%
+import pandas as pd
+from IPython.display import Markdown
+
+from hrsa import paths, plots
+from hrsa.fingerprint import flat, same_recipe
+from hrsa.profile import load_profile
+from hrsa.train import arms, nearest, train_embedder
+
+study, model = load_profile(profile), f"{backbone}-s{seed}"
+folder = train_embedder(study, model)
+curve = paths.read_table(folder / "curve.parquet")
+
+# %% [markdown]
+# ## The recipe
+#
+# The profile scales the published recipe to the machine; the loss, the negatives, the pooling and the attention stay.
+# The last column says what was published.
+
+# %%
+recipe = pd.Series(flat(study.recipe.model_dump(mode="json")))
+published = pd.Series(flat(type(study.recipe)().model_dump(mode="json")))
+plots.table(pd.DataFrame({"this run": recipe.astype(str), "published": published.astype(str)}).rename_axis("setting")
+            .reset_index(), f"Recipe of {model}, and the published one")
+
+# %% [markdown]
+# ## How the loss fell
+#
+# Batches hold one task each, so that negatives are of the same kind as the positive; tasks come in proportion to their
+# size.
+
+# %%
+plots.curves(curve.assign(model=model), x="step", y="loss", hue="model", xlabel="step",
+             ylabel="loss (nats per query)").publish(study.name, f"03_training/{model}", "loss",
+                                                     f"Contrastive loss of {model} over training steps.")
+
+# %% [markdown]
+# How to read it: a model that cannot tell passages apart has the logarithm of the number of passages in the batch, and
+# more when it is sure of wrong ones, which a low temperature makes likely at the start. Steps differ because tasks
+# differ in difficulty. A curve that stays where it began, or one that rises at the end, would be a surprise.
+
+# %%
+plots.curves(curve.assign(model=model), x="step", y="learning_rate", hue="model", xlabel="step",
+             ylabel="learning rate").publish(study.name, f"03_training/{model}", "learning-rate",
+                                             f"Learning rate of {model} over training steps.")
+
+# %% [markdown]
+# How to read it: a short linear warm-up, then half a cosine down to zero. The curve is the same for every arm; its hash
+# is part of the fingerprint below.
+#
+# ## What was left out and cut off
+#
+# A passage that repeats a query's positive, or is known as another right answer to it, must not count as a negative.
+# Such scores are masked. Texts beyond the length limit lose their end.
+
+# %%
+per_step = study.recipe.batch_size * (2 + study.recipe.hard_negatives)
+Markdown(f"In {len(curve)} steps, {int(curve['masked'].sum())} scores were masked "
+         f"({curve['masked'].mean():.1f} a step), in {int((curve['masked'] > 0).sum())} of the steps at least one. "
+         f"{int(curve['truncated'].sum())} of {per_step * len(curve)} texts "
+         f"({curve['truncated'].sum() / (per_step * len(curve)):.1%}) were cut at {study.recipe.max_length} tokens. "
+         f"A step took {curve['tokens'].mean():,.0f} tokens on average.")
+
+# %% [markdown]
+# ## Nothing but the start differs
+#
+# The fingerprint holds the hash of all queries, positives and negatives in the order they were consumed, the hash of
+# the learning rates, the recipe, the pooling, and the versions of code and libraries. A difference in any of these
+# between arms of one seed stops the study here.
+
+# %%
+records = arms(study, model)
+agreed = same_recipe(records)
+others = [name for name in records if name != model]
+compared = f"compared with {', '.join(others)}" if others else "no other arm of this seed is trained yet"
+Markdown(f"{model}: {compared}. The {len(records)} run(s) agree in all {len(agreed)} recorded fields, and start "
+         f"from {len({r['start']['weights'] for r in records.values()})} different set(s) of weights.")
+
+# %%
+start = pd.DataFrame({name: flat(record) for name, record in records.items()}).rename_axis("field")
+start = start.loc[["data", "learning_rate", "seed", "start.weights", "start.tokenizer", "start.parameters"]]
+plots.table(start.map(lambda value: str(value)[:16]).reset_index(), "Fingerprints (hashes shortened)")
+
+# %% [markdown]
+# How to read it: within a seed every row but those of `start` must read the same in all columns. Two columns with the
+# same `start.weights` would mean that one backbone was trained twice under two names.
+#
+# ## The exported folder
+#
+# The embedder was written as an ordinary SentenceTransformer folder and loaded again from it. The leak probe changes
+# the last token of a text and looks whether the first token's state moves, and changes padding, which must move
+# nothing; a failure would have stopped the run.
+
+# %%
+export = paths.read_json(folder / "export.json")
+Markdown(f"Loaded from its folder, {model} attends **{export['attention']}**, as the recipe asks "
+         f"({study.recipe.attention}), and no state depends on padding. The embeddings of {export['texts']} texts "
+         f"differ from those of the model in memory by at most {export['difference']:.1e}.")
+
+# %% [markdown]
+# ## An example
+#
+# The first training query whose nearest passage, among some hundreds of its task, is not its own, if there is one.
+
+# %%
+case = nearest(study, model)
+plots.table(case, f"A query, its positive, and the passage that {model} puts nearest")
+
+# %% [markdown]
+# How to read it: cosine is what the embedder compares by. Where the nearest passage answers the query as well, the
+# training data knew only one of several right answers; where it does not, the embedder was misled by what the texts
+# share. At toy size most nearest passages are of that second kind.
