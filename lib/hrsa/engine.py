@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 import joblib
 
-from hrsa import paths, pipeline
+from hrsa import evidence, paths, pipeline
 from hrsa.profile import Profile, load_profile
 from hrsa.run import OWNER_VARIABLE, follow_owner, kill_children
 
@@ -157,6 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
         profile = load_profile(options.profile)
         with only_engine():
             follow_owner()
+            evidence.state(profile)
             study(profile, options.cores)
     except (ValueError, EngineError) as error:
         sys.stderr.write(f"hrsa: {error}\n")
