@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hrsa import backbone, paths
 from hrsa.profile import Profile, Zoo
-from hrsa.zoo import corpus, make_backbone, measure, pretrain
+from hrsa.zoo import corpus, make_backbone, measure, pretrain, report
 from hrsa.zoo.grpo import exact_reward
 from hrsa.zoo.problems import Problem, documents, draw, is_correct, is_worked, split_of, stream
 
@@ -260,3 +260,41 @@ def test_only_zoo_backbones_are_made(micro):
     content = micro.model_dump() | {"backbones": [other]}
     with pytest.raises(ValueError, match="expected a backbone of source zoo, got mine of source folder"):
         make_backbone(Profile.model_validate(content), "mine")
+
+
+def card_of(start, sampled, greedy, worked, among=None, difference=(0.1, 0.05, 0.15)):
+    """A card with the parts that the chapter's sentences are built from."""
+    def share(value, width=0.05, n=100):
+        return {"value": value, "low": value - width, "high": value + width, "n": n}
+
+    missing = {"value": None, "low": None, "high": None, "n": 0}
+    change = dict(zip(("value", "low", "high"), difference, strict=True))
+    return {"start": start, "accuracy": {"sampled": share(sampled), "greedy": share(greedy)},
+            "worked_share": {"sampled": share(worked), "greedy": share(worked)},
+            "accuracy_by_mode": {"sampled": {"worked": missing if among is None else share(among, n=60),
+                                             "direct": share(0.1, n=40)}},
+            "accuracy_difference": start and {"sampled": change, "greedy": change}}
+
+
+def test_findings_follow_the_intervals():
+    base = card_of(None, 0.3, 0.4, 0.5, 0.5)
+    text = report.findings({"base": base, "up": card_of("base", 0.5, 0.6, 0.9, 0.8),
+                            "down": card_of("base", 0.1, 0.2, 0.5, 0.2, (-0.2, -0.3, -0.1)),
+                            "same": card_of("base", 0.3, 0.4, 0.5, 0.52, (0.01, -0.04, 0.06))})
+    lines = text.splitlines()
+    assert len(lines) == 4 and "leaves RLVR right answers to reward" in lines[0]
+    assert "raises sampled accuracy (+10.0% [+5.0%, +15.0%])" in lines[1] and "also works better" in lines[1]
+    assert "lowers sampled accuracy" in lines[2] and "its working got worse" in lines[2]
+    assert "does not measurably change greedy" in lines[3] and "is open" in lines[3]
+    assert "so little" in report.findings({"weak": card_of(None, 0.03, 0.1, 0.5)})
+    assert "so much" in report.findings({"strong": card_of(None, 0.8, 0.9, 0.5)})
+    assert "Among worked" not in report.findings({"base": base, "mute": card_of("base", 0.3, 0.4, 0.0)}).splitlines()[1]
+    ways = report.ways({"base": base, "mute": card_of("base", 0.3, 0.4, 0.0)})
+    assert ways[["backbone", "way", "share"]].to_numpy().tolist() == [
+        ["base", "worked", 0.6], ["base", "direct", 0.4], ["mute", "direct", 1.0]]
+
+
+def test_a_profile_without_zoo_backbones_has_no_cards(micro):
+    other = {"name": "mine", "source": "folder", "path": "somewhere", "arm": "base"}
+    with pytest.raises(ValueError, match="expected zoo backbones in profile micro"):
+        report.cards(Profile.model_validate(micro.model_dump() | {"backbones": [other]}))
