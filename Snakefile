@@ -15,6 +15,7 @@ from hrsa.profile import load_profile
 
 STUDY = load_profile(config.get("profile", "mini"))
 STAGES = ("backbone", "mine", "embedder", "measure")
+PRIORITY = {"backbone": 3, "mine": 3, "03_training": 2, "embedder": 2, "measure": 1}  # what most others wait for, first
 CHAPTERS = ("03_training", *pipeline.PAIR_CHAPTERS, *pipeline.chapters(STUDY))
 COMMAND = f"{sys.executable} -m hrsa.run {{params.rule}} {{wildcards.name}} --profile {config.get('profile', 'mini')}"
 
@@ -41,6 +42,7 @@ for stage in STAGES:
         params:
             rule=stage,
             fingerprint=pipeline.fingerprint(STUDY, stage),
+        priority: PRIORITY[stage]
         threads: STUDY.threads
         shell: COMMAND
 
@@ -56,6 +58,7 @@ for chapter in CHAPTERS:
         params:
             rule=chapter,
             fingerprint=pipeline.fingerprint(STUDY, chapter),
+        priority: PRIORITY.get(chapter, 0)
         threads: STUDY.threads
         shell: COMMAND
 
