@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa import mining, paths, texts
+from hrsa import mining, paths, texts, texts_report
 from hrsa.profile import Mining, load_profile
 
 SMOKE = load_profile("smoke")
@@ -144,3 +144,19 @@ def test_mine_writes_triples_and_report_once(tmp_path, monkeypatch):
     assert all(len(facts["examples"]) == mining.EXAMPLES for facts in report["tasks"].values())
     other = profile.model_copy(update={"recipe": profile.recipe.model_copy(update={"hard_negatives": 1})})
     assert mining.mine(other) != folder
+
+
+def test_chapter_tables_say_what_mining_did():
+    training = texts.load_training(SMOKE)
+    few = training.groupby("task").head(20).reset_index(drop=True)
+    _, report = mining.mine_table(few, Mining(embedder="bm25"), 3, threads=1)
+    counts = texts_report.mining_counts(report).set_index("task")
+    assert counts["pairs mined"].sum() == sum(facts["mined"] for facts in report["tasks"].values())
+    assert texts_report.margin_sentence(report).startswith("Every mined negative has at most 95%")
+    report["tasks"]["wn_usage"]["largest_ratio"] = 0.99
+    assert texts_report.margin_sentence(report).startswith("**Not every**")
+    assert set(texts_report.examples(report)["task"]) == set(few["task"])
+    assert texts_report.overlap_sentence(few).startswith("None of the 280 training texts")
+    leak = texts.load_task("ToolRetrieval", SMOKE).corpus["text"].iloc[0]
+    few.loc[0, "positive"] = f"{leak} and more"
+    assert texts_report.overlap_sentence(few).startswith("**1 training texts share")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,13 @@ import numpy as np
 import pandas as pd
 
 from hrsa import paths, texts
-from hrsa.bm25 import BM25
 from hrsa.profile import Mining, Profile
 from hrsa.progress import progress
 
 log = logging.getLogger(__name__)
 
 BLOCK = 2**24  # similarities held at a time: 64 MB of float32
-REFERENCE_TOKENS = 128  # the reference embedder reads this much of a text; ranking needs no more
+REFERENCE_TOKENS = 128  # at most, of a text, by the reference embedder; and no more than the recipe trains on
 EXAMPLES = 3  # per task, in the report
 Scores = Callable[[int, int], np.ndarray]  # (start, stop) of queries -> (b, n passages) similarities
 
@@ -51,21 +51,24 @@ def mine(profile: Profile) -> Path:
     """
     wanted = max([profile.recipe.hard_negatives] + [profile.varied(a.name).hard_negatives for a in profile.ablations])
     files = {path.stem: paths.file_hash(path) for path in texts.training_files(profile)}
+    tokens = min(REFERENCE_TOKENS, profile.recipe.max_length)
     key = paths.key(mining=profile.suite.mining.model_dump(), max_pairs=profile.suite.max_pairs, files=files,
-                    hard_negatives=wanted, code=paths.code_hash("hrsa.mining"))
+                    hard_negatives=wanted, tokens=tokens, code=paths.code_hash("hrsa.mining"))
 
     def build(folder: Path) -> None:
-        triples, report = mine_table(texts.load_training(profile), profile.suite.mining, wanted, profile.threads)
+        training = texts.load_training(profile)
+        triples, report = mine_table(training, profile.suite.mining, wanted, profile.threads, tokens)
         paths.write_table(folder / "triples.parquet", triples)
         paths.write_json(folder / "report.json", report)
 
     return paths.make(paths.artefact(profile.name, "texts", "triples", key), build, files=files)
 
 
-def mine_table(training: pd.DataFrame, options: Mining, wanted: int, threads: int) -> tuple[pd.DataFrame, dict]:
+def mine_table(training: pd.DataFrame, options: Mining, wanted: int, threads: int,
+               tokens: int = REFERENCE_TOKENS) -> tuple[pd.DataFrame, dict]:
     """Triples and the report for a table of training pairs (see `texts.load_training`); `wanted` negatives each."""
     given = training["negatives"].str.len() >= max(wanted, 1)
-    model = None if given.all() or wanted == 0 else reference(options.embedder, threads)
+    model = None if given.all() or wanted == 0 else reference(options.embedder, threads, tokens)
     parts, tasks = [], {}
     with progress(len(training), "mining", options.embedder, unit="pair") as bar:
         for task, group in training.groupby("task", sort=False):
@@ -180,7 +183,7 @@ def _report(table: pd.DataFrame, found: Mined, complete: np.ndarray, n: int, opt
     }
 
 
-def reference(name: str, threads: int) -> Any:
+def reference(name: str, threads: int, tokens: int = REFERENCE_TOKENS) -> Any:
     """The reference embedder: `minilm` (weights in an installed package) or a SentenceTransformer; None for bm25."""
     if name == "bm25":
         return None
@@ -190,7 +193,7 @@ def reference(name: str, threads: int) -> Any:
 
     prepare(threads, seed=0)
     model = SentenceTransformer(str(minilm_folder()) if name == "minilm" else name, device=str(device()))
-    model.max_seq_length = min(model.max_seq_length or REFERENCE_TOKENS, REFERENCE_TOKENS)
+    model.max_seq_length = min(model.max_seq_length or tokens, tokens)
     return model
 
 
@@ -215,5 +218,9 @@ def embedding_scores(model: Any, queries: list[str], passages: list[str], instru
 
 def bm25_scores(queries: list[str], passages: list[str]) -> Scores:
     """BM25 of each query against all passages."""
-    ranker = BM25(passages)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # tqdm.auto, which bm25s imports in a notebook
+        from hrsa.bm25 import BM25
+
+        ranker = BM25(passages)
     return lambda start, stop: np.stack([ranker.scores(query) for query in queries[start:stop]])
