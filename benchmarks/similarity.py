@@ -169,6 +169,8 @@ def measure(options, x, y, arrays, sample, n):
     add("CKA and debiased CKA, all pairs", lambda: [(sums := pairs.pair_sums(*fresh())).cka(), sums.cka(debiased=True)],
         lambda i, j: plain_cka(a[i], b[j]), sample, every,
         lambda: pair_errors(pairs.pair_sums(x, y).cka(), plain_cka, linear_cka))
+    add("the same, theirs in float64", lambda: pairs.pair_sums(*fresh()).cka(),
+        lambda i, j: plain_cka(a[i].astype(float), b[j].astype(float)), sample[:3], every, dict)
     gram_flops = n * n * (2 * layers * d + 4 * layers * layers)
     notes = [f"Tile GEMM {rate:.0f} GFLOP/s; CKA of all pairs {gram_flops / rows[0]['ours s'] / 1e9:.0f} GFLOP/s "
              f"({100 * gram_flops / rows[0]['ours s'] / 1e9 / rate:.0f}%), reading, centring and checks included"]

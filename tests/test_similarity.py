@@ -222,8 +222,8 @@ def test_known_traps(rng):
     one[0] += 1e5 * rng.standard_normal(64)
     assert linear_cka(x, x) == pytest.approx(1) and linear_cka(x, one) < 0.1
     # directions are independent, a mean and the norms are shared
-    size = np.exp(1.5 * rng.standard_normal((300, 1)))
-    a, b = (size * rng.standard_normal((300, 64)) + 10 for _ in "ab")
+    size = np.exp(rng.standard_normal((300, 1)))
+    a, b = (size * rng.standard_normal((300, 256)) + 10 for _ in "ab")
     assert knn_overlap(a, b, ks=(50,))[50] > 0.5
     assert knn_overlap(a - 10, b - 10, ks=(50,))[50] < 0.15
 

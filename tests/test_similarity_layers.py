@@ -101,6 +101,14 @@ def test_unequal_widths_and_layer_counts(rng):
         compare_layers(x, y, ("correlation",))
 
 
+def test_tied_share_is_a_metric_of_its_own(rng):
+    token = rng.integers(0, 20, 300)
+    x = rng.standard_normal((1, 20, 6))[:, token]
+    table = compare_layers(x, x + 0.1 * rng.standard_normal(x.shape), ("knn", "knn_tied"), ks=(3,))
+    assert value(table, "knn_tied", 0, 0, 3) > 0.5
+    assert set(compare_layers(x, x, ("knn_tied",), ks=(3,)).metric) == {"knn_tied"}
+
+
 def test_matched_layers_only(rng):
     x, y = two_models(rng, 3, 60, 5)
     table = compare_layers(x, y, ("cka", "correlation"), layers="matched")

@@ -88,8 +88,14 @@ def neighbours(x: Any, ks: Sequence[int] = KS) -> Neighbours:
     limit = ROUNDING * (length * length.max() + np.abs(values[:, k - 1]))
     index, tied = best.index[:, :k].copy(), np.zeros((n, len(boundaries)), bool)
     doubtful = np.flatnonzero((gaps <= limit[:, None]).any(axis=1))
-    for part in blocks(len(doubtful), max(64, EXACT_ENTRIES // n)):
-        index[doubtful[part]], tied[doubtful[part]] = _exact(x, norms, doubtful[part], k, boundaries)
+    first, alike = _distinct(x, doubtful)
+    for part in blocks(len(first), max(64, EXACT_ENTRIES // n)):
+        near, value = _exact(x, norms, first[part], k + 2)  # the row itself may be among them
+        of = np.flatnonzero((alike >= part.start) & (alike < part.stop))
+        rows, at = doubtful[of], alike[of] - part.start
+        order = np.argsort(near[at] == rows[:, None], axis=1, kind="stable")  # the row itself goes last
+        near, value = (np.take_along_axis(v[at], order, axis=1) for v in (near, value))
+        index[rows], tied[rows] = near[:, :k], value[:, boundaries - 1] == value[:, boundaries]
     return Neighbours(index, tied, tuple(boundaries.tolist()), len(doubtful) / n)
 
 
@@ -131,24 +137,28 @@ def _about_mean(x: np.ndarray, norms: np.ndarray, block: int = 2048) -> tuple[np
     return spread, bias
 
 
-def _exact(x: np.ndarray, norms: np.ndarray, rows: np.ndarray, k: int, boundaries: np.ndarray):
-    """Neighbours (r, k) and tied boundaries (r, len(ks)) of some rows, by float64 cosines and the tie rule."""
+def _distinct(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first of each set of equal states among `rows`, and for each of `rows` which of these it equals."""
+    seen: dict[bytes, int] = {}
+    alike = np.array([seen.setdefault(x[row].tobytes(), len(seen)) for row in rows], dtype=np.intp)
+    return rows[np.unique(alike, return_index=True)[1]], alike
+
+
+def _exact(x: np.ndarray, norms: np.ndarray, rows: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """The m nearest rows (r, m) of some rows, themselves included, by the tie rule, and their float64 cosines."""
     unit = x[rows] / norms[rows, None]
     cosines = np.empty((len(rows), len(x)))
-    for start in range(0, len(x), 4096):
-        part = slice(start, start + 4096)
+    for part in blocks(len(x), 4096):
         cosines[:, part] = unit @ (x[part] / norms[part, None]).T
-    cosines[np.arange(len(rows)), rows] = -np.inf
-    threshold = np.partition(cosines, len(x) - k - 1, axis=1)[:, len(x) - k - 1]  # the (k + 1)-th best
-    index, tied = np.empty((len(rows), k), np.int32), np.empty((len(rows), len(boundaries)), bool)
+    last = max(len(x) - m, 0)
+    threshold = np.partition(cosines, last, axis=1)[:, last] - 1e-12
+    index, values = np.full((len(rows), m), -1, np.int32), np.full((len(rows), m), -np.inf)
     for at in range(len(rows)):
-        near = np.flatnonzero(cosines[at] >= threshold[at] - 1e-12)
+        near = np.flatnonzero(cosines[at] >= threshold[at])
         value = (unit[at] * (x[near] / norms[near, None])).sum(axis=1)  # one order of summation for every row
-        value[near == rows[at]] = -np.inf
-        order = np.lexsort((near, -value))
-        index[at] = near[order[:k]]
-        tied[at] = value[order[boundaries - 1]] == value[order[boundaries]]
-    return index, tied
+        order = np.lexsort((near, -value))[:m]
+        index[at, : len(order)], values[at, : len(order)] = near[order], value[order]
+    return index, values
 
 
 def _at(k: int) -> Any:

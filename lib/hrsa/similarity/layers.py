@@ -19,6 +19,7 @@ from hrsa.similarity.states import States, blocks, open_states
 PROCRUSTES = ("inverse_row_entropy", "residual_ratio", "mean_cosine", "angular_distance")
 ALL_PAIRS = ("correlation", "cka", "debiased_cka")  # heat maps; the others compare layers of equal number
 KNOWN = (*ALL_PAIRS, "procrustes", "knn")  # procrustes: all four of its values
+TIED = "knn_tied"
 COLUMNS = ["metric", "layer_x", "layer_y", "k", "value", "low", "high", "null", "n_tokens"]
 BOUNDS = {"correlation": (-1, 1), "cka": (0, 1), "debiased_cka": (-1, 1), "knn": (0, 1), "inverse_row_entropy": (0, 1),
           "residual_ratio": (0, np.inf), "mean_cosine": (-1, 1), "angular_distance": (0, np.pi / 2)}
@@ -55,8 +56,9 @@ def compare_layers(
     streams of blocks (see `states.open_states`). `metrics`: any of correlation, cka, debiased_cka (all layer pairs,
     or with `layers="matched"` only layers of equal number), procrustes and knn (layers of equal number; procrustes
     stands for inverse_row_entropy, residual_ratio, mean_cosine and angular_distance, which may also be named one by
-    one: the second and fourth alone need no map and cost a third). `method="minibatch"` replaces cka and
-    debiased_cka by the unbiased one-pass estimate, reported as debiased_cka.
+    one: the second and fourth alone need no map and cost less). `knn_tied` gives the share of tokens whose neighbours
+    the tie rule decided in either model: where it is high, so is part of the overlap. `method="minibatch"` replaces
+    cka and debiased_cka by the unbiased one-pass estimate, reported as debiased_cka.
 
     With `texts` (n,), the text of each token, and `resamples`, matched layers get a bootstrap interval over texts
     (knn: of the mean over tokens, given the neighbours found among all tokens). With `classes` (n,) and
@@ -65,9 +67,9 @@ def compare_layers(
     Returns [metric, layer_x, layer_y, k, value, low, high, null, n_tokens], layers numbered from 0, k only for knn,
     NaN where something was not asked for or is not defined. ValueError: see the metrics; an unknown metric.
     """
-    unknown = set(metrics) - {*KNOWN, *PROCRUSTES}
+    unknown = set(metrics) - {*KNOWN, *PROCRUSTES, TIED}
     if unknown or not metrics:
-        raise ValueError(f"expected metrics among {(*KNOWN, *PROCRUSTES)}, got {sorted(unknown) or 'none'}")
+        raise ValueError(f"expected metrics among {(*KNOWN, *PROCRUSTES, TIED)}, got {sorted(unknown) or 'none'}")
     x, y = open_states(states_x, "states_x"), open_states(states_y, "states_y")
     pairs.check_pair(x, y)
     plan = _plan(x.n, texts, classes, resamples, permutations, level, rng, tuple(ks))
@@ -81,8 +83,8 @@ def compare_layers(
     for i, _ in _matched(x, y):
         if rotations:
             rows += _procrustes(x, y, i, plan, rotations)
-        if "knn" in metrics:
-            rows += _knn(x, y, i, plan)
+        if "knn" in metrics or TIED in metrics:
+            rows += [row for row in _knn(x, y, i, plan) if row["metric"] in metrics]
     table = pd.DataFrame(rows, columns=COLUMNS).assign(n_tokens=x.n)
     return table.astype({"k": "Int64"})
 
@@ -186,5 +188,7 @@ def _knn(x, y, i, plan):
     per_token = knn.overlap(near_x, near_y)  # (n, len(ks))
     resampled = plan.weights.T @ per_token / plan.weights.sum(axis=0)[:, None]  # (r, len(ks))
     nulls = np.array([knn.overlap(near_x, near_y.shuffled(order)).mean(axis=0) for order in plan.orders])
-    return [_row("knn", i, i, per_token[:, at].mean(), resampled[:, at], nulls[:, at] if len(nulls) else None,
+    tied = (near_x.tied | near_y.tied).mean(axis=0)
+    rows = [_row("knn", i, i, per_token[:, at].mean(), resampled[:, at], nulls[:, at] if len(nulls) else None,
                  plan.level, k) for at, k in enumerate(near_x.ks)]
+    return rows + [_row(TIED, i, i, tied[at], None, None, plan.level, k) for at, k in enumerate(near_x.ks)]

@@ -16,7 +16,8 @@ from hrsa.similarity.cka import ratio, unbiased
 from hrsa.similarity.correlation import correlation, mean_of_defined
 from hrsa.similarity.states import PIECE, Layer, States, blocks, square_rows
 
-TILE = 512  # tokens; larger tiles cost float32 accuracy
+TILE = 512  # tokens; a tile's Gram matrix stays in cache
+STRIP_BYTES = 2**27  # of centred states kept while all later tokens pass by: fewer readings of these
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,17 @@ def cross_product(x: Layer, others: list[Layer], order: np.ndarray | None = None
 def gram_norms(layers: list[Layer], n: int) -> np.ndarray:
     """||X'Y||^2 = sum over token pairs of Gram(X) Gram(Y), for all layers with all: (l, l)."""
     norms = np.zeros((len(layers), len(layers)))
-    parts = blocks(n, TILE)
-    for at, left in enumerate(parts):
-        mine = [layer.centred(left) for layer in layers]
-        for right in parts[at:]:
-            theirs = mine if right is left else [layer.centred(right) for layer in layers]
-            norms += (1 if right is left else 2) * tile_products(mine, theirs)
+    width = 4 * sum(layer.shape[1] for layer in layers)  # bytes of a token
+    for strip in blocks(n, TILE * max(1, STRIP_BYTES // (TILE * width))):
+        kept = [layer.centred(strip) for layer in layers]
+        for right in blocks(n, TILE)[strip.start // TILE :]:
+            inside = right.start < strip.stop
+            theirs = [k[right.start - strip.start :][:TILE] for k in kept] if inside else [
+                layer.centred(right) for layer in layers]
+            for left in blocks(strip.stop - strip.start, TILE):
+                at = strip.start + left.start
+                if at <= right.start:
+                    norms += (1 if at == right.start else 2) * tile_products([k[left] for k in kept], theirs)
     return norms
 
 
@@ -139,8 +145,8 @@ def correlation_pairs(x: States, y: States) -> np.ndarray:
         a = np.stack([layer.centred(rows).T for layer in x.layers], axis=1)  # (d, l_x, b)
         b = np.stack([layer.centred(rows).T for layer in y.layers], axis=1)  # (d, l_y, b)
         cross += a @ b.transpose(0, 2, 1)
-        square_x += np.einsum("dlb,dlb->dl", a, a, dtype=np.float64)
-        square_y += np.einsum("dlb,dlb->dl", b, b, dtype=np.float64)
+        square_x += np.einsum("dlb,dlb->dl", a, a)
+        square_y += np.einsum("dlb,dlb->dl", b, b)
     rho = correlation(cross, square_x[:, :, None], square_y[:, None, :])  # (d, l_x, l_y)
     return np.array([[mean_of_defined(rho[:, i, j]) for j in range(l_y)] for i in range(l_x)])
 

@@ -127,8 +127,10 @@ def compare_rotation(x: Layer, y: Layer, order: np.ndarray | None = None, weight
     cross = np.zeros((x.shape[1], y.shape[1]))
     squares = np.array([weights @ x.squares, weights @ y.squares[order]])
     sums = [np.zeros(x.shape[1]), np.zeros(y.shape[1])]
+    plain = (weights == 1).all()
     for a, b, w in _blocks(x, y, order, weights, BLOCK if with_map else PIECE):
-        a, b, w = w.astype(kind)[:, None] * a, b.astype(kind, copy=False), w.astype(kind)
+        a, b, w = a.astype(kind, copy=False), b.astype(kind, copy=False), w.astype(kind)
+        a = a if plain else w[:, None] * a
         cross += a.T @ b
         sums[0] += a.sum(axis=0)
         sums[1] += w @ b
