@@ -150,12 +150,13 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
     See `write_states` for the files. The same texts and tokens are taken for every model whose tokenizer is equal.
     """
     from hrsa import texts
+    from hrsa.train import weights_key
 
     table = texts.probe_texts(profile)
     name = model_id if step is None else f"{model_id}-step-{step:06d}"
     used = profile.analysis.model_dump(include={"texts_per_set", "max_length", "max_tokens", "probe_texts"})
     content = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
-    origin = _origin(profile, model_id)
+    origin = weights_key(profile, model_id)
     key = paths.key(analysis=used, texts=content, model=origin, step=step, threads=profile.threads,
                     code=paths.code_hash("hrsa.activations"))
 
@@ -166,16 +167,3 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
         write_states(folder, train.load_embedder(profile, model_id, step), table, profile.analysis, name)
 
     return paths.make(paths.artefact(profile.name, "states", name, key), build, model=origin, step=step)
-
-
-def _origin(profile: Profile, model_id: str) -> str:
-    """Name of the artefact that the model is: an embedder's or a zoo backbone's folder, else its path or hub id."""
-    model = profile.model(model_id)
-    if model.seed is not None:
-        from hrsa.train import train_embedder
-
-        return train_embedder(profile, model_id).name
-    from hrsa.backbone import backbone_folder
-
-    folder = backbone_folder(profile, model.backbone)
-    return Path(folder).parent.name if profile.backbone(model.backbone).source == "zoo" else folder

@@ -74,6 +74,17 @@ def backbone_folder(profile: Profile, name: str) -> str:
     return str(folder)
 
 
+def backbone_key(profile: Profile, name: str) -> str:
+    """What stands for a backbone's weights in keys: the artefact's name, the hub id, the hash of a folder's files."""
+    source, folder = profile.backbone(name).source, backbone_folder(profile, name)
+    if source == "zoo":
+        return Path(folder).parent.name
+    if source == "hub":
+        return folder
+    files = sorted(f for f in Path(folder).iterdir() if f.suffix in (".safetensors", ".json"))
+    return paths.key(files={f.name: paths.file_hash(f) for f in files})
+
+
 def load_lm(folder_or_id: str | Path, kernel: Kernel = "sdpa") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM in float32 on `device()`, in eval mode, and its tokenizer with a pad token.
 

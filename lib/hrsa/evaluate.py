@@ -118,20 +118,12 @@ def _encoder_maker(profile: Profile, model_id: str, revision: str) -> partial:
 
 
 def _weights(profile: Profile, model_id: str) -> str:
-    """What identifies the weights of a model: the name of its artefact, or a folder or hub id."""
+    """What identifies the weights of a model; BM25 has none and is its own name."""
     if model_id == BM25:
         return BM25
-    model = profile.model(model_id)
-    if model.seed is not None:
-        from hrsa.train import train_embedder
+    from hrsa.train import weights_key
 
-        return train_embedder(profile, model_id).name
-    source = profile.backbone(model.backbone)
-    if source.source == "zoo":
-        from hrsa.zoo import make_backbone
-
-        return make_backbone(profile, model.backbone).name
-    return f"{source.source}:{source.path}"
+    return weights_key(profile, model_id)
 
 
 def _suite_key(profile: Profile) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from hrsa import paths
-from hrsa.backbone import backbone_folder, prepare
+from hrsa.backbone import backbone_folder, backbone_key, prepare
 from hrsa.fingerprint import fingerprint, same_recipe, start_of
 from hrsa.mining import mine
 from hrsa.profile import Model, Profile, Recipe
@@ -116,17 +116,6 @@ def _step(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def _backbone_key(profile: Profile, name: str, folder: str) -> str:
-    """What stands for a backbone in keys: the artefact's name, the hub id, or the hash of a folder's weights."""
-    source = profile.backbone(name).source
-    if source == "zoo":
-        return Path(folder).parent.name
-    if source == "hub":
-        return folder
-    files = sorted(f for f in Path(folder).iterdir() if f.suffix in (".safetensors", ".json"))
-    return paths.key(files={f.name: paths.file_hash(f) for f in files})
-
-
 def _embedder(profile: Profile, model_id: str) -> Model:
     model = profile.model(model_id)
     if model.seed is None:
@@ -147,7 +136,7 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
     backbone = backbone_folder(profile, model.backbone)
     arm = paths.key(recipe=recipe.model_dump(mode="json"), seed=model.seed, threads=profile.threads, texts=texts.name,
                     code=paths.code_hash("hrsa.train"))
-    key = paths.key(arm=arm, backbone=_backbone_key(profile, model.backbone, backbone))
+    key = paths.key(arm=arm, backbone=backbone_key(profile, model.backbone))
     folder = paths.artefact(profile.name, "embedders", model_id, key)
 
     def build(temporary: Path) -> None:
@@ -158,6 +147,13 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
         same_recipe({model_id: record, **_arms(profile, model, arm)})
 
     return paths.make(folder, build, model=model_id, arm=arm, inputs=[texts.name])
+
+
+def weights_key(profile: Profile, model_id: str) -> str:
+    """What stands for a model's weights in keys: an embedder's artefact name (made first when needed), or the
+    `backbone_key` of a backbone."""
+    model = profile.model(model_id)
+    return backbone_key(profile, model.backbone) if model.seed is None else train_embedder(profile, model_id).name
 
 
 def _arms(profile: Profile, model: Model, arm: str) -> dict[str, dict[str, Any]]:
