@@ -109,7 +109,7 @@ def _ridge(z, y, penalty, mean, scale, start):
 
 
 def _softmax(z, y, penalty, mean, scale, start):
-    """Softmax regression by L-BFGS, run on until the gradient per text is a fifth of what is asked for."""
+    """Softmax regression by L-BFGS, run on well below TOLERANCE, the more so the flatter the optimum."""
     classes, code = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"expected at least two classes, got {classes.tolist()}")
@@ -131,8 +131,9 @@ def _softmax(z, y, penalty, mean, scale, start):
     first = np.zeros((d + 1, c))
     if start is not None and start.shape == (d, c):
         first[:-1] = start
+    stop = TOLERANCE / 5 * n * min(1.0, penalty)
     found = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B",
-                     options={"maxiter": 20_000, "maxfun": 40_000, "gtol": TOLERANCE / 5 * n, "ftol": 0.0})
+                     options={"maxiter": 20_000, "maxfun": 40_000, "gtol": stop, "ftol": 0.0})
     w, gradient = found.x.reshape(d + 1, c), np.abs(found.jac).max() / n
     if not gradient < TOLERANCE:
         raise RuntimeError(f"expected the probe's gradient below {TOLERANCE} per text, got {gradient:.2g} after "
