@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from browser import chromium
 
 SEED = int(os.environ.get("HRSA_TEST_SEED", np.random.SeedSequence().entropy % 2**32))
 
@@ -16,3 +17,10 @@ def pytest_report_header():
 def rng():
     """A fresh generator from the seed that the report header prints."""
     return np.random.default_rng(SEED)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One headless Chromium for all tests of pages."""
+    with chromium() as driver:
+        yield driver

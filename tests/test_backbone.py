@@ -156,7 +156,7 @@ def test_folder_backbones_are_checked(tmp_path, folder_of):
     assert backbone.backbone_folder(profile, "hub") == "nobody/no-such-model"
     with pytest.raises(ValueError, match="expected a model folder"):
         backbone.backbone_folder(profile, "gone")
-    with pytest.raises(ValueError, match="expected .*backbone of the profile"):
+    with pytest.raises(ValueError, match=r"expected .*backbone of the profile"):
         backbone.backbone_folder(profile, "other")
 
 

@@ -1,18 +1,13 @@
 import json
-import os
-import re
 import shutil
-import tempfile
-from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
 import yaml
+from browser import open_page
 from myst_nb.core.render import load_mime_renders
-from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
 from hrsa import book, paths, pipeline, run
 from hrsa.book import extension, report, source
@@ -120,42 +115,11 @@ def html(study):
     return book.build(study)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    binaries = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    if not all(binaries.values()):
-        pytest.fail(f"expected chromium and chromedriver, got {binaries}: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binaries["chromium"]
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with tempfile.TemporaryDirectory() as folder:
-        for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-                     "disable-background-networking", "disable-component-update", f"user-data-dir={folder}"):
-            options.add_argument(f"--{flag}")
-        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(binaries["chromedriver"]))
-        driver.set_window_size(1400, 1000)
-        yield driver
-        driver.quit()
-
-
-def _open(browser, file, ready):
-    """Open a page, wait until a script says it is ready, and see that nothing failed and nothing was fetched."""
-    browser.get_log("browser"), browser.get_log("performance")
-    browser.get(file if "?" in str(file) else file.as_uri())
-    WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(f"return {ready}"))
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    said = [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]
-    assert said == []
-    if shots := os.environ.get("HRSA_SCREENSHOTS"):
-        browser.save_screenshot(str(Path(shots) / f"{re.sub('[^a-z0-9_-]+', '-', str(file)[-40:])}.png"))
-
-
 @pytest.mark.browser
 def test_figures_are_drawn_from_file_without_a_network(html, browser):
-    _open(browser, html / "07_cka--base-vs-rl.v1.html", "document.querySelectorAll('.hrsa-plotly .main-svg').length > 1"
-          " && document.querySelector('.ytitle-math-group svg') !== null")
+    drawn = "document.querySelectorAll('.hrsa-plotly .main-svg').length > 1"
+    typeset = "document.querySelector('.ytitle-math-group svg') !== null"
+    open_page(browser, html / "07_cka--base-vs-rl.v1.html", f"{drawn} && {typeset}")
     drawn = browser.execute_script("""return {
         cells: document.querySelectorAll('.heatmaplayer image').length,
         lines: document.querySelector('.scatterlayer path.js-line').getAttribute('d').length,
@@ -168,7 +132,7 @@ def test_figures_are_drawn_from_file_without_a_network(html, browser):
 
 @pytest.mark.browser
 def test_maths_numbers_and_tables_are_shown(html, browser):
-    _open(browser, html / "04_evaluation.html", "document.querySelector('mjx-container svg') !== null")
+    open_page(browser, html / "04_evaluation.html", "document.querySelector('mjx-container svg') !== null")
     text = browser.find_element(By.TAG_NAME, "main").text
     assert "The mean is 0.12" in text and "Kornblith" in text and "a <b>" in text and "Scores & more" in text
     shown = browser.find_element(By.CSS_SELECTOR, ".hrsa-table td:nth-child(2)")
@@ -179,9 +143,9 @@ def test_maths_numbers_and_tables_are_shown(html, browser):
 @pytest.mark.browser
 def test_search_finds_pages_and_the_front_page_leads_to_them(html, browser):
     found = "document.querySelectorAll('#search-results li').length > 3"
-    _open(browser, (html / "search.html").as_uri() + "?q=zygomorphic", found)
-    _open(browser, html / "index.html", "true")
-    _open(browser, html / "intro.html", "document.querySelectorAll('nav .caption-text').length == 4")
+    open_page(browser, (html / "search.html").as_uri() + "?q=zygomorphic", found)
+    open_page(browser, html / "index.html", "true")
+    open_page(browser, html / "intro.html", "document.querySelectorAll('nav .caption-text').length == 4")
     captions = [x.get_attribute("textContent") for x in browser.find_elements(By.CSS_SELECTOR, "nav .caption-text")]
     assert captions == ["The study", "base vs rl.v1 (RLVR)", "Synthesis", "Run records"]
 

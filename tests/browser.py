@@ -1,0 +1,49 @@
+"""Headless Chromium for the tests of the report: pages are opened from file://, and must need nothing else."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.support.ui import WebDriverWait
+
+
+@contextlib.contextmanager
+def chromium():
+    """A Chromium with an empty profile; the test fails when there is none."""
+    binaries = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if not all(binaries.values()):
+        pytest.fail(f"expected chromium and chromedriver, got {binaries}: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binaries["chromium"]
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with tempfile.TemporaryDirectory() as folder:
+        for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+                     "disable-background-networking", "disable-component-update", f"user-data-dir={folder}"):
+            options.add_argument(f"--{flag}")
+        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(binaries["chromedriver"]))
+        driver.set_window_size(1400, 1000)
+        yield driver
+        driver.quit()
+
+
+def open_page(browser, file, ready="document.readyState === 'complete'"):
+    """Open a page, wait until a script says it is ready, and see that nothing failed and nothing was fetched.
+
+    With HRSA_SCREENSHOTS set to a folder, a picture of the page is saved there.
+    """
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get(file if "?" in str(file) else file.as_uri())
+    WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(f"return {ready}"))
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    said = [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]
+    assert said == []
+    if shots := os.environ.get("HRSA_SCREENSHOTS"):
+        browser.save_screenshot(str(Path(shots) / f"{re.sub('[^a-z0-9_-]+', '-', str(file)[-40:])}.png"))
