@@ -21,9 +21,12 @@ from pathlib import Path
 
 SIZES = {"A": (13, 4_000, 576), "B": (25, 8_000, 896), "C": (29, 20_000, 1_536)}
 KS = (5, 10, 50)
-LIMITS = """What limits each: CKA, correlation of few layers and Procrustes are bound by products and, for the
-rotation's map, by float64 and its SVD, where the straightforward way stays in float32; correlation of many layers by reading and transposing; k-NN by products; probes by the number of L-BFGS steps. "Straightforward" is float32 unless it says otherwise; its error column is against float64 (for probes:
-how far the library's default tolerance stops above the optimum). Memory beyond blocks is a few vectors of n numbers."""
+LIMITS = """\
+What limits each: CKA, correlation of few layers and Procrustes are bound by products and, for the rotation's
+map, by float64 and its SVD, where the straightforward way stays in float32; correlation of many layers by
+reading and transposing; k-NN by products; probes by the number of L-BFGS steps. "Straightforward" is float32
+unless it says otherwise; its error column is against float64 (for probes: how far the library's default
+tolerance stops above the optimum). Memory beyond blocks is a few vectors of n numbers."""
 PAIRS = 6  # layer pairs on which the straightforward way is timed
 MEMORY = (10_000, 50_000, 200_000)  # tokens
 MEMORY_SHAPE = (3, 64)  # layers, dimensions of the memory runs
