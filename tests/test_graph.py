@@ -2,6 +2,7 @@ import graphlib
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -30,12 +31,12 @@ def test_every_chapter_of_the_graph_has_its_pair_of_files():
 @pytest.mark.parametrize("name", ["smoke", "paper"])
 def test_snakemake_reads_the_graph_as_the_code_states_it(name):
     profile = load_profile(name)
-    done = subprocess.run([*command(profile, 1, "--dry-run", "--forceall", "--quiet", "progress")], cwd=paths.ROOT,
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(command(profile, 1, "--dry-run", "--forceall"), cwd=paths.ROOT, capture_output=True,
+                          text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.M))
+    counts = Counter(re.findall(r"^(?:local)?rule (\w+):$", done.stdout + done.stderr, re.M))
     expected = {rule: len(names) for rule, names in pipeline.jobs(profile).items() if names}
-    assert {rule: int(counts[rule]) for rule in expected} == expected
+    assert counts == expected | {"all": 1}
 
 
 def test_unknown_jobs_are_refused():

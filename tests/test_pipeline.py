@@ -100,7 +100,7 @@ def test_work_done_again_gives_the_same_numbers(study):
     for folder in folders:
         shutil.rmtree(folder)
     (study / pipeline.record(SMOKE, "03_training", "base-s0")).unlink()
-    (study / pipeline.record(SMOKE, "measure", "base-s0")).unlink()
+    (study / pipeline.record(SMOKE, "measure", "s0")).unlink()
     finish(engine(study))
     for name, table in before.items():
         pd.testing.assert_frame_equal(pd.read_parquet(runs / "evaluation" / name / "per_query.parquet"), table)

@@ -65,10 +65,24 @@ def jobs(profile: Profile) -> dict[str, list[str]]:
         "mine": ["study"],
         "03_training": [m.id for m in embedders if m.ablation is None],
         "embedder": [m.id for m in embedders if m.ablation],
-        "measure": [m.id for m in profile.models()] + (["bm25"] if profile.suite.tasks else []),
+        "measure": list(groups(profile)),
         **{chapter: list(pairs) for chapter in PAIR_CHAPTERS},
         **{chapter: ["study"] for chapter in (*chapters(profile), "book")},
     }
+
+
+def groups(profile: Profile) -> dict[str, list[str]]:
+    """Models measured by one job, which imports the heavy libraries once: name of the job -> model ids.
+
+    The backbones (with BM25 where there are local tasks), the embedders of each seed, and those of the ablations.
+    """
+    found: dict[str, list[str]] = {}
+    for model in profile.models():
+        name = "ablations" if model.ablation else "backbones" if model.seed is None else f"s{model.seed}"
+        found.setdefault(name, []).append(model.id)
+    if profile.suite.tasks:
+        found["backbones"].append("bm25")
+    return found
 
 
 def _made_by(model: Model) -> tuple[str, str]:
@@ -76,10 +90,6 @@ def _made_by(model: Model) -> tuple[str, str]:
     if model.seed is None:
         return "backbone", model.backbone
     return ("embedder" if model.ablation else "03_training"), model.id
-
-
-def _measured(profile: Profile, arms: set[str]) -> list[tuple[str, str]]:
-    return [("measure", m.id) for m in profile.models() if m.backbone in arms and m.ablation is None]
 
 
 def needs(profile: Profile, rule: str, name: str) -> list[tuple[str, str]]:
@@ -100,10 +110,9 @@ def needs(profile: Profile, rule: str, name: str) -> list[tuple[str, str]]:
     if rule in ("03_training", "embedder"):
         return [("backbone", profile.model(name).backbone), ("mine", "study")]
     if rule == "measure":
-        return [] if name == "bm25" else [_made_by(profile.model(name))]
+        return [_made_by(profile.model(id)) for id in groups(profile)[name] if id != "bm25"]
     if rule in PAIR_CHAPTERS:
-        pair = profile.pair(name)
-        return _measured(profile, {pair.a, pair.b})
+        return [("measure", group) for group in todo["measure"] if group != "ablations"]
     return _study_needs(profile, rule, todo)
 
 
@@ -162,8 +171,12 @@ def run_stage(profile: Profile, rule: str, name: str) -> dict[str, str]:
     if rule == "embedder":
         return {"embedder": train.train_embedder(profile, name).name}
     if rule == "measure":
-        made = {"evaluation": evaluate.evaluate_model(profile, name).name}
-        return made if name == "bm25" else made | {"states": activations.record_states(profile, name).name}
+        made = {}
+        for id in groups(profile)[name]:
+            made[f"evaluation of {id}"] = evaluate.evaluate_model(profile, id).name
+            if id != "bm25":
+                made[f"states of {id}"] = activations.record_states(profile, id).name
+        return made
     raise ValueError(f"expected one of the stages {sorted(STAGE_MODULES)}, got {rule!r}")
 
 
