@@ -24,6 +24,10 @@ def records(rule):
     return lambda wildcards: [pipeline.record(STUDY, *job) for job in pipeline.needs(STUDY, rule, wildcards.name)]
 
 
+def threads(rule):
+    return lambda wildcards: pipeline.threads(STUDY, rule, wildcards.name)
+
+
 wildcard_constraints:
     name="[^/]+",
 
@@ -43,7 +47,7 @@ for stage in STAGES:
             rule=stage,
             fingerprint=pipeline.fingerprint(STUDY, stage),
         priority: PRIORITY[stage]
-        threads: STUDY.threads
+        threads: threads(stage)
         shell: COMMAND
 
 
