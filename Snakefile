@@ -24,10 +24,6 @@ def records(rule):
     return lambda wildcards: [pipeline.record(STUDY, *job) for job in pipeline.needs(STUDY, rule, wildcards.name)]
 
 
-def threads(rule):
-    return lambda wildcards: pipeline.threads(STUDY, rule, wildcards.name)
-
-
 wildcard_constraints:
     name="[^/]+",
 
@@ -47,7 +43,7 @@ for stage in STAGES:
             rule=stage,
             fingerprint=pipeline.fingerprint(STUDY, stage),
         priority: PRIORITY[stage]
-        threads: threads(stage)
+        threads: STUDY.threads
         shell: COMMAND
 
 

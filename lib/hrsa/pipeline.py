@@ -145,16 +145,6 @@ def fingerprint(profile: Profile, rule: str) -> str:
     return paths.key(settings=settings, code=_source_hash(paths.NOTEBOOKS / f"{rule}.py"))
 
 
-def threads(profile: Profile, rule: str, name: str) -> int:
-    """CPU threads that a job uses."""
-    backbone = profile.backbone(name) if rule == "backbone" else None
-    if backbone is None or backbone.source != "zoo":
-        return profile.threads
-    from hrsa.zoo.make import threads as of_arm
-
-    return of_arm(profile, backbone)
-
-
 def parameters(profile: Profile, chapter: str, name: str) -> dict[str, str | int]:
     """Values of a chapter's `parameters` cell for one of its jobs."""
     values: dict[str, str | int] = {"profile": profile.name}

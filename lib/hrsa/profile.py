@@ -62,7 +62,6 @@ class Zoo(Part):
     pretrain_steps: int = 1300
     pretrain_batch: int = 16  # sequences of `pretrain_length` tokens; small, so that few tokens give many updates
     pretrain_length: int = 128
-    pretrain_threads: int = 2  # nothing else can run before there is a base
     pretrain_lr: float = 3e-3  # small models take large rates; warm-up and cosine follow
     worked_share: float = Field(0.55, ge=0, lt=1)  # of tokens: sums, half of them with a worked solution
     grpo_steps: int = 30

@@ -32,25 +32,20 @@ def make_backbone(profile: Profile, name: str) -> Path:
                          "use hrsa.backbone.backbone_folder")
     start = make_backbone(profile, backbone.start) if backbone.start else None
     suite = sorted((paths.SUITE / "train").glob("*")) if start is None else []
-    key = paths.key(zoo=profile.zoo.model_dump(), arm=backbone.arm, start=start, threads=threads(profile, backbone),
+    key = paths.key(zoo=profile.zoo.model_dump(), arm=backbone.arm, start=start, threads=profile.threads,
                     suite=[paths.file_hash(p) for p in suite if p.is_file()],
                     code=paths.code_hash("hrsa.zoo.make"))
     folder = paths.artefact(profile.name, "backbones", name, key)
     return paths.make(folder, lambda temporary: _build(profile, backbone, start, temporary, paths.scratch(folder)),
                       profile=profile.name, arm=backbone.arm, start=start.name if start else None,
-                      seed=profile.zoo.seed, threads=threads(profile, backbone))
-
-
-def threads(profile: Profile, backbone: Backbone) -> int:
-    """CPU threads that a zoo arm is trained with; part of its key, because they change the last digits."""
-    return profile.zoo.pretrain_threads if backbone.arm == "base" else profile.threads
+                      seed=profile.zoo.seed, threads=profile.threads)
 
 
 def _build(profile: Profile, backbone: Backbone, start: Path | None, folder: Path, work: Path) -> None:
     """Fill the empty artefact folder."""
     from hrsa.backbone import prepare
 
-    prepare(threads(profile, backbone), profile.zoo.seed)
+    prepare(profile.threads, profile.zoo.seed)
     texts, held_out = _texts(start)
     clock = time.monotonic()
     model, tokenizer, curve = _train(profile, backbone, start, texts, work)
