@@ -29,7 +29,7 @@ def heatmap(table: pd.DataFrame, x: str, y: str, value: str, facet: str | None =
     panels = tuple(c.Panel(title, (_grid(part, x, y, value, columns, rows),))
                    for title, part in c.groups(table, facet))
     scale = _whole_scale(style.scale(quantity), table[value])
-    across = min(3, len(panels))
+    across = c.across(len(panels))
     room = (4.2, 2.75, 1.85)[across - 1]  # inches of a panel's width
     picture = c.Chart(
         panels, c.Axis(xlabel or x, names=tuple(map(c.label, columns))),
@@ -74,7 +74,7 @@ def bars(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: str
             marks.append(c.Mark("bar", where, c.floats(part, y), looks[name], name, c.floats(part, low),
                                 c.floats(part, high), width=0.92 * width))
         panels.append(c.Panel(title, tuple(marks)))
-    across = min(3, len(panels))
+    across = c.across(len(panels))
     picture = c.Chart(
         tuple(panels), c.Axis(xlabel or x, names=tuple(map(c.label, names))),
         c.Axis(ylabel or scale.label or y, scale.range), height=(3.2, 2.8, 2.6)[across - 1], columns=across,
@@ -105,6 +105,6 @@ def forest(table: pd.DataFrame, label: str, value: str, low: str, high: str, mar
         panels.append(c.Panel(title, tuple(marks)))
     picture = c.Chart(
         tuple(panels), c.Axis(xlabel or value), c.Axis("", names=tuple(map(c.label, names)), down=True),
-        height=0.75 + len(names) * (0.16 + 0.13 * len(series)), columns=min(3, len(panels)),
+        height=0.75 + len(names) * (0.16 + 0.13 * len(series)), columns=c.across(len(panels)),
         legend=tuple((name, look, "interval") for name, look in looks.items() if hue), zero="x", band=margin)
     return Drawing(picture, table, f"Intervals of {picture.x.label} by {label}")

@@ -74,6 +74,11 @@ class Chart:
         return -(-len(self.panels) // columns), columns
 
 
+def across(panels: int) -> int:
+    """Panels side by side: at most three, and four as two by two."""
+    return 2 if panels == 4 else min(3, panels)
+
+
 def check(table: pd.DataFrame, columns: Iterable[str | None], numbers: Iterable[str | None]) -> pd.DataFrame:
     """The table, when it can be drawn: not empty, all columns there, numbers numeric and not all missing."""
     wanted = [name for name in columns if name is not None]

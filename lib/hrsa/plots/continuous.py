@@ -45,7 +45,7 @@ def curves(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: s
     legend = [(name, looks[name], "line") for name in looks if hue and hue != dash]
     legend += [(name, style.dashed(_key_look(looks, hue, dash, name), i), "line") for name, i in dashes.items()]
     legend += [(name, style.reference(style.GREY, i), "line") for i, name in enumerate(references, start=1)]
-    columns = min(3, len(panels))
+    columns = c.across(len(panels))
     picture = c.Chart(
         tuple(panels), c.Axis(xlabel or x, names=tuple(map(c.label, names)), whole=_whole(table[x])),
         c.Axis(ylabel or scale.label or y, style.padded(scale.range)), height=(3.3, 2.9, 2.6)[columns - 1],
@@ -100,7 +100,7 @@ def scatter(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: 
     if diagonal:
         both = table[[x, y]].to_numpy(float)
         bounds = style.padded((float(np.nanmin(both)), float(np.nanmax(both))))
-    columns = min(3, len(panels))
+    columns = c.across(len(panels))
     picture = c.Chart(
         tuple(panels), c.Axis(xlabel or x, bounds), c.Axis(ylabel or y, bounds),
         height=(4.4, 3.4, 2.6)[columns - 1], columns=columns, square=diagonal,
@@ -127,7 +127,7 @@ def histogram(table: pd.DataFrame, value: str, hue: str | None = None, facet: st
             counts, _ = np.histogram(c.floats(part, value), edges)
             marks.append(c.Mark("step", edges, counts / len(part), looks[name], name))
         panels.append(c.Panel(title, tuple(marks)))
-    columns = min(3, len(panels))
+    columns = c.across(len(panels))
     picture = c.Chart(
         tuple(panels), c.Axis(xlabel or scale.label or value, style.padded(scale.range)), c.Axis(ylabel),
         height=(3.2, 2.8, 2.5)[columns - 1], columns=columns,

@@ -52,8 +52,8 @@ def _layout(chart: Chart, alt: str, files: str) -> dict[str, Any]:
     if any(mark.kind == "grid" for panel in chart.panels for mark in panel.marks):
         layout["coloraxis"] = {
             "cmin": chart.scale.low, "cmax": chart.scale.high, "colorscale": style.colour_scale(chart.scale.colours),
-            "colorbar": {"title": {"text": chart.scale.label, "side": "right"}, "thickness": 12, "outlinewidth": 0,
-                         "x": round((1 + _share(chart)) / 2 + 0.01, 4), "xanchor": "left"}}
+            "colorbar": {"title": {"text": f"<br>{chart.scale.label}", "side": "right"}, "thickness": 12,
+                         "outlinewidth": 0, "x": round((1 + _share(chart)) / 2 + 0.01, 4), "xanchor": "left"}}
     return layout
 
 
