@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -26,7 +28,7 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa import claims, evidence, plots, published, synthesis, wording
+from hrsa import claims, evidence, overview, plots, published, synthesis, wording
 from hrsa.profile import load_profile
 
 study = load_profile(profile)
@@ -139,6 +141,25 @@ plots.curves(plan, x="seeds", y="power", hue="queries", facet="pair", xlabel="tr
 # %%
 plots.table(plan, f"Power at margin {study.verdict.margin:g}, the margin provable with power 0.8, and hours of training "
             "and scoring both arms on the machine of this run", decimals={"power": 2, "provable": 4, "hours": 2})
+
+# %% [markdown]
+# ## The levels at a glance
+#
+# Matching layers of the profile's first pair, compared at the four levels of HRSA, before and after contrastive
+# training. Chapters 05 to 08 show each level in full, for every pair.
+
+# %%
+first = study.pairs[0].name
+levels = overview.overview(study, first)
+plots.curves(levels, x="layer_x", y="value", hue="models", facet="similarity", low="low", high="high",
+             references=["null", "floor"], quantity="similarity", xlabel="state", ylabel="similarity").publish(
+    study.name, "12_verdict", "overview",
+    f"Similarity of matching layers at four levels, backbones and embedders, with null and noise floor, pair {first}")
+
+# %% [markdown]
+# How to read it: 1 means alike. The null compares tokens with other tokens, the noise floor two seeds of one recipe:
+# embedders of two arms that lie on the floor differ no more than two training runs do. Bands cover the 95% intervals
+# over texts of all seeds.
 
 # %% [markdown]
 # ## The paper's claims

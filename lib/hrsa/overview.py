@@ -1,0 +1,33 @@
+"""The levels of HRSA side by side, for one figure."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from hrsa import findings, paths
+from hrsa.profile import Profile
+
+LEVELS = {  # what is shown -> (metric of `compare_pair`, name in its table)
+    "dimension-wise correlation": ("correlation", "correlation"),
+    "inverse row entropy (basis)": ("procrustes", "inverse_row_entropy"),
+    "debiased CKA (global)": ("cka", "debiased_cka"),
+    "k-NN overlap (local)": ("knn", "knn"),
+}
+
+
+def overview(profile: Profile, pair: str) -> pd.DataFrame:
+    """Matched-layer similarity of a pair at four levels: similarity, models, layer_x, value, low, high, null, floor.
+
+    Rows are those of `hrsa.findings.over_seeds`, on all texts; of the numbers of neighbours the middle one is taken.
+    """
+    from hrsa.compare import compare_pair
+
+    parts = []
+    for shown, (metric, name) in LEVELS.items():
+        table = paths.read_table(compare_pair(profile, pair, metric) / "curve.parquet")
+        rows = findings.over_seeds(table[(table["metric"] == name) & (table["set"] == "all")])
+        if metric == "knn":
+            rows = rows[rows["k"] == sorted(profile.analysis.ks)[len(profile.analysis.ks) // 2]]
+        parts.append(rows.assign(similarity=shown))
+    columns = ["similarity", "models", "layer_x", "value", "low", "high", "null", "floor"]
+    return pd.concat(parts, ignore_index=True)[columns]
