@@ -10,6 +10,7 @@ as `<name>.failed.ipynb`, to be opened and read.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -56,24 +57,27 @@ def follow_owner() -> None:
         raise JobError("expected the engine that started this job to be alive, got none: run `make book`") from None
 
     def watch() -> None:
-        while owner.is_running() and owner.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(1)
-        for scheduler in psutil.Process().parents():
-            if "snakemake" in " ".join(scheduler.cmdline()):
-                scheduler.kill()
-        kill_children()
-        os._exit(1)
+        try:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                while owner.is_running() and owner.status() != psutil.STATUS_ZOMBIE:
+                    time.sleep(1)
+            _kill([p for p in psutil.Process().parents() if "snakemake" in " ".join(p.cmdline())])
+            kill_children()
+        finally:
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def kill_children() -> None:
     """Kill all processes below this one (the kernel of a notebook, say)."""
-    for child in psutil.Process().children(recursive=True):
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            continue
+    _kill(psutil.Process().children(recursive=True))
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
