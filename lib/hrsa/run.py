@@ -61,7 +61,8 @@ def follow_owner() -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 while owner.is_running() and owner.status() != psutil.STATUS_ZOMBIE:
                     time.sleep(1)
-            _kill([p for p in psutil.Process().parents() if "snakemake" in " ".join(p.cmdline())])
+            with contextlib.suppress(psutil.NoSuchProcess):
+                _kill([p for p in psutil.Process().parents() if "snakemake" in " ".join(p.cmdline())])
             kill_children()
         finally:
             os._exit(1)
