@@ -36,7 +36,7 @@ smoke: setup ## every stage at toy size, in minutes
 
 test: setup browser ## all tests, the smoke study included
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: setup ## JupyterLab on notebooks/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --notebook-dir=notebooks

