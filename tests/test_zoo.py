@@ -135,7 +135,7 @@ def test_packing_is_what_the_documents_say(tokenizer):
 
 
 def test_a_vocabulary_the_texts_cannot_fill_is_refused():
-    with pytest.raises(ValueError, match=r"expected texts that give 4096 tokens, got \d+"):
+    with pytest.raises(ValueError, match=rf"expected texts that give {Zoo().vocab_size} tokens, got \d+"):
         corpus.train_tokenizer(TEXTS, Zoo())
 
 
