@@ -192,6 +192,13 @@ def test_executed_notebooks_that_are_missing_failed_unfinished_or_noisy_are_all_
         assert part in told, told
 
 
+def test_the_front_page_links_only_to_chapters_of_the_profile(tmp_path):
+    (tmp_path / "12_verdict.ipynb").write_text("{}")
+    text = "See [the\nbackbones](01_backbones.ipynb), [the verdict](12_verdict.ipynb) and [records](run_records.md)."
+    said = source.link_only_to(tmp_path, text)
+    assert said == "See the\nbackbones, [the verdict](12_verdict.ipynb) and [records](run_records.md)."
+
+
 @pytest.fixture
 def one_page(study, tmp_path):
     """The book's source cut down to its front page and one chapter, to build quickly what must fail."""

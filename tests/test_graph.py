@@ -39,6 +39,11 @@ def test_snakemake_reads_the_graph_as_the_code_states_it(name):
     assert counts == expected | {"all": 1}
 
 
+def test_chapters_without_a_subject_are_left_out():
+    assert "01_backbones" in pipeline.jobs(load_profile("mini")) and "11_ablations" in pipeline.jobs(load_profile("mini"))
+    assert not {"01_backbones", "11_ablations"} & set(pipeline.jobs(load_profile("paper")))
+
+
 def test_unknown_jobs_are_refused():
     with pytest.raises(ValueError, match=r"expected a job of profile smoke, got 07_cka no-pair"):
         pipeline.needs(load_profile("smoke"), "07_cka", "no-pair")

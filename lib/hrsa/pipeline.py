@@ -52,8 +52,14 @@ def executed(profile: Profile, chapter: str, name: str) -> str:
 
 
 def chapters(profile: Profile) -> tuple[str, ...]:
-    """Chapters that run once per profile; the ablation chapter only where the profile has ablations."""
-    return tuple(c for c in STUDY_CHAPTERS if c != "11_ablations" or profile.ablations)
+    """Chapters that run once per profile: that on backbones where some are made here, that on ablations where
+    there are any."""
+    left_out = set()
+    if not any(backbone.source == "zoo" for backbone in profile.backbones):
+        left_out.add("01_backbones")
+    if not profile.ablations:
+        left_out.add("11_ablations")
+    return tuple(chapter for chapter in STUDY_CHAPTERS if chapter not in left_out)
 
 
 def jobs(profile: Profile) -> dict[str, list[str]]:

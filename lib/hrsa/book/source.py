@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,18 @@ def stage(profile: Profile, folder: Path) -> dict[str, int]:
         raise StageError("the report cannot be built from these executed notebooks; run `make book` to make them "
                          "again:\n" + "\n".join(f"- {fault}" for fault in faults))
     (folder / f"{RECORDS}.md").write_text(records_page(profile), encoding="utf8")
+    front = (folder / "intro.md").read_text(encoding="utf8")
+    (folder / "intro.md").write_text(link_only_to(folder, front), encoding="utf8")
     write_toc(profile, folder, titles)
     return figures
+
+
+def link_only_to(folder: Path, text: str) -> str:
+    """Markdown in which a link to a chapter that this profile leaves out is its words alone."""
+    def keep(link: re.Match) -> str:
+        return link[0] if (folder / link[2]).is_file() else link[1]
+
+    return re.sub(r"\[([^]]+)\]\(([^()]+\.ipynb)\)", keep, text)
 
 
 def read_executed(source: Path) -> nbformat.NotebookNode:
