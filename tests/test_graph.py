@@ -40,7 +40,7 @@ def test_snakemake_reads_the_graph_as_the_code_states_it(name):
 
 
 def test_chapters_without_a_subject_are_left_out():
-    assert "01_backbones" in pipeline.jobs(load_profile("mini")) and "11_ablations" in pipeline.jobs(load_profile("mini"))
+    assert {"01_backbones", "11_ablations"} <= set(pipeline.jobs(load_profile("mini")))
     assert not {"01_backbones", "11_ablations"} & set(pipeline.jobs(load_profile("paper")))
 
 
