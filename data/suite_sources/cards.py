@@ -47,7 +47,8 @@ def _rows(described_as: dict[str, dict]) -> str:
     lines = ["| | what | rows | licence |", "|---|---|---|---|"]
     for file, content in described_as.items():
         for name, card in content.items():
-            rows = ", ".join(f"{table} {facts['rows']}" for table, facts in card["tables"].items())
+            counts = {table: facts["rows"] for table, facts in card["tables"].items()}
+            rows = ", ".join(f"{table} {count}" if len(counts) > 1 else str(count) for table, count in counts.items())
             lines.append(f"| {file.split('/')[0]} | {name} | {rows} | {card['licence']} |")
     return "\n".join(lines)
 
