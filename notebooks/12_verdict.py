@@ -67,13 +67,13 @@ plots.forest(verdicts, label="family", value="difference", low="low", high="high
 # %% [markdown]
 # How to read it: the band is the margin. An interval inside the band shows equivalence, one that sticks out of the band
 # and covers zero shows nothing. One that leaves out zero points to a difference; the test of it is stricter than this
-# interval (two-sided, seed means and bootstrap, corrected), so go by the word in the table. Tasks count as a sample of tasks, so that a
-# family of two or three has a wide interval, and a family of one speaks of that task alone. With two seeds almost
-# everything is inconclusive: two runs say little about how runs vary.
+# interval (two-sided, seed means and bootstrap, corrected), so go by the word in the table. Tasks count as a sample of
+# tasks, so that a family of two or three has a wide interval, and a family of one speaks of that task alone. With two
+# seeds almost everything is inconclusive: two runs say little about how runs vary.
 
 # %%
-columns = ["pair", "family", "verdict", "alone", "difference", "low", "high", "holm_difference", "holm_equivalence",
-           "smallest_margin", "seeds", "tasks", "queries"]
+columns = ["pair", "family", "verdict", "difference", "low", "high", "smallest_margin", "seeds", "tasks", "queries",
+           "alone", "holm_difference", "holm_equivalence"]
 plots.table(verdicts[columns], f"Verdicts at margin {study.verdict.margin:g}, {100 - 200 * study.verdict.alpha:.0f}% "
             "intervals; p-values after Holm; alone: the verdict without correction", decimals=4)
 
@@ -89,7 +89,15 @@ others = synthesis.other_analyses(per_query, study.pairs, study.seeds, **stated)
 Markdown(wording.agreement(others))
 
 # %%
-plots.table(others, "Other analyses of the same scores; inside: posterior mass within the margin", decimals=4)
+plots.table(others.drop(columns="about"), "Other analyses of the same scores; inside: posterior mass within the margin",
+            decimals=4)
+
+# %% [markdown]
+# How to read it: where all methods agree, the verdict does not hang on one of them. They differ in what they generalise
+# to, which the next table says.
+
+# %%
+plots.table(others[["method", "about"]].drop_duplicates(), "What each analysis is")
 
 # %% [markdown]
 # ## Could this run have seen a difference?
@@ -173,13 +181,16 @@ table = claims.table(claims.score_claims(verdicts), claims.similarity_claims(sim
 Markdown(wording.headline(table))
 
 # %%
-plots.table(table[["claim", "level", "pair", "measured", "outcome", "rule"]],
+plots.table(table[["claim", "pair", "outcome", "measured"]],
             f"Claims of the paper, what this run measured (profile {study.name}), and whether they hold")
 
 # %% [markdown]
 # How to read it: *measured* gives the value with its interval and what it is compared with. Similarities are means over
 # layers (inverse row entropy: the last layer); the interval covers resampled texts and all seeds. An outcome is about
 # the small models of this run; it is evidence on the paper's mechanism and not a repetition at its scale.
+
+# %%
+plots.table(table[["level", "claim", "rule"]].drop_duplicates(), "The rule of each claim")
 
 # %%
 plots.table(claims.tally(table), "Outcomes by level")
