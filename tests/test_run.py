@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -106,3 +107,13 @@ def test_the_environment_keeps_offline_profiles_offline():
     assert run.environment(load_profile("mini"))["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in run.environment(load_profile("paper"))
     assert Path(sys.executable).exists()
+
+
+def test_a_missing_file_and_a_full_disk_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError) as missing:
+        (tmp_path / "tasks.json").read_text(encoding="utf8")
+    said = run._said(missing.value)
+    assert re.match(r"expected to read or write .*tasks.json, got: No such file.* Restore the file", said)
+    full = OSError(28, "No space left on device", str(tmp_path / "x"))
+    assert "No space left on device" in run._said(full) and "make room" in run._said(full)
+    assert run._said(ValueError("expected a, got b")) == "expected a, got b"

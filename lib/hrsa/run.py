@@ -167,6 +167,14 @@ def write_record(profile: Profile, rule: str, name: str, made: dict[str, str], s
     return target
 
 
+def _said(error: Exception) -> str:
+    """What went wrong, with what to do where the error itself does not say it (a missing file, a full disk)."""
+    if isinstance(error, OSError) and error.filename:
+        return (f"expected to read or write {error.filename}, got: {error.strerror}. Restore the file, or make room, "
+                "and give the same command again")
+    return str(error)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line of one job; 0 when it succeeded, 1 with one message on stderr when not."""
     parser = argparse.ArgumentParser(description="Run one job of the study.")
@@ -195,7 +203,7 @@ def _attempt(profile: Profile, rule: str, name: str) -> int:
         run_job(profile, rule, name)
     except Exception as error:
         log.debug("job failed", exc_info=True)
-        message = f"{rule} {name}: {error}"
+        message = f"{rule} {name}: {_said(error)}"
         failure.write_text(message, encoding="utf8")
         sys.stderr.write(f"hrsa: {message}\n")
         return 1
