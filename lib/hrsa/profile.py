@@ -26,8 +26,9 @@ class Backbone(Part):
     name: str = Field(pattern=SLUG)
     source: Literal["zoo", "folder", "hub"]
     path: str | None = None  # folder (relative to the repository) or hub id; none for zoo arms
-    arm: Literal["base", "sft", "rlvr"]  # how it was made; `base` is where the others start
-    start: str | None = None  # backbone that an sft or rlvr arm starts from
+    arm: Literal["base", "cpt", "sft", "rlvr", "rlvr-long"]  # how it was made; `base` is where the others start
+    start: str | None = None  # backbone that an arm other than base starts from
+    seed: int | None = None  # of a zoo base, where it is not `zoo.seed`: the same recipe from other random weights
 
     @model_validator(mode="after")
     def _complete(self) -> Backbone:
@@ -35,8 +36,11 @@ class Backbone(Part):
             raise ValueError(f"backbone {self.name}: expected a path for source folder or hub and none for zoo, "
                              f"got source={self.source}, path={self.path}")
         if self.source == "zoo" and (self.start is None) != (self.arm == "base"):
-            raise ValueError(f"backbone {self.name}: expected start for an sft or rlvr zoo arm only, "
+            raise ValueError(f"backbone {self.name}: expected start for every zoo arm but base, "
                              f"got arm={self.arm}, start={self.start}")
+        if self.seed is not None and (self.source, self.arm) != ("zoo", "base"):
+            raise ValueError(f"backbone {self.name}: expected a seed of its own for a zoo base only, got seed={self.seed}"
+                             f" for source={self.source}, arm={self.arm}")
         return self
 
 
@@ -98,6 +102,8 @@ class Recipe(Part):
     precision: Literal["fp32", "bf16"] = "bf16"
     gradient_checkpointing: bool = True  # memory for one more forward pass
     chunk_tokens: int = Field(65536, ge=64)  # tokens per forward pass of the cached gradient
+    near_positive_margin: float | None = Field(None, ge=0)  # mask a negative this much nearer to the query than its
+    # positive: likely right too. Qwen3-Embedding takes 0.1; the published study masks none
     attention: Literal["bidirectional", "causal"] = "bidirectional"
     lora: Lora | None = None
     checkpoints: tuple[int, ...] = ()  # steps kept for the dynamics chapter; 0 is the backbone itself
@@ -142,6 +148,7 @@ class Analysis(Part):
     max_length: int = 128  # tokens per probe text
     max_tokens: int = Field(4000, le=50_000)  # seeded sample of tokens, the same for every model
     ks: tuple[int, ...] = (5, 10, 50)  # neighbours, as published
+    memory_mb: int = Field(512, ge=64)  # states of both models held at once by a comparison of layers
     bootstrap: int = 200  # resamples of texts for an interval
     permutations: int = 20  # row shuffles for a null
     probe_texts: int = 1200  # split 80/10/10
