@@ -3,15 +3,16 @@
 PROFILE ?= mini
 PYTHON ?= python3
 CORES ?=
+ARMS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book test lab smoke plan power suite lock clean
+.PHONY: help setup browser book test lab smoke plan power backbones suite lock clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo; echo "PROFILE=smoke|mini|paper|… names a file in notebooks/profiles/ (default: mini); CORES=n limits jobs at a time"
 
 $(VENV)/installed: requirements.lock pyproject.toml
@@ -46,6 +47,9 @@ plan: setup ## the graph of PROFILE, its runs and their estimated size; runs not
 
 power: setup ## seeds and queries that would prove the margin, from the variances PROFILE measured
 	@$(RUN) hrsa.power --profile $(PROFILE)
+
+backbones: setup ## make the shipped backbones again (hours on a CPU); ARMS="base rlvr" for some of them
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m hrsa.zoo.ship $(ARMS)
 
 suite: setup ## rebuild data/suite from its source packages
 	$(BIN)/python data/build_suite.py

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -14,20 +16,23 @@
 # %% [markdown]
 # # Backbones
 #
-# The study compares embedding models that differ only in the language model they start from. This chapter makes those
-# language models and shows what sets them apart. The published study had to take models that others had trained, on
-# data and for durations nobody could match. Here all of them come from one base, so that a later difference has one
-# cause.
+# The study compares embedding models that differ only in the language model they start from. This chapter shows those
+# language models and what sets them apart. The published study had to take models that others had trained, on data and
+# for durations nobody could match. Here all of them come from one base, so that a later difference has one cause.
 #
 # | arm | how it is made | what it learns from |
 # |---|---|---|
-# | `base` | a small Qwen3-architecture model, pretrained from random weights | real text, and sums with their answers, half of them worked out |
-# | `rlvr` | GRPO from the base | its own answers; the reward is 1 for an exactly right answer and 0 otherwise |
+# | `base` | a small Qwen3-architecture model, pretrained from random weights | real text, and problems with their answers, some of them worked out |
+# | `cpt` | the base's pretraining, continued | real text alone: the control for any further training |
 # | `sft` | supervised fine-tuning from the base | worked solutions |
+# | `rlvr` | GRPO from the base | its own answers; the reward is 1 for an exactly right answer and 0 otherwise |
+# | `rlvr-long` | the same for several times as long, in rounds with a renewed reference | its own answers |
 #
-# The problems are sums of three or four one-digit numbers from `reasoning-gym`, such as `Calculate 4-1-7:`. The model
-# may answer at once, `-4`, or work the sum out between think tags first, `<think>3-7=-4</think>-4`. Nothing asks it to
-# do either: which way it goes is its own choice, and part of what training changes.
+# A profile holds some of these arms; a second base differs from the first in its random weights and its order of text
+# alone. The problems come from `reasoning-gym`: sums of one-digit numbers, such as `Calculate 4-1-7:`, and in some
+# profiles digits to sort, such as `Sort 7391 up:`. The model may answer at once, `-4`, or work between think tags
+# first, `<think>3-7=-4</think>-4`. Nothing asks it to do either: which way it goes is its own choice, and part of what
+# training changes.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -48,14 +53,17 @@ study = load_profile(profile)
 # by construction: a hash of the sorted terms decides, so that no reordering of a training problem is ever asked.
 
 # %%
+Markdown(report.origin(study))
+
+# %%
 cards = report.cards(study)
 plots.table(report.overview(cards), f"Backbones of profile {study.name}: perplexity per token of held-out real text, "
-            "share of held-out problems solved, KL divergence in nats per token of its own answers")
+            "share of held-out problems solved, KL divergence from the model compared with, in nats per token of own answers")
 
 # %% [markdown]
 # How to read it: perplexity says how well a model still predicts ordinary text, and lower is better; it has the arm's
-# tokenizer as its unit, which all arms share. The divergence says how far an arm's answers are from what its start would
-# have said. RLVR is known for moving little and SFT for moving more; a row where it is the other way round would be
+# tokenizer as its unit, which all arms share. The divergence says how far an arm's answers are from what the model it is
+# compared with would have said: its start, or for a second base the first. RLVR is known for moving little and SFT for moving more; a row where it is the other way round would be
 # surprising.
 
 # %%
@@ -86,7 +94,8 @@ plots.curves(base, x="step", y="value", hue="backbone", xlabel="update", ylabel=
 # more likely. Groups whose answers are all right or all wrong teach nothing.
 
 # %%
-shares = curves[(curves["arm"] == "rlvr") & curves["quantity"].isin(["reward", "groups without signal"])]
+rlvr = curves["arm"].isin(["rlvr", "rlvr-long"])
+shares = curves[rlvr & curves["quantity"].isin(["reward", "groups without signal"])]
 plots.curves(shares, x="step", y="value", hue="quantity", facet="backbone", quantity="score", xlabel="update",
              ylabel="share").publish(study.name, "01_backbones", "reward",
                                      "Mean reward and share of groups without signal over the updates of GRPO.")
@@ -97,13 +106,13 @@ plots.curves(shares, x="step", y="value", hue="quantity", facet="backbone", quan
 # to zero would be a collapsed policy.
 
 # %%
-length = curves[(curves["arm"] == "rlvr") & curves["quantity"].isin(["completion tokens", "entropy"])]
+length = curves[rlvr & curves["quantity"].isin(["completion tokens", "entropy"])]
 plots.curves(length, x="step", y="value", hue="backbone", facet="quantity", xlabel="update",
              ylabel="tokens, or nats per token").publish(
     study.name, "01_backbones", "policy", "Mean completion length and entropy over the updates of GRPO.")
 
 # %% [markdown]
-# How to read it: longer answers mean that the model works sums out more often, and falling entropy that it becomes
+# How to read it: longer answers mean that the model works its answers out more often, and falling entropy that it becomes
 # surer of what it writes. Both are what a policy that has found out that working pays would show.
 #
 # ## Learning from worked solutions
@@ -129,12 +138,21 @@ plots.bars(solved, x="backbone", y="value", hue="mode", low="low", high="high", 
 
 # %% [markdown]
 # How to read it: whiskers are 95% Wilson intervals of each share. Arms answer the same problems, so the difference from
-# the start is known better than these whiskers suggest; the next figure shows it.
+# the start is known better than these whiskers suggest; the figure after the next shows it.
+
+# %%
+plots.bars(report.families(cards), x="backbone", y="value", hue="family", low="low", high="high", quantity="score",
+           ylabel="share of sampled answers that are right").publish(
+    study.name, "01_backbones", "families", "Sampled accuracy by family of problems, with 95% intervals.")
+
+# %% [markdown]
+# How to read it: families of equal length of whiskers were asked equally often. A gain in one family alone would say
+# that an arm learned that task and not to work answers out.
 
 # %%
 plots.forest(report.differences(cards), label="backbone", value="value", low="low", high="high", hue="mode",
-             xlabel="accuracy minus that of the start").publish(
-    study.name, "01_backbones", "difference", "Paired difference in accuracy from the start, with 95% intervals.")
+             xlabel="accuracy minus that of the model compared with").publish(
+    study.name, "01_backbones", "difference", "Paired difference in accuracy from the model compared with, with 95% intervals.")
 
 # %% [markdown]
 # How to read it: an interval right of zero is an arm that solves more problems than its start, on the same problems.
@@ -162,12 +180,22 @@ plots.table(ways[["backbone", "way", "share", "n"]], "How often sampled answers 
 
 # %%
 plots.bars(report.weights(cards), x="layer", y="value", hue="backbone",
-           ylabel="relative weight change from the start").publish(
-    study.name, "01_backbones", "weights", "Relative change of the weights of each layer from those of the start.")
+           ylabel="relative weight change").publish(
+    study.name, "01_backbones", "weights", "Relative change of the weights of each layer from those compared with.")
 
 # %% [markdown]
 # How to read it: the length of the change divided by the length of the weights it began with, layer by layer. These
 # are different updates at different rates, so the figure describes the arms and does not rank the methods.
+
+# %%
+ranks = report.weights(cards).dropna(subset="effective_rank")
+plots.bars(ranks, x="layer", y="effective_rank", hue="backbone", ylabel="effective rank, share of full rank").publish(
+    study.name, "01_backbones", "ranks", "Effective rank of the change of each layer's weights, mean over matrices.")
+
+# %% [markdown]
+# How to read it: 1 is a change in all directions alike, as between two bases with unrelated weights; a small share is a
+# change in few directions. Weights are stored in 16 bits, and rounding a very small change spreads it over all
+# directions: compare this figure with the one before.
 #
 # ## In their own words
 

@@ -1,6 +1,7 @@
 """The zoo: problems, tokenizer, pretraining that resumes to the bit, measures by hand, and one micro trio for real."""
 
 import json
+import shutil
 from itertools import islice
 
 import numpy as np
@@ -12,12 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hrsa import backbone, paths
 from hrsa.profile import Profile, Zoo
 from hrsa.zoo import corpus, make_backbone, measure, pretrain, report
-from hrsa.zoo.grpo import exact_reward
+from hrsa.zoo.grpo import exact_reward, train_rounds
 from hrsa.zoo.problems import Problem, documents, draw, is_correct, is_worked, split_of, stream
 
 MICRO = {"vocab_size": 310, "hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 48,
          "context": 96, "pretrain_steps": 6, "pretrain_batch": 4, "pretrain_length": 32, "grpo_steps": 1,
-         "grpo_prompts": 2, "grpo_completions": 2, "completion_tokens": 6, "sft_steps": 2, "sft_batch": 4,
+         "grpo_prompts": 2, "grpo_completions": 2, "completion_tokens": 6, "grpo_rounds": 2,
+         "grpo_beta": 0.01, "cpt_steps": 2, "sft_steps": 2, "sft_batch": 4,
          "problems_held_out": 10}
 TEXTS = [f"The {colour} {animal} of {number} years sleeps under the old bridge, and nobody wakes it."
          for colour in ("red", "blue", "grey", "white") for animal in ("cat", "dog", "owl")
@@ -38,44 +40,57 @@ def micro(tmp_path, monkeypatch):
         "name": "micro", "title": "micro", "seeds": [0], "pairs": [], "zoo": MICRO, "backbones": [
             {"name": "base", "source": "zoo", "arm": "base"},
             {"name": "rlvr", "source": "zoo", "arm": "rlvr", "start": "base"},
-            {"name": "sft", "source": "zoo", "arm": "sft", "start": "base"}]})
+            {"name": "sft", "source": "zoo", "arm": "sft", "start": "base"},
+            {"name": "cpt", "source": "zoo", "arm": "cpt", "start": "base"},
+            {"name": "long", "source": "zoo", "arm": "rlvr-long", "start": "base"},
+            {"name": "other", "source": "zoo", "arm": "base", "seed": 1}]})
 
 
 def test_worked_solutions_by_hand():
-    assert Problem("4-1-7", "-4").worked == "<think>3-7=-4</think>-4"
-    assert Problem("1-5-2+0", "-6").worked == "<think>-4-2+0=-6+0=-6</think>-6"
-    assert Problem("9-0+9", "18").worked == "<think>9+9=18</think>18"
-    assert Problem("4-1-7", "-4").prompt == "Calculate 4-1-7:\n"
+    assert Problem("Calculate 4-1-7", "-4").worked == "<think>3-7=-4</think>-4"
+    assert Problem("Calculate 1-5-2+0", "-6").worked == "<think>-4-2+0=-6+0=-6</think>-6"
+    assert Problem("Calculate 9-0+9", "18").worked == "<think>9+9=18</think>18"
+    assert Problem("Calculate 4-1-7", "-4").prompt == "Calculate 4-1-7:\n"
+    assert Problem("Sort 7391 up", "1379").worked == "<think>1:739,3:79,7:9</think>1379"
+    assert Problem("Sort 353 down", "533").worked == "<think>5:33,3:3</think>533"
 
 
 @pytest.mark.parametrize("split", ["train", "held-out"])
-def test_answers_of_the_source_agree_with_the_expressions(split, rng):
-    for problem in islice(stream(split, "test", int(rng.integers(2**31))), 100):
-        assert eval(problem.expression) == int(problem.answer)
+def test_answers_of_the_source_agree_with_the_problems(split, rng):
+    zoo = Zoo(families=("sums", "sorting"), seed=int(rng.integers(2**31)))
+    problems = list(islice(stream(split, "test", zoo), 100))
+    assert [p.family for p in problems[:4]] == ["sums", "sorting"] * 2
+    for problem in problems:
         assert problem.worked.endswith(f"</think>{problem.answer}")
-        assert len(problem.expression) in (5, 7)
         assert is_correct(problem.worked, problem.answer) and is_worked(problem.worked)
+        if problem.family == "sums":
+            assert eval(problem.task.removeprefix("Calculate ")) == int(problem.answer)
+            assert len(problem.terms) in (3, 4)
+        else:
+            _, digits, direction = problem.task.split()
+            assert problem.answer == "".join(sorted(digits, reverse=direction == "down")) and len(digits) in (4, 5, 6)
 
 
 def test_splits_are_disjoint_whatever_the_order_of_terms(rng):
-    seeds = [int(s) for s in rng.integers(2**31, size=2)]
-    held = draw("held-out", 150, "test", seeds[0])
-    train = list(islice(stream("train", "test", seeds[1]), 2000))
-    assert len({p.expression for p in held}) == 150
+    first, second = (Zoo(families=("sums", "sorting"), seed=int(s)) for s in rng.integers(2**31, size=2))
+    held = draw("held-out", 150, "test", first)
+    train = list(islice(stream("train", "test", second), 2000))
+    assert len({p.task for p in held}) == 150
     for problem in held:
-        terms = [problem.expression[0], *(problem.expression[i : i + 2] for i in range(1, len(problem.expression), 2))]
-        signed = [term if len(term) == 2 else f"+{term}" for term in terms]
-        assert split_of("".join(signed[i] for i in rng.permutation(len(signed)))) == "held-out"
-    terms_of = [{tuple(sorted(int(t) for t in p.expression.replace("-", " -").replace("+", " ").split()))
-                 for p in problems} for problems in (held, train)]
-    assert not terms_of[0] & terms_of[1]
+        shuffled = [problem.terms[i] for i in rng.permutation(len(problem.terms))]
+        task = f"Sort {''.join(shuffled)} up"
+        if problem.family == "sums":
+            task = "Calculate " + "".join(f"{int(term):+d}" for term in shuffled)
+        assert split_of(Problem(task, "")) == "held-out"
+    kinds = [{(p.family, *sorted(map(int, p.terms))) for p in problems} for problems in (held, train)]
+    assert not kinds[0] & kinds[1]
 
 
 def test_streams_repeat_by_seed_and_differ_by_purpose():
-    first = [p.expression for p in islice(stream("train", "sft", 3), 30)]
-    assert first == [p.expression for p in islice(stream("train", "sft", 3), 30)]
-    assert first != [p.expression for p in islice(stream("train", "grpo", 3), 30)]
-    assert first != [p.expression for p in islice(stream("train", "sft", 4), 30)]
+    first = list(islice(stream("train", "sft", Zoo(seed=3)), 30))
+    assert first == list(islice(stream("train", "sft", Zoo(seed=3)), 30))
+    assert first != list(islice(stream("train", "grpo", Zoo(seed=3)), 30))
+    assert first != list(islice(stream("train", "sft", Zoo(seed=4)), 30))
 
 
 @pytest.mark.parametrize(("completion", "answer", "right"), [
@@ -90,8 +105,10 @@ def test_reward_by_hand(completion, answer, right):
 
 
 def test_half_of_the_documents_are_worked(rng):
-    texts = documents(400, stream("train", "test", 0), rng)
+    texts = documents(400, stream("train", "test", Zoo()), Zoo(), rng)
     assert 140 < sum("<think>" in text for text in texts) < 260
+    assert not any("<think>" in text for text in documents(50, stream("train", "test", Zoo()),
+                                                           Zoo(worked_documents=0), rng))
     assert all(text.startswith("Calculate ") for text in texts)
 
 
@@ -99,7 +116,7 @@ def test_tokenizer_digits_signs_and_tags(tokenizer, rng, tmp_path):
     assert len(tokenizer) == MICRO["vocab_size"]
     number = "".join(map(str, rng.integers(0, 10, 12)))
     assert tokenizer.tokenize(number) == list(number)
-    problem = Problem("4-1-7", "-4")
+    problem = Problem("Calculate 4-1-7", "-4")
     tokens = tokenizer.tokenize(problem.prompt + problem.worked)
     assert tokens[-10:] == ["<think>", *"3-7=-4", "</think>", "-", "4"]
     prompt, solution = (tokenizer(text)["input_ids"] for text in (problem.prompt, problem.worked))
@@ -189,7 +206,7 @@ def test_divergence_perplexity_and_weight_change_by_hand(tokenizer, rng):
     zoo = Zoo(**MICRO)
     first = pretrain.new_model(zoo, tokenizer).eval()
     second = pretrain.new_model(Zoo(**MICRO | {"seed": int(rng.integers(1, 2**31))}), tokenizer).eval()
-    problems = draw("held-out", 3, "test", 0)
+    problems = draw("held-out", 3, "test", Zoo())
     ids = [[5, 6, 7], [8], [9, 10]]
     total = 0.0
     for problem, completion in zip(problems, ids, strict=True):
@@ -210,17 +227,28 @@ def test_divergence_perplexity_and_weight_change_by_hand(tokenizer, rng):
         second.load_state_dict(first.state_dict())
         for parameter in second.model.layers[1].parameters():
             parameter.mul_(1.5)
-    change = {row["layer"]: row["value"] for row in measure.weight_change(second, first)}
+    rows = {row["layer"]: row for row in measure.weight_change(second, first)}
+    change = {layer: row["value"] for layer, row in rows.items()}
     assert change == pytest.approx({"embedding": 0, "1": 0, "2": 0.5, "final norm": 0})
+    assert rows["1"]["effective_rank"] is None and 0.3 < rows["2"]["effective_rank"] < 1
+
+
+def test_effective_rank_by_hand(rng):
+    assert measure.effective_rank(torch.eye(5, 7)) == pytest.approx(5)
+    column = torch.from_numpy(rng.standard_normal((6, 1)))
+    assert measure.effective_rank(column @ column.T) == pytest.approx(1, abs=1e-6)
+    shares = np.array([0.75, 0.25])
+    assert measure.effective_rank(torch.diag(torch.tensor([3.0, 1.0, 0.0]))) == pytest.approx(
+        np.exp(-(shares * np.log(shares)).sum()))
 
 
 def test_completions_are_seeded_and_end_at_the_end(tokenizer):
     model = pretrain.new_model(Zoo(**MICRO), tokenizer).eval()
-    problems = draw("held-out", 6, "test", 0)
+    problems = draw("held-out", 6, "test", Zoo())
     state = torch.get_rng_state()
     table, ids = measure.complete(model, tokenizer, problems, "sampled", 5, seed=1)
     assert torch.equal(state, torch.get_rng_state())
-    assert list(table.columns) == ["problem", "answer", "mode", "completion", "correct", "worked"]
+    assert list(table.columns) == ["problem", "family", "answer", "mode", "completion", "correct", "worked"]
     assert measure.complete(model, tokenizer, problems, "sampled", 5, seed=1)[1] == ids
     assert measure.complete(model, tokenizer, problems, "sampled", 5, seed=2)[1] != ids
     assert all(len(row) <= 5 and tokenizer.eos_token_id not in row[:-1] for row in ids)
@@ -230,7 +258,7 @@ def test_completions_are_seeded_and_end_at_the_end(tokenizer):
 
 
 def test_a_micro_trio_is_made_for_real(micro, capfd):
-    folders = {name: make_backbone(micro, name) for name in ("rlvr", "sft", "base")}
+    folders = {name: make_backbone(micro, name) for name in ("rlvr", "sft", "base", "cpt", "long", "other")}
     shown = capfd.readouterr()
     assert shown.out == "" and "Warning" not in shown.err
     assert make_backbone(micro, "rlvr") == folders["rlvr"]
@@ -238,7 +266,10 @@ def test_a_micro_trio_is_made_for_real(micro, capfd):
     weights = {}
     for name, folder in folders.items():
         model = AutoModelForCausalLM.from_pretrained(folder / "model")
+        assert model.dtype == torch.bfloat16
+        model.float()
         tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+        assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(folders["base"] / "model").get_vocab()
         backbone.leak_probe(model, tokenizer, "causal")
         weights[name] = torch.cat([p.detach().flatten() for p in model.parameters()])
         card = json.loads((folder / "card.json").read_text())
@@ -246,13 +277,27 @@ def test_a_micro_trio_is_made_for_real(micro, capfd):
         assert card["parameters"] == model.num_parameters() == len(weights[name])
         assert table.groupby("mode")["correct"].mean().to_dict() == {
             mode: card["accuracy"][mode]["value"] for mode in ("greedy", "sampled")}
-        assert (card["start"] is None) == (card["kl_from_start"] is None) == (name == "base")
-        assert all(split_of(problem) == "held-out" for problem in table["problem"])
+        assert (card["compared_with"] is None) == (card["kl"] is None) == (name == "base")
+        assert all(split_of(Problem(task, "")) == "held-out" for task in table["problem"])
         assert card["hashes"]["model.safetensors"] == paths.file_hash(folder / "model" / "model.safetensors")
         assert {"loss", "learning rate"} <= set(pd.read_parquet(folder / "curve.parquet")["quantity"])
     assert "reward" in set(pd.read_parquet(folders["rlvr"] / "curve.parquet")["quantity"])
-    assert not torch.equal(weights["base"], weights["sft"])
+    assert not torch.equal(weights["base"], weights["sft"]) and not torch.equal(weights["base"], weights["other"])
+    steps = pd.read_parquet(folders["long"] / "curve.parquet").query("quantity == 'reward'")["step"].tolist()
+    assert steps == list(range(1, 1 + MICRO["grpo_steps"] * MICRO["grpo_rounds"]))
     assert not list(folders["base"].parent.glob(".*"))
+
+
+def test_prolonged_rlvr_goes_on_after_the_last_finished_round(tokenizer, tmp_path):
+    zoo = Zoo(**MICRO)
+    pretrain.new_model(zoo, tokenizer).save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
+    backbone.prepare(1, 0)
+    whole, _, curve = train_rounds(tmp_path / "start", zoo, tmp_path / "work", 2)
+    shutil.rmtree(tmp_path / "work" / "round-1")
+    resumed, _, again = train_rounds(tmp_path / "start", zoo, tmp_path / "work", 2)
+    pd.testing.assert_frame_equal(curve, again, check_exact=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
 def test_only_zoo_backbones_are_made(micro):
@@ -269,7 +314,7 @@ def card_of(start, sampled, greedy, worked, among=None, difference=(0.1, 0.05, 0
 
     missing = {"value": None, "low": None, "high": None, "n": 0}
     change = dict(zip(("value", "low", "high"), difference, strict=True))
-    return {"start": start, "accuracy": {"sampled": share(sampled), "greedy": share(greedy)},
+    return {"start": start, "compared_with": start, "accuracy": {"sampled": share(sampled), "greedy": share(greedy)},
             "worked_share": {"sampled": share(worked), "greedy": share(worked)},
             "accuracy_by_mode": {"sampled": {"worked": missing if among is None else share(among, n=60),
                                              "direct": share(0.1, n=40)}},
@@ -296,5 +341,5 @@ def test_findings_follow_the_intervals():
 
 def test_a_profile_without_zoo_backbones_has_no_cards(micro):
     other = {"name": "mine", "source": "folder", "path": "somewhere", "arm": "base"}
-    with pytest.raises(ValueError, match="expected zoo backbones in profile micro"):
+    with pytest.raises(ValueError, match="expected backbones with a card in profile micro"):
         report.cards(Profile.model_validate(micro.model_dump() | {"backbones": [other]}))

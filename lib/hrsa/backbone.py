@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hrsa import paths
-from hrsa.profile import Profile
+from hrsa.profile import Backbone, Profile
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +74,12 @@ def backbone_folder(profile: Profile, name: str) -> str:
     return str(folder)
 
 
+def has_card(backbone: Backbone) -> bool:
+    """Whether a card tells how this backbone was made: always for the zoo's, and for shipped folders."""
+    return backbone.source == "zoo" or (
+        backbone.source == "folder" and (paths.ROOT / str(backbone.path) / "card.json").is_file())
+
+
 def backbone_key(profile: Profile, name: str) -> str:
     """What stands for a backbone's weights in keys: the artefact's name, the hub id, the hash of a folder's files."""
     source, folder = profile.backbone(name).source, backbone_folder(profile, name)
@@ -81,7 +87,7 @@ def backbone_key(profile: Profile, name: str) -> str:
         return Path(folder).parent.name
     if source == "hub":
         return folder
-    files = sorted(f for f in Path(folder).iterdir() if f.suffix in (".safetensors", ".json"))
+    files = sorted(f for f in Path(folder).iterdir() if f.suffix in (".safetensors", ".json") and f.name != "card.json")
     return paths.key(files={f.name: paths.file_hash(f) for f in files})
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from hrsa import paths
+from hrsa.backbone import has_card
 from hrsa.profile import Model, Profile
 
 PAIR_CHAPTERS = ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
@@ -52,10 +53,10 @@ def executed(profile: Profile, chapter: str, name: str) -> str:
 
 
 def chapters(profile: Profile) -> tuple[str, ...]:
-    """Chapters that run once per profile: that on backbones where some are made here, that on ablations where
-    there are any."""
+    """Chapters that run once per profile: that on backbones where some have a card, that on ablations where there
+    are any."""
     left_out = set()
-    if not any(backbone.source == "zoo" for backbone in profile.backbones):
+    if not any(has_card(backbone) for backbone in profile.backbones):
         left_out.add("01_backbones")
     if not profile.ablations:
         left_out.add("11_ablations")
@@ -111,8 +112,8 @@ def needs(profile: Profile, rule: str, name: str) -> list[tuple[str, str]]:
     if rule == "book":
         return [(other, name) for other, names in todo.items() if other != "book" for name in names]
     if rule == "backbone":
-        start = profile.backbone(name).start
-        return [("backbone", start)] if start else []
+        other = profile.compared_with(name)
+        return [("backbone", other)] if other else []
     if rule in ("03_training", "embedder"):
         return [("backbone", profile.model(name).backbone), ("mine", "study")]
     if rule == "measure":

@@ -39,8 +39,8 @@ class Backbone(Part):
             raise ValueError(f"backbone {self.name}: expected start for every zoo arm but base, "
                              f"got arm={self.arm}, start={self.start}")
         if self.seed is not None and (self.source, self.arm) != ("zoo", "base"):
-            raise ValueError(f"backbone {self.name}: expected a seed of its own for a zoo base only, got seed={self.seed}"
-                             f" for source={self.source}, arm={self.arm}")
+            raise ValueError(f"backbone {self.name}: expected a seed of its own for a zoo base only, "
+                             f"got seed={self.seed}, source={self.source}, arm={self.arm}")
         return self
 
 
@@ -60,6 +60,7 @@ class Zoo(Part):
     hidden_size: int = 160
     layers: int = 4  # five states with the embedding output: enough for a curve over depth
     heads: int = 4
+    head_dim: int | None = None  # hidden_size / heads unless told
     kv_heads: int = 2
     intermediate_size: int = 448
     context: int = 256
@@ -67,15 +68,24 @@ class Zoo(Part):
     pretrain_batch: int = 16  # sequences of `pretrain_length` tokens; small, so that few tokens give many updates
     pretrain_length: int = 128
     pretrain_lr: float = 3e-3  # small models take large rates; warm-up and cosine follow
-    worked_share: float = Field(0.55, ge=0, lt=1)  # of tokens: sums, half of them with a worked solution
+    pretrain_precision: Literal["fp32", "bf16"] = "fp32"  # bf16 autocast is half as fast again on recent CPUs
+    families: tuple[Literal["sums", "sorting"], ...] = Field(("sums",), min_length=1)  # of problems
+    terms: tuple[int, int] = (3, 4)  # fewest and most of a sum
+    digits: tuple[int, int] = (4, 6)  # fewest and most to sort
+    worked_share: float = Field(0.55, ge=0, lt=1)  # of pretraining tokens: problems with their answers
+    worked_documents: float = Field(0.5, ge=0, le=1)  # of these problems: with a worked solution
     grpo_steps: int = 30
     grpo_lr: float = 1e-4  # three times as much collapsed in trials
     grpo_prompts: int = 32  # per step
     grpo_completions: int = 8  # per prompt: the group whose mean is the baseline
+    grpo_beta: float = Field(0.0, ge=0)  # weight of the KL penalty against the reference, the policy a round began with
+    grpo_rounds: int = Field(4, ge=2)  # of the prolonged arm: reference and optimizer start anew with each
     completion_tokens: int = 28  # the longest worked solution has 23
     sft_steps: int = 50
     sft_batch: int = 64
     sft_lr: float = 5e-4
+    cpt_steps: int = 50  # updates of continued pretraining, on batches like those of pretraining
+    cpt_lr: float = 3e-4
     problems_held_out: int = 400  # for accuracy with its interval; +-5 points at 50%
     seed: int = 0
 
@@ -212,6 +222,12 @@ class Profile(Part):
     def backbone(self, name: str) -> Backbone:
         """The backbone called `name`; ValueError names those there are."""
         return _named("backbone", self.backbones, name)
+
+    def compared_with(self, name: str) -> str | None:
+        """The backbone that a zoo backbone is measured against: its start; for another base the first one."""
+        backbone = self.backbone(name)
+        first = next((b.name for b in self.backbones if b.source == "zoo" and b.arm == "base"), None)
+        return None if backbone.source != "zoo" or name == first else backbone.start or first
 
     def pair(self, name: str) -> Pair:
         """The pair called `name`; ValueError names those there are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ PAD, END = "<pad>", "<end>"
 TOKENIZER_DOCUMENTS = 10_000  # enough for stable merges of a few thousand tokens, and quick
 LONGEST = 2000  # characters kept of one real document: a few rows
 BLOCK = 500  # documents encoded and shuffled at once
+Stage = Literal["pretraining", "continued pretraining"]
 
 
 def train_tokenizer(texts: Sequence[str], zoo: Zoo) -> PreTrainedTokenizerFast:
@@ -38,8 +39,8 @@ def train_tokenizer(texts: Sequence[str], zoo: Zoo) -> PreTrainedTokenizerFast:
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     rng = np.random.default_rng([zoo.seed, 0])
     chosen = [texts[i] for i in rng.permutation(len(texts))[:TOKENIZER_DOCUMENTS]]
-    sums = documents(len(chosen) // 10, stream("train", "tokenizer", zoo.seed), rng)
-    tokenizer.train_from_iterator(chosen + sums, trainer)
+    problems = documents(len(chosen) // 10, stream("train", "tokenizer", zoo), zoo, rng)
+    tokenizer.train_from_iterator(chosen + problems, trainer)
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in (THINK, END_THINK)])
     if tokenizer.get_vocab_size() != zoo.vocab_size:
         raise ValueError(f"expected texts that give {zoo.vocab_size} tokens, got {tokenizer.get_vocab_size()} from "
@@ -48,25 +49,29 @@ def train_tokenizer(texts: Sequence[str], zoo: Zoo) -> PreTrainedTokenizerFast:
                                    model_max_length=zoo.context, clean_up_tokenization_spaces=False)
 
 
-def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, zoo: Zoo) -> np.ndarray:
+def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, zoo: Zoo,
+         stage: Stage = "pretraining") -> np.ndarray:
     """Rows of token ids, (steps * batch, length) int32: documents end to end, each closed by `<end>`.
 
     Documents cross row boundaries; nothing is padded or masked. The rows are those of all steps in order. In each
-    stretch of a few hundred documents, `worked_share` of the tokens are arithmetic.
+    stretch of a few hundred documents, `worked_share` of the tokens are problems with their answers; continued
+    pretraining (`stage`) sees real documents alone, in another order.
     """
     if not texts:
         raise ValueError("expected real documents to pretrain on, got none: hrsa.texts.pretraining_text() is empty")
-    needed = zoo.pretrain_steps * zoo.pretrain_batch * zoo.pretrain_length
-    rng = np.random.default_rng([zoo.seed, 1])
-    real, source = _rounds(texts, rng), stream("train", "pretraining", zoo.seed)
+    first = stage == "pretraining"
+    needed = (zoo.pretrain_steps if first else zoo.cpt_steps) * zoo.pretrain_batch * zoo.pretrain_length
+    share = zoo.worked_share if first else 0
+    rng = np.random.default_rng([zoo.seed, 1 if first else 2])
+    real, source = _rounds(texts, rng), stream("train", stage, zoo)
     rows, have = [], 0
     while have < needed:
         block = _encode(list(islice(real, BLOCK)), tokenizer)
-        want = sum(map(len, block)) * zoo.worked_share / (1 - zoo.worked_share)  # tokens of arithmetic beside them
+        want = sum(map(len, block)) * share / (1 - share)  # tokens of problems beside them
         while want > 0:
-            sums = _encode(documents(BLOCK, source, rng), tokenizer)
-            ends = np.cumsum([len(ids) for ids in sums])
-            block += sums[: int(np.searchsorted(ends, want)) + 1]
+            problems = _encode(documents(BLOCK, source, zoo, rng), tokenizer)
+            ends = np.cumsum([len(ids) for ids in problems])
+            block += problems[: int(np.searchsorted(ends, want)) + 1]
             want -= ends[-1]
         rows += [np.concatenate([block[i] for i in rng.permutation(len(block))])]
         have += len(rows[-1])

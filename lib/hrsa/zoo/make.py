@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hrsa import paths
-from hrsa.profile import Backbone, Profile
+from hrsa.profile import Backbone, Profile, Zoo
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,83 +19,101 @@ SAMPLES = 6  # completions shown in the card
 
 
 def make_backbone(profile: Profile, name: str) -> Path:
-    """The artefact folder of a zoo backbone, made first when it is not there, its start before it.
+    """The artefact folder of a zoo backbone, made first when it is not there, what it is compared with before it.
 
-    Holds `model/` (an ordinary Hugging Face causal LM with its tokenizer), `card.json`, `curve.parquet`
-    [step, quantity, value], `problems.parquet` [problem, answer, mode, completion, correct, worked] and
-    `held_out.parquet` [text]: held-out problems and documents, the same for every arm of a base. Raises ValueError
+    Holds `model/` (an ordinary Hugging Face causal LM in bfloat16 with its tokenizer), `card.json`, `curve.parquet`
+    [step, quantity, value], `problems.parquet` [problem, family, answer, mode, completion, correct, worked] and
+    `held_out.parquet` [text]: held-out problems and documents, the same for every arm of the zoo. Raises ValueError
     for a backbone that is not of the zoo.
     """
     backbone = profile.backbone(name)
     if backbone.source != "zoo":
         raise ValueError(f"expected a backbone of source zoo, got {name} of source {backbone.source}: "
                          "use hrsa.backbone.backbone_folder")
-    start = make_backbone(profile, backbone.start) if backbone.start else None
-    suite = sorted((paths.SUITE / "train").glob("*")) if start is None else []
-    key = paths.key(zoo=profile.zoo.model_dump(), arm=backbone.arm, start=start, threads=profile.threads,
-                    suite=[paths.file_hash(p) for p in suite if p.is_file()],
-                    code=paths.code_hash("hrsa.zoo.make"))
+    other = profile.compared_with(name)
+    origin = make_backbone(profile, other) if other else None
+    suite = sorted((paths.SUITE / "train").glob("*")) if backbone.arm in ("base", "cpt") else []
+    key = paths.key(zoo=zoo_of(profile, backbone).model_dump(), arm=backbone.arm, start=backbone.start,
+                    compared_with=origin.name if origin else None, threads=profile.threads,
+                    suite=[paths.file_hash(p) for p in suite if p.is_file()], code=paths.code_hash("hrsa.zoo.make"))
     folder = paths.artefact(profile.name, "backbones", name, key)
-    return paths.make(folder, lambda temporary: _build(profile, backbone, start, temporary, paths.scratch(folder)),
-                      profile=profile.name, arm=backbone.arm, start=start.name if start else None,
-                      seed=profile.zoo.seed, threads=profile.threads)
+    return paths.make(folder, lambda temporary: _build(profile, backbone, origin, temporary, paths.scratch(folder)),
+                      profile=profile.name, arm=backbone.arm, start=backbone.start,
+                      seed=zoo_of(profile, backbone).seed, threads=profile.threads)
 
 
-def _build(profile: Profile, backbone: Backbone, start: Path | None, folder: Path, work: Path) -> None:
+def zoo_of(profile: Profile, backbone: Backbone) -> Zoo:
+    """The zoo's settings with the seed of this backbone's pretraining."""
+    return profile.zoo if backbone.seed is None else profile.zoo.model_copy(update={"seed": backbone.seed})
+
+
+def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Path, work: Path) -> None:
     """Fill the empty artefact folder."""
-    from hrsa.backbone import prepare
+    from hrsa.backbone import load_lm, prepare
 
-    prepare(profile.threads, profile.zoo.seed)
-    texts, held_out = _texts(start)
+    zoo = zoo_of(profile, backbone)
+    prepare(profile.threads, zoo.seed)
+    texts, held_out = _texts(backbone, origin)
     clock = time.monotonic()
-    model, tokenizer, curve = _train(profile, backbone, start, texts, work)
+    model, tokenizer, curve = _train(profile, backbone, origin, texts, work)
     seconds = time.monotonic() - clock
-    model.save_pretrained(folder / "model")
+    model.bfloat16().save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    problems, card = _measure(profile, model, tokenizer, start, held_out)
+    model, tokenizer = load_lm(folder / "model")  # what was stored is what is measured
+    problems, card = _measure(profile, model, tokenizer, origin, held_out)
     paths.write_table(folder / "held_out.parquet", pd.DataFrame({"text": held_out}))
     paths.write_table(folder / "curve.parquet", curve)
     paths.write_table(folder / "problems.parquet", problems)
     hashes = {p.name: paths.file_hash(p) for p in sorted((folder / "model").iterdir())}
     hashes["held-out text"] = paths.key(texts=held_out)
     if texts:
-        hashes["pretraining text"] = paths.key(texts=texts)
+        hashes["training text"] = paths.key(texts=texts)
     paths.write_json(folder / "card.json", {
-        "arm": backbone.arm, "start": backbone.start, **_size(profile, backbone, model), "seconds": round(seconds, 1),
-        **card, "hashes": hashes})
+        "arm": backbone.arm, "start": backbone.start, "compared_with": profile.compared_with(backbone.name),
+        **_size(zoo, backbone, model), "seconds": round(seconds, 1), **card, "hashes": hashes})
 
 
-def _texts(start: Path | None) -> tuple[list[str], list[str]]:
-    """Real documents to pretrain on (none for an arm that starts from another) and held-out ones (the start's)."""
-    if start is not None:
-        return [], paths.read_table(start / "held_out.parquet", ["text"])["text"].tolist()
+def _texts(backbone: Backbone, origin: Path | None) -> tuple[list[str], list[str]]:
+    """Real documents to train on (none for arms that learn from problems alone) and held-out ones (the origin's)."""
     from hrsa.texts import pretraining_text
 
-    return pretraining_text()
+    texts, held_out = pretraining_text() if backbone.arm in ("base", "cpt") else ([], [])
+    if origin is not None:
+        held_out = paths.read_table(origin / "held_out.parquet", ["text"])["text"].tolist()
+    return texts, held_out
 
 
-def _train(profile: Profile, backbone: Backbone, start: Path | None, texts: list[str],
+def _train(profile: Profile, backbone: Backbone, origin: Path | None, texts: list[str],
            work: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, pd.DataFrame]:
-    """The arm's model in eval mode, its tokenizer, and the curve of its training."""
+    """The arm's model in eval mode, its tokenizer (one for all), and the curve of its training."""
     from hrsa.backbone import load_lm
 
-    if start is None:
+    zoo = zoo_of(profile, backbone)
+    if backbone.arm == "base":
         from hrsa.zoo.corpus import train_tokenizer
         from hrsa.zoo.pretrain import pretrain
 
         tokenizer = train_tokenizer(texts, profile.zoo)
-        model, curve = pretrain(profile.zoo, texts, tokenizer, work)
+        model, curve = pretrain(zoo, texts, tokenizer, work)
         return model, tokenizer, curve
-    model, tokenizer = load_lm(start / "model")
-    if backbone.arm == "rlvr":
-        from hrsa.zoo.grpo import train
-    else:
-        from hrsa.zoo.sft import train
-    curve = train(model, tokenizer, profile.zoo, work)
+    if backbone.arm in ("rlvr", "rlvr-long"):
+        from hrsa.zoo.grpo import train_rounds
+
+        model, tokenizer, curve = train_rounds(origin / "model", zoo, work,
+                                               zoo.grpo_rounds if backbone.arm == "rlvr-long" else 1)
+        return model.eval(), tokenizer, curve
+    model, tokenizer = load_lm(origin / "model")
+    if backbone.arm == "cpt":
+        from hrsa.zoo.pretrain import go_on
+
+        return model, tokenizer, go_on(model, zoo, texts, tokenizer, work)
+    from hrsa.zoo.sft import train
+
+    curve = train(model, tokenizer, zoo, work)
     return model.eval(), tokenizer, curve
 
 
-def _measure(profile: Profile, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, start: Path | None,
+def _measure(profile: Profile, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, origin: Path | None,
              held_out: list[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table of answered held-out problems and the measured part of the card."""
     from hrsa.backbone import load_lm
@@ -103,39 +121,33 @@ def _measure(profile: Profile, model: PreTrainedModel, tokenizer: PreTrainedToke
     from hrsa.zoo.problems import draw
 
     zoo = profile.zoo
-    asked = draw("held-out", zoo.problems_held_out, "held-out", zoo.seed)
+    asked = draw("held-out", zoo.problems_held_out, "held-out", zoo)
     answers = {mode: measure.complete(model, tokenizer, asked, mode, zoo.completion_tokens, zoo.seed)
                for mode in MODES}
     tables = {mode: table for mode, (table, _) in answers.items()}
     card: dict[str, Any] = {
-        "perplexity": measure.perplexity(model, tokenizer, held_out),
-        "accuracy": {mode: measure.proportion(t["correct"]) for mode, t in tables.items()},
-        "worked_share": {mode: measure.proportion(t["worked"]) for mode, t in tables.items()},
-        "accuracy_by_mode": {mode: {"worked": measure.proportion(t["correct"][t["worked"]]),
-                                    "direct": measure.proportion(t["correct"][~t["worked"]])}
-                             for mode, t in tables.items()},
-        "accuracy_difference": None, "kl_from_start": None, "weight_change": None,
+        "perplexity": measure.perplexity(model, tokenizer, held_out), **measure.shares(tables),
+        "accuracy_difference": None, "kl": None, "weight_change": None,
         "samples": tables["sampled"].head(SAMPLES).drop(columns="mode").to_dict("records"),
     }
-    if start is not None:
-        origin, _ = load_lm(start / "model")
-        before = paths.read_table(start / "problems.parquet", ["mode", "correct"])
+    if origin is not None:
+        first, _ = load_lm(origin / "model")
+        before = paths.read_table(origin / "problems.parquet", ["mode", "correct"])
         card["accuracy_difference"] = {
             mode: measure.paired_difference(t["correct"], before["correct"][before["mode"] == mode])
             for mode, t in tables.items()}
-        card["kl_from_start"] = measure.divergence(model, origin, tokenizer, asked, answers["sampled"][1])
-        card["weight_change"] = measure.weight_change(model, origin)
+        card["kl"] = measure.divergence(model, first, tokenizer, asked, answers["sampled"][1])
+        card["weight_change"] = measure.weight_change(model, first)
     return pd.concat(tables.values(), ignore_index=True), card
 
 
-def _size(profile: Profile, backbone: Backbone, model: PreTrainedModel) -> dict[str, Any]:
-    """Parameters, and the updates of this arm with what each of them saw."""
-    zoo = profile.zoo
+def _size(zoo: Zoo, backbone: Backbone, model: PreTrainedModel) -> dict[str, Any]:
+    """Parameters, and the updates of this arm with what they saw together."""
     size: dict[str, Any] = {"parameters": model.num_parameters()}
-    if backbone.arm == "base":
-        tokens = zoo.pretrain_steps * zoo.pretrain_batch * zoo.pretrain_length
-        return {**size, "steps": zoo.pretrain_steps, "tokens_seen": tokens}
-    if backbone.arm == "rlvr":
-        sampled = zoo.grpo_steps * zoo.grpo_prompts * zoo.grpo_completions
-        return {**size, "steps": zoo.grpo_steps, "completions_seen": sampled}
-    return {**size, "steps": zoo.sft_steps, "completions_seen": zoo.sft_steps * zoo.sft_batch}
+    if backbone.arm in ("base", "cpt"):
+        steps = zoo.pretrain_steps if backbone.arm == "base" else zoo.cpt_steps
+        return {**size, "steps": steps, "tokens_seen": steps * zoo.pretrain_batch * zoo.pretrain_length}
+    if backbone.arm == "sft":
+        return {**size, "steps": zoo.sft_steps, "completions_seen": zoo.sft_steps * zoo.sft_batch}
+    steps = zoo.grpo_steps * (zoo.grpo_rounds if backbone.arm == "rlvr-long" else 1)
+    return {**size, "steps": steps, "completions_seen": steps * zoo.grpo_prompts * zoo.grpo_completions}

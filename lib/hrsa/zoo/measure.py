@@ -25,8 +25,8 @@ def complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problem
              tokens: int, seed: int) -> tuple[pd.DataFrame, list[list[int]]]:
     """Answer each problem once, by `mode`: "greedy", or "sampled" at temperature 1 from the whole vocabulary.
 
-    Returns the table [problem, answer, mode, completion, correct, worked] and the completions' token ids, end of
-    text included where it was reached within `tokens` tokens. The global random state is left as it was.
+    Returns the table [problem, family, answer, mode, completion, correct, worked] and the completions' token ids, end
+    of text included where it was reached within `tokens` tokens. The global random state is left as it was.
     """
     from transformers import GenerationConfig
 
@@ -45,7 +45,8 @@ def complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problem
             kept += [_until_end(ids, tokenizer.eos_token_id) for ids in new]
     texts = tokenizer.batch_decode(kept, skip_special_tokens=True)
     table = pd.DataFrame({
-        "problem": [p.expression for p in problems], "answer": [p.answer for p in problems], "mode": mode,
+        "problem": [p.task for p in problems], "family": [p.family for p in problems],
+        "answer": [p.answer for p in problems], "mode": mode,
         "completion": texts, "correct": [is_correct(t, p.answer) for t, p in zip(texts, problems, strict=True)],
         "worked": [is_worked(t) for t in texts]})
     return table, kept
@@ -62,6 +63,22 @@ def proportion(hits: Sequence[bool]) -> dict[str, float | int | None]:
         return {"value": None, "low": None, "high": None, "n": 0}
     low, high = proportion_confint(count, n, alpha=0.05, method="wilson")
     return {"value": count / n, "low": float(low), "high": float(high), "n": n}
+
+
+def shares(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """Accuracy and share of worked answers by mode, with intervals, from the tables of `complete` by mode.
+
+    Keys: accuracy, worked_share {mode: share}; accuracy_by_mode {mode: {worked, direct: share}}; accuracy_by_family
+    {mode: {family: share}}.
+    """
+    return {
+        "accuracy": {mode: proportion(t["correct"]) for mode, t in tables.items()},
+        "worked_share": {mode: proportion(t["worked"]) for mode, t in tables.items()},
+        "accuracy_by_mode": {mode: {"worked": proportion(t["correct"][t["worked"]]),
+                                    "direct": proportion(t["correct"][~t["worked"]])} for mode, t in tables.items()},
+        "accuracy_by_family": {mode: {family: proportion(part["correct"]) for family, part in t.groupby("family")}
+                               for mode, t in tables.items()},
+    }
 
 
 def paired_difference(after: Sequence[bool], before: Sequence[bool]) -> dict[str, float]:
@@ -123,19 +140,37 @@ def divergence(model: PreTrainedModel, start: PreTrainedModel, tokenizer: PreTra
 
 
 def weight_change(model: PreTrainedModel, start: PreTrainedModel) -> list[dict[str, Any]]:
-    """Relative change of the weights per layer, ||W - W_start|| / ||W_start|| (Frobenius): [{layer, value}].
+    """Change of the weights per layer: [{layer, value, effective_rank}].
 
-    Layers are "embedding" (tied to the LM head), "1" to the last block, and "final norm".
+    `value` is ||W - W_start|| / ||W_start|| (Frobenius). `effective_rank` is that of the change as a share of the
+    full rank, the mean over the layer's matrices; None where nothing but vectors changed. Layers are "embedding" (tied
+    to the LM head), "1" to the last block, and "final norm".
     """
     squares: dict[str, list[float]] = {}
+    ranks: dict[str, list[float]] = {}
     before = dict(start.named_parameters())
     for name, weight in model.named_parameters():
         block = re.search(r"\.layers\.(\d+)\.", name)
         layer = str(int(block[1]) + 1) if block else "embedding" if "embed" in name else "final norm"
+        change = (weight.detach() - before[name].detach()).double()
         entry = squares.setdefault(layer, [0.0, 0.0])
-        entry[0] += (weight.detach() - before[name].detach()).double().square().sum().item()
+        entry[0] += change.square().sum().item()
         entry[1] += before[name].detach().double().square().sum().item()
-    return [{"layer": layer, "value": (moved / size) ** 0.5} for layer, (moved, size) in squares.items()]
+        if change.ndim == 2 and change.any():
+            ranks.setdefault(layer, []).append(effective_rank(change) / min(change.shape))
+    return [{"layer": layer, "value": (moved / size) ** 0.5,
+             "effective_rank": float(np.mean(ranks[layer])) if layer in ranks else None}
+            for layer, (moved, size) in squares.items()]
+
+
+def effective_rank(matrix: torch.Tensor) -> float:
+    """Exponential of the entropy of the normalised singular values, 1 to min(m, n), of a nonzero matrix (m, n).
+
+    Source: Roy and Vetterli 2007, "The effective rank", definition 1.
+    """
+    values = torch.linalg.svdvals(matrix)
+    share = values[values > 0] / values.sum()
+    return float((-(share * share.log()).sum()).exp())
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int, where: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 WARMUP = 0.05  # of the steps
 FLOOR = 0.1  # of the peak learning rate, reached at the end of the cosine
 BETAS, DECAY, CLIP = (0.9, 0.95), 0.1, 1.0  # usual for language models
+CPT_WARMUP_STEPS = 5
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -37,7 +38,8 @@ def new_model(zoo: Zoo, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     torch.manual_seed(zoo.seed)
     return Qwen3ForCausalLM(Qwen3Config(
         vocab_size=zoo.vocab_size, hidden_size=zoo.hidden_size, num_hidden_layers=zoo.layers,
-        num_attention_heads=zoo.heads, num_key_value_heads=zoo.kv_heads, head_dim=zoo.hidden_size // zoo.heads,
+        num_attention_heads=zoo.heads, num_key_value_heads=zoo.kv_heads,
+        head_dim=zoo.head_dim or zoo.hidden_size // zoo.heads,
         intermediate_size=zoo.intermediate_size, max_position_embeddings=zoo.context, tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
     ))
@@ -54,30 +56,48 @@ def learning_rate(step: int, zoo: Zoo) -> float:
 
 def pretrain(zoo: Zoo, texts: list[str], tokenizer: PreTrainedTokenizerFast, work: Path, every: int = 100,
              stop: int | None = None) -> tuple[Qwen3ForCausalLM, pd.DataFrame]:
-    """Train for `zoo.pretrain_steps` steps, going on from the checkpoint in the folder `work` when there is one.
+    """A new model trained for `zoo.pretrain_steps` steps, going on from the checkpoint in `work` when there is one.
 
     Every `every` steps the weights, the optimizer's moments and the losses go to `work`; what follows is a function
     of these and of the step alone, so that a run killed anywhere ends with the same weights. `stop` ends early, after
     that many steps. Returns the model and the curve [step, quantity (loss, learning rate), value].
     """
-    model = new_model(zoo, tokenizer).to(device()).train()
-    optimizer = torch.optim.AdamW(_groups(model), lr=zoo.pretrain_lr, betas=BETAS, fused=True)
-    rows = torch.from_numpy(pack(texts, tokenizer, zoo)).long()  # (steps * b, t)
+    model = new_model(zoo, tokenizer).to(device())
+    rates = [learning_rate(step, zoo) for step in range(zoo.pretrain_steps)]
+    return model, _train(model, zoo, pack(texts, tokenizer, zoo), rates, work, "pretraining", every, stop)
+
+
+def go_on(model: Qwen3ForCausalLM, zoo: Zoo, texts: list[str], tokenizer: PreTrainedTokenizerFast,
+          work: Path, every: int = 100) -> pd.DataFrame:
+    """Continued pretraining of `model`, in place, on real documents alone, for `zoo.cpt_steps` steps; the curve.
+
+    A new optimizer, a few steps of warm-up, then a constant rate. Resumes as `pretrain` does.
+    """
+    rates = [zoo.cpt_lr * min(1, (step + 1) / CPT_WARMUP_STEPS) for step in range(zoo.cpt_steps)]
+    rows = pack(texts, tokenizer, zoo, "continued pretraining")
+    return _train(model, zoo, rows, rates, work, "continued pretraining", every)
+
+
+def _train(model: Qwen3ForCausalLM, zoo: Zoo, packed: np.ndarray, rates: list[float], work: Path, stage: str,
+           every: int, stop: int | None = None) -> pd.DataFrame:
+    """One step per rate on successive batches of the packed rows (steps * b, t); the curve."""
+    model.train()
+    optimizer = torch.optim.AdamW(_groups(model), lr=rates[0], betas=BETAS, fused=True)
+    rows = torch.from_numpy(packed).long()  # (steps * b, t)
     losses = _resume(work, model, optimizer)
-    last = zoo.pretrain_steps if stop is None else stop
-    with progress(zoo.pretrain_steps, "pretraining", f"seed {zoo.seed}") as bar:
+    with progress(len(rates), stage, f"seed {zoo.seed}") as bar:
         bar.update(len(losses))
-        for step in range(len(losses), last):
+        for step in range(len(losses), len(rates) if stop is None else stop):
             batch = rows[step * zoo.pretrain_batch : (step + 1) * zoo.pretrain_batch]  # (b, t)
-            losses.append(_step(model, optimizer, batch.to(model.device), learning_rate(step, zoo)))
-            if (step + 1) % every == 0 and step + 1 < zoo.pretrain_steps:
+            losses.append(_step(model, optimizer, batch.to(model.device), rates[step], zoo.pretrain_precision))
+            if (step + 1) % every == 0 and step + 1 < len(rates):
                 _checkpoint(work, model, optimizer, losses)
             bar.update()
+    model.eval()
     steps = np.arange(1, len(losses) + 1)
-    rates = [learning_rate(step, zoo) for step in range(len(losses))]
-    curve = pd.concat([pd.DataFrame({"step": steps, "quantity": quantity, "value": values})
-                       for quantity, values in (("loss", losses), ("learning rate", rates))], ignore_index=True)
-    return model.eval(), curve
+    return pd.concat([pd.DataFrame({"step": steps, "quantity": quantity, "value": values})
+                      for quantity, values in (("loss", losses), ("learning rate", rates[: len(losses)]))],
+                     ignore_index=True)
 
 
 def positions(ids: torch.Tensor, end: int) -> torch.Tensor:
@@ -99,14 +119,16 @@ def _groups(model: torch.nn.Module) -> list[dict]:
             {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0}]
 
 
-def _step(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, batch: torch.Tensor, rate: float) -> float:
+def _step(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, batch: torch.Tensor, rate: float,
+          precision: str) -> float:
     """One update on a batch (b, t) of token ids; returns the loss in nats per token before it."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     own = positions(batch[:, :-1], model.config.eos_token_id)
-    states = model.model(input_ids=batch[:, :-1], position_ids=own, use_cache=False).last_hidden_state  # (b, t - 1, d)
-    logits = model.lm_head(states).flatten(0, 1)  # (b * (t - 1), vocabulary)
-    loss = torch.nn.functional.cross_entropy(logits, batch[:, 1:].flatten())
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        states = model.model(input_ids=batch[:, :-1], position_ids=own, use_cache=False).last_hidden_state
+        logits = model.lm_head(states).flatten(0, 1)  # (b, t - 1, d) -> (b * (t - 1), vocabulary)
+    loss = torch.nn.functional.cross_entropy(logits.float(), batch[:, 1:].flatten())
     if not torch.isfinite(loss):
         raise RuntimeError(f"expected a finite pretraining loss, got {loss.item()}: lower zoo.pretrain_lr")
     optimizer.zero_grad(set_to_none=True)

@@ -1,12 +1,14 @@
-"""The cards of a profile's zoo backbones as tidy tables, and what they allow to be said."""
+"""The cards of a profile's small backbones as tidy tables, and what they allow to be said."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from hrsa import paths
+from hrsa.backbone import has_card
 from hrsa.profile import Profile
 from hrsa.zoo.make import make_backbone
 
@@ -15,29 +17,54 @@ MODES = ("sampled", "greedy")
 WAYS = ("worked", "direct")
 
 
+def card_folders(profile: Profile) -> dict[str, Path]:
+    """Where the card, curve and answers of each backbone are, by name; ValueError when none has a card.
+
+    Zoo backbones are made first where needed. A backbone in a folder has a card when it was shipped by
+    `hrsa.zoo.ship`; one without, or on the hub, is left out.
+    """
+    folders = {}
+    for backbone in profile.backbones:
+        if backbone.source == "zoo":
+            folders[backbone.name] = make_backbone(profile, backbone.name)
+        elif has_card(backbone):
+            folders[backbone.name] = paths.ROOT / str(backbone.path)
+    if not folders:
+        raise ValueError(f"expected backbones with a card in profile {profile.name}, got only models made elsewhere: "
+                         "this chapter describes how backbones were made; leave it out for this profile")
+    return folders
+
+
 def cards(profile: Profile) -> Cards:
-    """The card of every zoo backbone of the profile by name, made first where needed; ValueError when it has none."""
-    names = [b.name for b in profile.backbones if b.source == "zoo"]
-    if not names:
-        raise ValueError(f"expected zoo backbones in profile {profile.name}, got only models made elsewhere: this "
-                         "chapter describes how backbones were made; leave it out for this profile")
-    return {name: paths.read_json(make_backbone(profile, name) / "card.json") for name in names}
+    """The card of every backbone that has one, by name; ValueError when none has."""
+    return {name: paths.read_json(folder / "card.json") for name, folder in card_folders(profile).items()}
+
+
+def origin(profile: Profile) -> str:
+    """One sentence: whether the backbones were made in this run or shipped with the project."""
+    shipped = [f"`{b.name}`" for b in profile.backbones if b.source == "folder" and has_card(b)]
+    made = [f"`{b.name}`" for b in profile.backbones if b.source == "zoo"]
+    parts = [f"{', '.join(made)} were made by this run"] * bool(made)
+    parts += [f"{', '.join(shipped)} come with the project: `make backbones` made them, and the cards in "
+              "`data/backbones/` say when, where and with which files as result"] * bool(shipped)
+    return f"{'; '.join(parts)}."
 
 
 def training_curves(profile: Profile) -> pd.DataFrame:
-    """The training curves of all zoo backbones: [backbone, arm, step, quantity, value]."""
-    tables = [paths.read_table(make_backbone(profile, b.name) / "curve.parquet", ["step", "quantity", "value"])
-              .assign(backbone=b.name, arm=b.arm) for b in profile.backbones if b.source == "zoo"]
+    """The training curves of all backbones with a card: [backbone, arm, step, quantity, value]."""
+    tables = [paths.read_table(folder / "curve.parquet", ["step", "quantity", "value"])
+              .assign(backbone=name, arm=profile.backbone(name).arm)
+              for name, folder in card_folders(profile).items()]
     return pd.concat(tables, ignore_index=True)
 
 
 def overview(cards: Cards) -> pd.DataFrame:
-    """One row per backbone: arm, start, size, updates, perplexity, accuracies, KL divergence from the start."""
+    """One row per backbone: arm, start, size, updates, perplexity, accuracies, KL divergence from another."""
     return pd.DataFrame([{
         "backbone": name, "arm": card["arm"], "start": card["start"] or "random weights",
         "parameters": card["parameters"], "updates": card["steps"], "perplexity": card["perplexity"]["value"],
         **{mode: card["accuracy"][mode]["value"] for mode in MODES},
-        "KL from start": card["kl_from_start"]["value"] if card["kl_from_start"] else None,
+        "compared with": card["compared_with"], "KL": card["kl"]["value"] if card["kl"] else None,
     } for name, card in cards.items()])
 
 
@@ -48,9 +75,16 @@ def accuracy(cards: Cards) -> pd.DataFrame:
 
 
 def differences(cards: Cards) -> pd.DataFrame:
-    """Accuracy minus that of the start on the same problems: [backbone, start, mode, value, low, high]."""
-    return pd.DataFrame([{"backbone": name, "start": card["start"], "mode": mode, **card["accuracy_difference"][mode]}
-                         for name, card in cards.items() if card["start"] for mode in MODES])
+    """Accuracy minus that of another on the same problems: [backbone, compared with, mode, value, low, high]."""
+    return pd.DataFrame([{"backbone": name, "compared with": card["compared_with"], "mode": mode,
+                          **card["accuracy_difference"][mode]}
+                         for name, card in cards.items() if card["compared_with"] for mode in MODES])
+
+
+def families(cards: Cards) -> pd.DataFrame:
+    """Sampled accuracy by family of problems: [backbone, family, value, low, high, n]."""
+    return pd.DataFrame([{"backbone": name, "family": family, **share} for name, card in cards.items()
+                         for family, share in card["accuracy_by_family"]["sampled"].items()])
 
 
 def ways(cards: Cards) -> pd.DataFrame:
@@ -65,8 +99,8 @@ def ways(cards: Cards) -> pd.DataFrame:
 
 
 def weights(cards: Cards) -> pd.DataFrame:
-    """Relative weight change from the start per layer: [backbone, layer, value]."""
-    return pd.DataFrame([{"backbone": name, **row} for name, card in cards.items() if card["start"]
+    """Change of the weights from those compared with, per layer: [backbone, layer, value, effective_rank]."""
+    return pd.DataFrame([{"backbone": name, **row} for name, card in cards.items() if card["compared_with"]
                          for row in card["weight_change"]])
 
 
@@ -81,7 +115,8 @@ def findings(cards: Cards) -> str:
     """Markdown list: per backbone what it solves, and per arm what its intervals say about the change."""
     lines = []
     for name, card in cards.items():
-        lines.append(_level(name, card) if card["start"] is None else _change(name, card, cards[card["start"]]))
+        other = cards.get(card["compared_with"])
+        lines.append(_change(name, card, other) if other else _level(name, card))
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -110,8 +145,8 @@ def _change(name: str, card: dict[str, Any], start: dict[str, Any]) -> str:
         verb = "raises" if change["low"] > 0 else "lowers" if change["high"] < 0 else "does not measurably change"
         parts.append(f"{verb} {mode} accuracy ({_span(change, '+.1%')})")
     share = card["worked_share"]["sampled"]
-    text = (f"`{name}` {' and '.join(parts)} against `{card['start']}`. It works out {_span(share)} of its sampled "
-            f"answers, after {_span(start['worked_share']['sampled'])}.")
+    text = (f"`{name}` {' and '.join(parts)} against `{card['compared_with']}`. It works out {_span(share)} of its "
+            f"sampled answers, after {_span(start['worked_share']['sampled'])}.")
     after, before = (c["accuracy_by_mode"]["sampled"]["worked"] for c in (card, start))
     if not after["n"] or not before["n"]:
         return text

@@ -27,7 +27,7 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Zoo, 
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    problems = islice(stream("train", "sft", zoo.seed), zoo.sft_steps * zoo.sft_batch)
+    problems = islice(stream("train", "sft", zoo), zoo.sft_steps * zoo.sft_batch)
     data = Dataset.from_list([{"prompt": p.prompt, "completion": p.worked} for p in problems])
     with silence():
         config = SFTConfig(**settings(
