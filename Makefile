@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book test lab smoke plan power backbones suite lock clean
+.PHONY: help setup browser book compare test lab smoke plan power backbones suite lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ browser:
 
 book: setup ## run the study PROFILE and write jupyter_book/_build/html/index.html
 	@$(RUN) hrsa.engine --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
+
+compare: setup ## chapters 05-09 for any two models: A=folder-or-hub-id B=… TEXTS=file [UNIT=word] [OUT=compare]
+	@$(RUN) hrsa.pairing --a "$(A)" --b "$(B)" --texts "$(TEXTS)" --unit "$(or $(UNIT),word)" --out "$(or $(OUT),compare)" $(if $(CORES),--cores $(CORES))
 
 smoke: setup ## every stage at toy size, in minutes
 	@$(MAKE) --no-print-directory book PROFILE=smoke

@@ -16,7 +16,7 @@ from hrsa.profile import load_profile
 STUDY = load_profile(config.get("profile", "mini"))
 STAGES = ("backbone", "mine", "embedder", "measure")
 PRIORITY = {"backbone": 3, "mine": 3, "03_training": 2, "embedder": 2, "measure": 1}  # what most others wait for, first
-CHAPTERS = ("03_training", *pipeline.PAIR_CHAPTERS, *pipeline.chapters(STUDY))
+CHAPTERS = [rule for rule in pipeline.jobs(STUDY) if rule not in (*STAGES, "book")]
 COMMAND = f"{sys.executable} -m hrsa.run {{params.rule}} {{wildcards.name}} --profile {config.get('profile', 'mini')}"
 
 

@@ -54,7 +54,9 @@ def executed(profile: Profile, chapter: str, name: str) -> str:
 
 def chapters(profile: Profile) -> tuple[str, ...]:
     """Chapters that run once per profile: that on backbones where some have a card, that on ablations where there
-    are any."""
+    are any. None where the profile names its chapters: those run once per pair."""
+    if profile.chapters is not None:
+        return ()
     left_out = set()
     if not any(has_card(backbone) for backbone in profile.backbones):
         left_out.add("01_backbones")
@@ -63,17 +65,31 @@ def chapters(profile: Profile) -> tuple[str, ...]:
     return tuple(chapter for chapter in STUDY_CHAPTERS if chapter not in left_out)
 
 
+def pair_chapters(profile: Profile) -> tuple[str, ...]:
+    """Chapters that run once per pair: all, or those that the profile names. ValueError: an unknown name."""
+    wanted = PAIR_CHAPTERS if profile.chapters is None else profile.chapters
+    if unknown := set(wanted) - set(PAIR_CHAPTERS):
+        raise ValueError(f"expected chapters of profile {profile.name} among {PAIR_CHAPTERS}, got {sorted(unknown)}: "
+                         "correct `chapters`")
+    return wanted
+
+
 def jobs(profile: Profile) -> dict[str, list[str]]:
-    """All jobs of the study: rule -> names."""
+    """All jobs of the study: rule -> names. Without training, mining and study chapters where the profile names its
+    chapters."""
     embedders = [m for m in profile.models() if m.seed is not None]
     pairs = [p.name for p in profile.pairs]
+    made = {"backbone": [b.name for b in profile.backbones], "measure": list(groups(profile))}
+    by_pair = {chapter: list(pairs) for chapter in pair_chapters(profile)}
+    if profile.chapters is not None:
+        return {**made, **by_pair, "book": ["study"]}
     return {
-        "backbone": [b.name for b in profile.backbones],
+        "backbone": made["backbone"],
         "mine": ["study"],
         "03_training": [m.id for m in embedders if m.ablation is None],
         "embedder": [m.id for m in embedders if m.ablation],
-        "measure": list(groups(profile)),
-        **{chapter: list(pairs) for chapter in PAIR_CHAPTERS},
+        "measure": made["measure"],
+        **by_pair,
         **{chapter: ["study"] for chapter in (*chapters(profile), "book")},
     }
 
@@ -180,7 +196,8 @@ def run_stage(profile: Profile, rule: str, name: str) -> dict[str, str]:
     if rule == "measure":
         made = {}
         for id in groups(profile)[name]:
-            made[f"evaluation of {id}"] = evaluate.evaluate_model(profile, id).name
+            if profile.chapters is None:
+                made[f"evaluation of {id}"] = evaluate.evaluate_model(profile, id).name
             if id != "bm25":
                 made[f"states of {id}"] = activations.record_states(profile, id).name
         return made

@@ -50,7 +50,7 @@ class Pair(Part):
     name: str = Field(pattern=SLUG)
     a: str
     b: str
-    kind: Literal["SFT", "RLVR", "RLVR, prolonged", "control"]
+    kind: Literal["SFT", "RLVR", "RLVR, prolonged", "control", "other"]  # other: any two models, of no known relation
 
 
 class Zoo(Part):
@@ -154,6 +154,8 @@ class Suite(Part):
 class Analysis(Part):
     """HRSA."""
 
+    texts: str | None = None  # probe texts of one's own: a .txt (one text a line), .jsonl or .parquet file
+    unit: Literal["token", "word", "text"] = "token"  # what is compared; words and texts fit tokenizers that differ
     texts_per_set: int = 200  # probe texts of each set whose token states are compared
     max_length: int = 128  # tokens per probe text
     max_tokens: int = Field(4000, le=50_000)  # seeded sample of tokens, the same for every model
@@ -194,6 +196,7 @@ class Profile(Part):
     backbones: tuple[Backbone, ...]
     pairs: tuple[Pair, ...]
     seeds: tuple[int, ...]
+    chapters: tuple[str, ...] | None = None  # only these chapters, on the backbones as they came; None: the whole study
     threads: int = 1  # per process; two processes of one thread beat one of two on two cores
     zoo: Zoo = Zoo()
     recipe: Recipe = Recipe()

@@ -28,13 +28,14 @@ def pages(profile: Profile) -> list[tuple[str, list[tuple[str, str]]]]:
     """Parts of the book in order: (caption, [(chapter, name of the job)])."""
     once = list(pipeline.chapters(profile))
     first = [(chapter, "study") for chapter in once if chapter < "03"]
-    runs = [("03_training", name) for name in pipeline.jobs(profile)["03_training"]]
+    runs = [("03_training", name) for name in pipeline.jobs(profile).get("03_training", ())]
     scores = [(chapter, "study") for chapter in once if "03" < chapter < "05"]
     parts = [("The study", first + runs + scores)]
     for pair in profile.pairs:
         caption = f"{pair.a} vs {pair.b} ({pair.kind})"
-        parts.append((caption, [(chapter, pair.name) for chapter in pipeline.PAIR_CHAPTERS]))
-    return [*parts, ("Synthesis", [(chapter, "study") for chapter in once if chapter > "10"])]
+        parts.append((caption, [(chapter, pair.name) for chapter in pipeline.pair_chapters(profile)]))
+    parts.append(("Synthesis", [(chapter, "study") for chapter in once if chapter > "10"]))
+    return [(caption, chapters) for caption, chapters in parts if chapters]
 
 
 def suffix(profile: Profile, chapter: str, name: str) -> str:
