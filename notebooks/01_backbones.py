@@ -30,9 +30,9 @@
 #
 # A profile holds some of these arms; a second base differs from the first in its random weights and its order of text
 # alone. The problems come from `reasoning-gym`: sums of one-digit numbers, such as `Calculate 4-1-7:`, and in some
-# profiles digits to sort, such as `Sort 7391 up:`. The model may answer at once, `-4`, or work between think tags
-# first, `<think>3-7=-4</think>-4`. Nothing asks it to do either: which way it goes is its own choice, and part of what
-# training changes.
+# profiles sums of products, such as `Calculate 2*3-4+1:`. The model may answer at once, `-4`, or work between think
+# tags first, `<think>3-7=-4</think>-4`. Nothing asks it to do either: which way it goes is its own choice, and part of
+# what training changes.
 
 # %% tags=["parameters"]
 profile = "smoke"

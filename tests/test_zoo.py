@@ -1,6 +1,7 @@
 """The zoo: problems, tokenizer, pretraining that resumes to the bit, measures by hand, and one micro trio for real."""
 
 import json
+import re
 import shutil
 from itertools import islice
 
@@ -47,43 +48,39 @@ def micro(tmp_path, monkeypatch):
 
 
 def test_worked_solutions_by_hand():
-    assert Problem("Calculate 4-1-7", "-4").worked == "<think>3-7=-4</think>-4"
-    assert Problem("Calculate 1-5-2+0", "-6").worked == "<think>-4-2+0=-6+0=-6</think>-6"
-    assert Problem("Calculate 9-0+9", "18").worked == "<think>9+9=18</think>18"
-    assert Problem("Calculate 4-1-7", "-4").prompt == "Calculate 4-1-7:\n"
-    assert Problem("Sort 7391 up", "1379").worked == "<think>1:739,3:79,7:9</think>1379"
-    assert Problem("Sort 353 down", "533").worked == "<think>5:33,3:3</think>533"
+    assert Problem("4-1-7", "-4").worked == "<think>3-7=-4</think>-4"
+    assert Problem("1-5-2+0", "-6").worked == "<think>-4-2+0=-6+0=-6</think>-6"
+    assert Problem("9-0+9", "18").worked == "<think>9+9=18</think>18"
+    assert Problem("4-1-7", "-4").prompt == "Calculate 4-1-7:\n"
+    assert Problem("2*3-4+1", "3").worked == "<think>6-4+1=2+1=3</think>3"
+    assert Problem("1-9*9", "-80").worked == "<think>1-81=-80</think>-80"
 
 
 @pytest.mark.parametrize("split", ["train", "held-out"])
 def test_answers_of_the_source_agree_with_the_problems(split, rng):
-    zoo = Zoo(families=("sums", "sorting"), seed=int(rng.integers(2**31)))
+    zoo = Zoo(families=("sums", "products"), seed=int(rng.integers(2**31)))
     problems = list(islice(stream(split, "test", zoo), 100))
-    assert [p.family for p in problems[:4]] == ["sums", "sorting"] * 2
+    assert [p.family for p in problems[:4]] == ["sums", "products"] * 2
     for problem in problems:
-        assert problem.worked.endswith(f"</think>{problem.answer}")
+        assert eval(problem.expression) == int(problem.answer)
+        assert problem.worked.endswith(f"{problem.answer}</think>{problem.answer}")
         assert is_correct(problem.worked, problem.answer) and is_worked(problem.worked)
-        if problem.family == "sums":
-            assert eval(problem.task.removeprefix("Calculate ")) == int(problem.answer)
-            assert len(problem.terms) in (3, 4)
-        else:
-            _, digits, direction = problem.task.split()
-            assert problem.answer == "".join(sorted(digits, reverse=direction == "down")) and len(digits) in (4, 5, 6)
+        assert "".join(problem.terms) == problem.expression and len(re.findall(r"\d", problem.expression)) in (3, 4)
+        for step in re.split("[<>=]", problem.worked)[2:-2]:
+            assert eval(step) == int(problem.answer)
 
 
 def test_splits_are_disjoint_whatever_the_order_of_terms(rng):
-    first, second = (Zoo(families=("sums", "sorting"), seed=int(s)) for s in rng.integers(2**31, size=2))
+    first, second = (Zoo(families=("sums", "products"), seed=int(s)) for s in rng.integers(2**31, size=2))
     held = draw("held-out", 150, "test", first)
     train = list(islice(stream("train", "test", second), 2000))
-    assert len({p.task for p in held}) == 150
+    assert len({p.expression for p in held}) == 150
     for problem in held:
-        shuffled = [problem.terms[i] for i in rng.permutation(len(problem.terms))]
-        task = f"Sort {''.join(shuffled)} up"
-        if problem.family == "sums":
-            task = "Calculate " + "".join(f"{int(term):+d}" for term in shuffled)
-        assert split_of(Problem(task, "")) == "held-out"
-    kinds = [{(p.family, *sorted(map(int, p.terms))) for p in problems} for problems in (held, train)]
-    assert not kinds[0] & kinds[1]
+        terms = [re.sub(r"(\d)\*(\d)", r"\2*\1", term if term[0] in "+-" else f"+{term}") for term in problem.terms]
+        assert split_of("".join(terms[i] for i in rng.permutation(len(terms)))) == "held-out"
+    values = [{tuple(sorted(str(eval(term)) + "*" * term.count("*") for term in p.terms)) for p in problems
+               if p.family == "sums"} for problems in (held, train)]
+    assert not values[0] & values[1]
 
 
 def test_streams_repeat_by_seed_and_differ_by_purpose():
@@ -116,7 +113,7 @@ def test_tokenizer_digits_signs_and_tags(tokenizer, rng, tmp_path):
     assert len(tokenizer) == MICRO["vocab_size"]
     number = "".join(map(str, rng.integers(0, 10, 12)))
     assert tokenizer.tokenize(number) == list(number)
-    problem = Problem("Calculate 4-1-7", "-4")
+    problem = Problem("4-1-7", "-4")
     tokens = tokenizer.tokenize(problem.prompt + problem.worked)
     assert tokens[-10:] == ["<think>", *"3-7=-4", "</think>", "-", "4"]
     prompt, solution = (tokenizer(text)["input_ids"] for text in (problem.prompt, problem.worked))
@@ -278,7 +275,7 @@ def test_a_micro_trio_is_made_for_real(micro, capfd):
         assert table.groupby("mode")["correct"].mean().to_dict() == {
             mode: card["accuracy"][mode]["value"] for mode in ("greedy", "sampled")}
         assert (card["compared_with"] is None) == (card["kl"] is None) == (name == "base")
-        assert all(split_of(Problem(task, "")) == "held-out" for task in table["problem"])
+        assert all(split_of(problem) == "held-out" for problem in table["problem"])
         assert card["hashes"]["model.safetensors"] == paths.file_hash(folder / "model" / "model.safetensors")
         assert {"loss", "learning rate"} <= set(pd.read_parquet(folder / "curve.parquet")["quantity"])
     assert "reward" in set(pd.read_parquet(folders["rlvr"] / "curve.parquet")["quantity"])

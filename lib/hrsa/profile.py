@@ -69,9 +69,8 @@ class Zoo(Part):
     pretrain_length: int = 128
     pretrain_lr: float = 3e-3  # small models take large rates; warm-up and cosine follow
     pretrain_precision: Literal["fp32", "bf16"] = "fp32"  # bf16 autocast is half as fast again on recent CPUs
-    families: tuple[Literal["sums", "sorting"], ...] = Field(("sums",), min_length=1)  # of problems
-    terms: tuple[int, int] = (3, 4)  # fewest and most of a sum
-    digits: tuple[int, int] = (4, 6)  # fewest and most to sort
+    families: tuple[Literal["sums", "products"], ...] = Field(("sums",), min_length=1)  # of problems
+    terms: tuple[int, int] = (3, 4)  # fewest and most numbers in a problem
     worked_share: float = Field(0.55, ge=0, lt=1)  # of pretraining tokens: problems with their answers
     worked_documents: float = Field(0.5, ge=0, le=1)  # of these problems: with a worked solution
     grpo_steps: int = 30

@@ -45,7 +45,7 @@ def complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problem
             kept += [_until_end(ids, tokenizer.eos_token_id) for ids in new]
     texts = tokenizer.batch_decode(kept, skip_special_tokens=True)
     table = pd.DataFrame({
-        "problem": [p.task for p in problems], "family": [p.family for p in problems],
+        "problem": [p.expression for p in problems], "family": [p.family for p in problems],
         "answer": [p.answer for p in problems], "mode": mode,
         "completion": texts, "correct": [is_correct(t, p.answer) for t, p in zip(texts, problems, strict=True)],
         "worked": [is_worked(t) for t in texts]})

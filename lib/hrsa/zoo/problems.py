@@ -1,19 +1,21 @@
-"""Verifiable problems from reasoning-gym: sums of one-digit terms (`chain_sum`) and sorting (`number_sorting`).
+"""Verifiable problems from reasoning-gym: sums of one-digit terms (`chain_sum`), and sums of products of two one-digit
+factors (`basic_arithmetic`).
 
-A sum is asked as `Calculate 4-1-7:`, digits to sort as `Sort 7391 up:`. Either is answered directly (`-4`, `1379`) or
-with a worked solution, `<think>3-7=-4</think>-4`, `<think>1:739,3:79,7:9</think>1379`. Whether a problem is held out
-follows from its terms or digits alone, so that training and held-out problems are disjoint by construction, other
-orders of the same terms and the other direction of sorting included.
+An expression such as `4-1-7` is asked as `Calculate 4-1-7:` and answered either directly (`-4`) or with a worked
+solution, `<think>3-7=-4</think>-4`; that of `2*3-4+1` is `<think>6-4+1=2+1=3</think>3`. Whether an expression is held
+out follows from its terms alone, so that training and held-out problems are disjoint by construction, other orders of
+terms and factors included.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -22,64 +24,58 @@ from hrsa.profile import Zoo
 
 THINK, END_THINK = "<think>", "</think>"
 HELD_OUT_OF = 10  # one multiset of terms in ten is held out
-TERM = re.compile(r"[+-]?\d")
+TERM = re.compile(r"[+-]?\d(?:\*\d)*")
 Split = Literal["train", "held-out"]
 ENDLESS = 2**31  # problems that a reasoning-gym data set is told to have
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A task such as `Calculate 4-1-7` or `Sort 7391 up`, and its `answer`, such as `-4` or `1379`."""
+    """An `expression` without spaces, such as `4-1-7` or `2*3-4+1`, and its `answer`, such as `-4`."""
 
-    task: str
+    expression: str
     answer: str
 
     @property
     def family(self) -> str:
-        """"sums" or "sorting"."""
-        return "sums" if self.task.startswith("Calculate ") else "sorting"
+        """"sums", or "products" where something is multiplied."""
+        return "products" if "*" in self.expression else "sums"
+
+    @property
+    def terms(self) -> list[str]:
+        """Signed terms in order, such as `2*3`, `-4`, `+1`."""
+        return TERM.findall(self.expression)
 
     @property
     def prompt(self) -> str:
         """What the model is given; the newline keeps prompt and answer apart for the tokenizer."""
-        return f"{self.task}:\n"
+        return f"Calculate {self.expression}:\n"
 
     @property
     def worked(self) -> str:
-        """The worked solution, its steps in think tags.
-
-        Of a sum: the expression with its first two terms added up, again and again. Of digits to sort: each digit
-        taken, a colon, and those left.
-        """
-        steps = _added_up(self.terms) if self.family == "sums" else _taken_out(self.terms, self.answer)
-        return f"{THINK}{steps}{END_THINK}{self.answer}"
-
-    @property
-    def terms(self) -> list[str]:
-        """Signed terms of a sum, digits to sort."""
-        return TERM.findall(self.task)
+        """The worked solution: in think tags, products first, then the first two terms added up, again and again."""
+        values = [_value(term) for term in self.terms]
+        steps = [f"{values[0]}{_signed(values[1:])}"] if self.family == "products" else []
+        while len(values) > 1:
+            values = [values[0] + values[1], *values[2:]]
+            steps.append(f"{values[0]}{_signed(values[1:])}")
+        return f"{THINK}{'='.join(steps)}{END_THINK}{self.answer}"
 
 
-def _added_up(terms: list[str]) -> str:
-    total, steps = int(terms[0]), []
-    for i, term in enumerate(terms[1:], start=2):
-        total += int(term)
-        steps.append(f"{total}{''.join(terms[i:])}")
-    return "=".join(steps)
+def _value(term: str) -> int:
+    sign = -1 if term.startswith("-") else 1
+    return sign * math.prod(int(factor) for factor in term.lstrip("+-").split("*"))
 
 
-def _taken_out(digits: list[str], answer: str) -> str:
-    left, steps = list(digits), []
-    for digit in answer[:-1]:
-        left.remove(digit)
-        steps.append(f"{digit}:{''.join(left)}")
-    return ",".join(steps)
+def _signed(values: list[int]) -> str:
+    return "".join(f"{value:+d}" for value in values)
 
 
-def split_of(problem: Problem) -> Split:
-    """The split of a problem: from a hash of its family and its sorted terms, the same for every order of them."""
-    terms = [*([problem.family] if problem.family != "sums" else []), *sorted(int(term) for term in problem.terms)]
-    digest = hashlib.sha256(str(terms).encode()).digest()
+def split_of(expression: str) -> Split:
+    """The split of an expression: from a hash of its signed terms, the same for every order of terms and factors."""
+    terms = sorted(f"{'-' if _value(term) < 0 else '+'}{'*'.join(sorted(term.lstrip('+-').split('*')))}"
+                   for term in TERM.findall(expression))
+    digest = hashlib.sha256(" ".join(terms).encode()).digest()
     return "held-out" if int.from_bytes(digest[:4], "big") % HELD_OUT_OF == 0 else "train"
 
 
@@ -90,42 +86,38 @@ def stream(split: Split, purpose: str, zoo: Zoo) -> Iterator[Problem]:
     """
     start = int(paths.key(purpose=purpose, seed=zoo.seed), 16) % 2**31
     for source in cycle([_source(family, zoo, start) for family in zoo.families]):
-        yield next(problem for problem in source if split_of(problem) == split)
+        yield next(problem for problem in source if split_of(problem.expression) == split)
 
 
 def _source(family: str, zoo: Zoo, start: int) -> Iterator[Problem]:
     """Endless problems of one family, of both splits."""
     from reasoning_gym import create_dataset
 
-    if family == "sums":
-        low, high = zoo.terms
-        items = create_dataset("chain_sum", min_terms=low, max_terms=high, min_digits=1, max_digits=1, size=ENDLESS,
-                               seed=start)
-    else:
-        low, high = zoo.digits
-        items = create_dataset("number_sorting", min_numbers=low, max_numbers=high, min_decimals=0, max_decimals=0,
-                               min_value=0, max_value=9, size=ENDLESS, seed=start)
-    read = {"sums": _sum, "sorting": _sorting}[family]
+    low, high = zoo.terms
+    common = {"min_terms": low, "max_terms": high, "min_digits": 1, "max_digits": 1, "size": ENDLESS, "seed": start}
+    items = create_dataset("chain_sum", **common) if family == "sums" else create_dataset(
+        "basic_arithmetic", operators=["+", "-", "*"], allow_parentheses=False, allow_negation=False, **common)
     for index in range(ENDLESS):
-        yield read(items[index])
+        item = items[index]
+        problem = Problem(item["metadata"]["expression"].replace(" ", ""), item["answer"])
+        if problem.family == family and _is_plain(problem):
+            yield problem
 
 
-def _sum(item: dict[str, Any]) -> Problem:
-    return Problem(f"Calculate {item['metadata']['expression'].replace(' ', '')}", item["answer"])
+def _is_plain(problem: Problem) -> bool:
+    """One-digit numbers, at most two factors a term, and the answer that the precedence of products gives.
 
-
-def _sorting(item: dict[str, Any]) -> Problem:
-    found = item["metadata"]
-    given, ordered = ("".join(str(int(float(number))) for number in found[name])
-                      for name in ("original_numbers", "sorted_numbers"))
-    return Problem(f"Sort {given} {'up' if found['direction'] == 'ascending' else 'down'}", ordered)
+    Some answers of `basic_arithmetic` are computed from left to right, and its one-digit numbers include 10.
+    """
+    return (not re.search(r"\d\d", problem.expression) and all(term.count("*") < 2 for term in problem.terms)
+            and sum(map(_value, problem.terms)) == int(problem.answer))
 
 
 def draw(split: Split, n: int, purpose: str, zoo: Zoo) -> list[Problem]:
     """`n` distinct problems of one split."""
     distinct: dict[str, Problem] = {}
     for problem in stream(split, purpose, zoo):
-        distinct.setdefault(problem.task, problem)
+        distinct.setdefault(problem.expression, problem)
         if len(distinct) == n:
             break
     return list(distinct.values())
