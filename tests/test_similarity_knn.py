@@ -23,16 +23,25 @@ def same_sets(got, x, ks):
     return all((np.sort(got.index[:, :k]) == np.sort(expected[:, :k])).all() for k in ks)
 
 
+class InMemory:
+    def __init__(self, v, bias):
+        self.v, self.bias, self.n = v, bias, len(v)
+
+    def block(self, rows):
+        return self.v[rows], self.bias[rows]
+
+
 def test_search_finds_the_best_of_each_row(rng, monkeypatch):
     monkeypatch.setattr(search, "TILE", 64)  # many tiles, the last one short
     v, bias = rng.standard_normal((301, 8)).astype(np.float32), rng.standard_normal(301).astype(np.float32)
     scores = v @ v.T + bias
     np.fill_diagonal(scores, -np.inf)
     for m in (1, 5, 51, 300):
-        best = search.search(v, bias, m)
         expected = -np.sort(-scores, axis=1)[:, :m]
-        assert best.values == pytest.approx(expected, abs=1e-4)
-        assert scores[np.arange(301)[:, None], best.index] == pytest.approx(expected, abs=1e-4)
+        for strip in (None, 64, 150):
+            best = search.search(InMemory(v, bias), m, strip)
+            assert best.values == pytest.approx(expected, abs=1e-4)
+            assert scores[np.arange(301)[:, None], best.index] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["spread", "narrow cone", "massive dimension", "few directions"])

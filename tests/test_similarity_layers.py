@@ -19,7 +19,11 @@ from hrsa.similarity import (
     procrustes,
     resample,
 )
-from hrsa.similarity.layers import COLUMNS, PROCRUSTES
+from hrsa.similarity.feature import feature_sums
+from hrsa.similarity.gram import gram_sums
+from hrsa.similarity.layers import COLUMNS
+from hrsa.similarity.limits import Limits
+from hrsa.similarity.tables import PROCRUSTES
 
 ALL = ("correlation", "cka", "debiased_cka", "procrustes", "knn")
 
@@ -64,11 +68,15 @@ def test_every_pair_equals_the_metric_itself(shape, rng):
 
 def test_both_routes_of_cka_agree_over_many_blocks(rng):
     x, y = (open_states(s, "x") for s in two_models(rng, 2, 2300, 12))
-    layers = [*x.layers, *y.layers]
-    feature, gram = pairs.feature_norms(x.layers, y.layers, x.n), pairs.gram_norms(layers, x.n)
-    known = ~np.isnan(feature)
-    assert feature[known] == pytest.approx(gram[known], rel=1e-6)
-    assert known.sum() == 4 + 8
+    small = Limits(2**20)  # several strips, several groups of partners
+    routes = [feature_sums(x.layers, y.layers, x.n, limits) for limits in (Limits(), small)]
+    routes += [gram_sums([*x.layers, *y.layers], x.n, limits) for limits in (Limits(), small)]
+    known = ~np.isnan(routes[0]["apart"])
+    assert known.sum() == 8 + 4
+    for sums in routes[1:]:
+        for name in ("products", "sums", "apart"):
+            at = known if name == "apart" else ...
+            assert sums[name][at] == pytest.approx(routes[0][name][at], rel=1e-6), name
 
 
 def test_streams_lists_files_and_tensors_equal_the_array(rng, tmp_path):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from hrsa.similarity.arrays import CHANGES, Metric, centred, pair
+from hrsa.similarity.device import Array, host
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +42,18 @@ def debiased_cka(x: Any, y: Any) -> float:
     """
     x, y = (centred(part) for part in pair(x, y, at_least=4))
     n = len(x)
-    a, b = np.einsum("nd,nd->n", x, x), np.einsum("nd,nd->n", y, y)
+    a, b = host((x * x).sum(1)), host((y * y).sum(1))  # (n,)
     terms = (unbiased(cross_norm(u, v), p @ q, p.sum(), q.sum(), n)
              for u, v, p, q in ((x, y, a, b), (x, x, a, a), (y, y, b, b)))
     return float(ratio(*terms))
 
 
-def cross_norm(x: np.ndarray, y: np.ndarray) -> float:
+def cross_norm(x: Array, y: Array) -> float:
     """||X'Y||_F^2 of centred (n, d_x) and (n, d_y), by the cheaper of feature space and Gram space."""
     n, (d_x, d_y) = len(x), (x.shape[1], y.shape[1])
     if d_x * d_y <= n * (d_x + d_y):
-        return float(np.square(x.T @ y).sum())  # (d_x, d_y)
-    return float(np.vdot(x @ x.T, y @ y.T))  # (n, n)
+        return float(((x.T @ y) ** 2).sum())  # (d_x, d_y)
+    return float(((x @ x.T) * (y @ y.T)).sum())  # (n, n)
 
 
 def unbiased(norm: Any, products: Any, sum_x: Any, sum_y: Any, n: int) -> Any:

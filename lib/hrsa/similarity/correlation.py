@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hrsa.similarity.arrays import Metric, centred, pair
+from hrsa.similarity.device import host
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def dimension_correlation(x: Any, y: Any) -> np.ndarray:
     has no correlation: NaN, and their number is logged. ValueError: unequal shapes, n < 2, NaN or Inf.
     """
     x, y = (centred(part) for part in pair(x, y, at_least=2, same_width=True))
-    return correlation((x * y).sum(axis=0), np.square(x).sum(axis=0), np.square(y).sum(axis=0))
+    return correlation(*(host((a * b).sum(0)) for a, b in ((x, y), (x, x), (y, y))))
 
 
 def mean_correlation(x: Any, y: Any) -> float:

@@ -20,8 +20,11 @@ from typing import Any
 import numpy as np
 
 from hrsa.similarity.arrays import Metric, matrix
+from hrsa.similarity.device import host
+from hrsa.similarity.directions import Directions
+from hrsa.similarity.limits import Limits
 from hrsa.similarity.search import search
-from hrsa.similarity.states import blocks
+from hrsa.similarity.states import Layer, blocks
 
 KS = (5, 10, 50)  # as published
 ROUNDING = 2e-6  # float32 error of a product of unit vectors, with a margin
@@ -56,41 +59,52 @@ class Neighbours:
         return Neighbours(place[self.index[order]], self.tied[order], self.ks, self.reranked)
 
 
-def knn_overlap(x: Any, y: Any, ks: Sequence[int] = KS) -> dict[int, float]:
+def knn_overlap(x: Any, y: Any, ks: Sequence[int] = KS, *, sample_seed: int = 0) -> dict[int, float]:
     """Mean Jaccard overlap per k of the neighbours in `x` (n, d_x) and in `y` (n, d_y), each in 0..1.
 
     Invariant to rotation, permutation and isotropic scale, but not to shift: a common mean or norm shared by all
     tokens raises cosines together. Unrelated arrays score about k / (2 n). Exact as in float64; ties by the rule
-    of this module. ValueError: unequal n, k >= n, n above 50,000, a zero row, NaN or Inf.
+    of this module. Of more than 50,000 tokens, that many are drawn by `sample_seed`, the same in both models.
+    ValueError: unequal n, k >= n, a zero row, NaN or Inf, naming both shapes or the place.
     """
     x, y = matrix(x, "x"), matrix(y, "y")
     if len(x) != len(y):
-        raise ValueError(f"expected the same n tokens in x and y, got x {x.shape} and y {y.shape}")
-    near_x, near_y = neighbours(x, ks), neighbours(y, ks)
+        raise ValueError(f"expected the same n tokens in x and y, got x {tuple(x.shape)} and y {tuple(y.shape)}")
+    _check_ks(ks, len(x), f"x {tuple(x.shape)} and y {tuple(y.shape)}")
+    layers = (Layer(x, "x"), Layer(y, "y"))
+    rows = sampled(len(x), sample_seed)
+    near_x, near_y = (neighbours(layer if rows is None else layer.sample(rows), ks) for layer in layers)
     mean = dict(zip(near_x.ks, overlap(near_x, near_y).mean(axis=0).tolist(), strict=True))
     return {k: mean[k] for k in ks}
 
 
-def neighbours(x: Any, ks: Sequence[int] = KS) -> Neighbours:
-    """The neighbours of each row of `x` (n, d), for all `ks` at once. ValueError: see `knn_overlap`."""
-    x = matrix(x, "x")
-    n, k = len(x), _check_ks(ks, x.shape)
-    norms = np.sqrt(np.square(x, dtype=np.float64).sum(axis=1))
-    if not norms.all():
-        raise ValueError(f"expected rows with a direction, got a zero row at x[{int(norms.argmin())}] of {x.shape}: "
-                         "leave that token out")
-    spread, bias = _about_mean(x, norms)  # (n, d) float32, (n,) float32
-    length = np.sqrt(np.square(spread).sum(axis=1))  # (n,)
+def sampled(n: int, seed: int) -> np.ndarray | None:
+    """Rows (50,000,), rising, drawn from n tokens by `seed`; None when n is not above 50,000."""
+    return np.sort(np.random.default_rng(seed).choice(n, MAX_TOKENS, replace=False)) if n > MAX_TOKENS else None
+
+
+def neighbours(x: Any, ks: Sequence[int] = KS, limits: Limits | None = None) -> Neighbours:
+    """The neighbours of each row of `x` (n, d), an array or a `Layer`, for all `ks` at once.
+
+    ValueError: k >= n, n above 50,000, a zero row, NaN or Inf.
+    """
+    layer = x if isinstance(x, Layer) else Layer(matrix(x, "x"), "x")
+    limits = limits or Limits()
+    n, _ = layer.shape
+    k = _check_ks(ks, n, f"an array {layer.shape}")
+    if n > MAX_TOKENS:
+        raise ValueError(f"expected at most {MAX_TOKENS} tokens, got {layer.shape}: draw a seeded sample first")
+    directions = Directions(layer, limits)
     boundaries = np.array(sorted(set(ks)))
-    best = search(spread, bias, k + 1 if n > k + 1 else k)
+    best = search(directions, k + 1 if n > k + 1 else k, directions.strip)
     values = np.hstack([best.values, np.full((n, 1), -np.inf, np.float32)])  # nothing comes after all n - 1
     gaps = values[:, boundaries - 1] - values[:, boundaries]
-    limit = ROUNDING * (length * length.max() + np.abs(values[:, k - 1]))
+    limit = ROUNDING * (directions.lengths * directions.lengths.max() + np.abs(values[:, k - 1]))
     index, tied = best.index[:, :k].copy(), np.zeros((n, len(boundaries)), bool)
     doubtful = np.flatnonzero((gaps <= limit[:, None]).any(axis=1))
-    first, alike = _distinct(x, doubtful)
-    for part in blocks(len(first), max(64, EXACT_ENTRIES // n)):
-        near, value = _exact(x, norms, first[part], k + 2)  # the row itself may be among them
+    first, alike = _distinct(layer, doubtful)
+    for part in blocks(len(first), max(64, min(EXACT_ENTRIES, limits.fitting(16, 0.25)) // n)):
+        near, value = _exact(directions, first[part], k + 2)  # the row itself may be among them
         of = np.flatnonzero((alike >= part.start) & (alike < part.stop))
         rows, at = doubtful[of], alike[of] - part.start
         order = np.argsort(near[at] == rows[:, None], axis=1, kind="stable")  # the row itself goes last
@@ -117,45 +131,33 @@ def overlap(a: Neighbours, b: Neighbours) -> np.ndarray:
     return shared / (2 * np.array(a.ks) - shared)
 
 
-def _check_ks(ks: Sequence[int], shape: tuple[int, ...]) -> int:
-    if not ks or min(ks) < 1 or max(ks) >= shape[0]:
-        raise ValueError(f"expected 1 <= k < n = {shape[0]} tokens, got ks = {tuple(ks)} for an array {shape}")
-    if shape[0] > MAX_TOKENS:
-        raise ValueError(f"expected at most {MAX_TOKENS} tokens, got {shape}: draw a seeded sample first")
+def _check_ks(ks: Sequence[int], n: int, shapes: str) -> int:
+    if not ks or min(ks) < 1 or max(ks) >= n:
+        raise ValueError(f"expected 1 <= k < n = {n} tokens, got ks = {tuple(ks)} for {shapes}")
     return int(max(ks))
 
 
-def _about_mean(x: np.ndarray, norms: np.ndarray, block: int = 2048) -> tuple[np.ndarray, np.ndarray]:
-    """Unit rows less their mean c, float32 (n, d), and c . v of each row, float32 (n,)."""
-    n, d = x.shape
-    parts = [slice(s, s + block) for s in range(0, n, block)]
-    common = sum((x[p] / norms[p, None]).sum(axis=0) for p in parts) / n  # (d,)
-    spread, bias = np.empty((n, d), np.float32), np.empty(n, np.float32)
-    for p in parts:
-        v = x[p] / norms[p, None] - common
-        spread[p], bias[p] = v, v @ common
-    return spread, bias
-
-
-def _distinct(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _distinct(layer: Layer, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first of each set of equal states among `rows`, and for each of `rows` which of these it equals."""
     seen: dict[bytes, int] = {}
-    alike = np.array([seen.setdefault(x[row].tobytes(), len(seen)) for row in rows], dtype=np.intp)
+    alike = np.array([seen.setdefault(row.tobytes(), len(seen))
+                      for part in blocks(len(rows)) for row in host(layer.raw(rows[part]))], dtype=np.intp)
     return rows[np.unique(alike, return_index=True)[1]], alike
 
 
-def _exact(x: np.ndarray, norms: np.ndarray, rows: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
+def _exact(directions: Directions, rows: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
     """The m nearest rows (r, m) of some rows, themselves included, by the tie rule, and their float64 cosines."""
-    unit = x[rows] / norms[rows, None]
-    cosines = np.empty((len(rows), len(x)))
-    for part in blocks(len(x), 4096):
-        cosines[:, part] = unit @ (x[part] / norms[part, None]).T
-    last = max(len(x) - m, 0)
+    unit = directions.unit(rows)
+    n = directions.n
+    cosines = np.empty((len(rows), n))
+    for part in blocks(n, 2048):
+        cosines[:, part] = host(unit @ directions.unit(part).T)
+    last = max(n - m, 0)
     threshold = np.partition(cosines, last, axis=1)[:, last] - 1e-12
     index, values = np.full((len(rows), m), -1, np.int32), np.full((len(rows), m), -np.inf)
     for at in range(len(rows)):
         near = np.flatnonzero(cosines[at] >= threshold[at])
-        value = (unit[at] * (x[near] / norms[near, None])).sum(axis=1)  # one order of summation for every row
+        value = host(unit[at] * directions.unit(near)).sum(axis=1)  # one order of summation for every row
         order = np.lexsort((near, -value))[:m]
         index[at, : len(order)], values[at, : len(order)] = near[order], value[order]
     return index, values

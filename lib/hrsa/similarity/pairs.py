@@ -1,159 +1,168 @@
 """CKA and correlation of every layer of one model with every layer of another, in one pass over the tokens.
 
-CKA takes the cheaper of two exact routes. Feature space: X'Y of all layer pairs, summed over blocks of tokens. Gram
-space: for a tile of token pairs the Gram matrices of all layers are computed once, and one product of the flattened
-tiles (l_x + l_y, tile) with itself adds to all cross and self terms; products are float32, in pieces whose sums
-float64 collects. In feature space a few entries may carry the whole sum, so that products are float64 there.
+CKA takes the cheaper of two exact routes, Gram space (see `gram`) or feature space (see `feature`); its one-pass
+estimate uses batches of tokens. Correlation is one batched product per dimension.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from hrsa.similarity.cka import ratio, unbiased
 from hrsa.similarity.correlation import correlation, mean_of_defined
-from hrsa.similarity.states import PIECE, Layer, States, blocks, square_rows
+from hrsa.similarity.device import flip_last, host, inner, stack, wide
+from hrsa.similarity.feature import feature_sums
+from hrsa.similarity.gram import gram_sums, sum_of_products
+from hrsa.similarity.limits import Limits
+from hrsa.similarity.states import BLOCK, PIECE, Layer, States, blocks, square_rows
 
-TILE = 512  # tokens; a tile's Gram matrix stays in cache
-STRIP_BYTES = 2**27  # of centred states kept while all later tokens pass by: fewer readings of these
+TILE = 512  # tokens of a minibatch, and of a tile of the resampled sums
 
 
 @dataclass(frozen=True)
 class PairSums:
-    """Centred sums of all layer pairs: `norms` ||X'Y||^2 (l, l) and `products` sum_i a_i b_i (l, l), both over the
-    l = l_x + l_y layers of both models (x first), and `sums` (l,) of a_i; entries of one model's different layers
-    may be NaN (not needed)."""
+    """Centred sums of all layer pairs, over the l = l_x + l_y layers of both models (x first).
 
-    norms: np.ndarray
+    `apart` (l, l) sum over pairs of different tokens of Gram(X) Gram(Y), `products` (l, l) sum_i a_i b_i and `sums`
+    (l,) of a_i = |x_i|^2. Entries that nobody asked for are NaN.
+    """
+
+    apart: np.ndarray
     products: np.ndarray
     sums: np.ndarray
     l_x: int
     n: int
 
+    @property
+    def norms(self) -> np.ndarray:
+        """||X'Y||^2 (l, l)."""
+        return self.apart + self.products
+
     def cka(self, debiased: bool = False) -> np.ndarray:
         """Layer x layer CKA (l_x, l_y)."""
         norms, l_x = self.norms, self.l_x
         if debiased:
-            norms = unbiased(norms, self.products, self.sums[:, None], self.sums[None, :], self.n)
+            norms = unbiased_apart(self.apart, self.products, self.sums, self.n)
         self_terms = np.diag(norms)
         return ratio(norms[:l_x, l_x:], self_terms[:l_x, None], self_terms[None, l_x:])
 
 
-def pair_sums(x: States, y: States) -> PairSums:
-    """All centred sums that CKA of all layer pairs needs, by the cheaper route."""
+def unbiased_apart(apart: np.ndarray, products: np.ndarray, sums: np.ndarray, n: int) -> np.ndarray:
+    """Unbiased HSIC (l, l) from `apart` = ||X'Y||^2 - sum a_i b_i, which massive tokens don't cancel."""
+    return unbiased(apart - 2 / (n - 2) * products, 0.0, sums[:, None], sums[None, :], n)
+
+
+def pair_sums(x: States, y: States, limits: Limits | None = None, matched: bool = False) -> PairSums:
+    """All centred sums that CKA of all layer pairs needs (or of matched ones), by the cheaper route."""
+    limits = limits or Limits()
     layers = [*x.layers, *y.layers]
     w_x, w_y, n = sum(x.widths), sum(y.widths), x.n
     own = sum(w * w for w in x.widths + y.widths)
-    feature, gram = 4 * n * (w_x * w_y + own), n * n * (w_x + w_y + len(layers) ** 2)  # float64 costs twice
-    squares = np.stack([layer.squares for layer in layers])  # (l, n)
-    norms = feature_norms(x.layers, y.layers, n) if feature <= gram else gram_norms(layers, n)
-    return PairSums(norms, squares @ squares.T, squares.sum(axis=1), len(x.layers), n)
+    cross = sum(a * b for a, b in zip(x.widths, y.widths, strict=False)) if matched else w_x * w_y
+    feature, gram = 4 * n * (cross + own / 2), n * n * (w_x + w_y + len(layers) ** 2)  # float64 costs twice
+    if gram < feature:
+        return PairSums(**gram_sums(layers, n, limits), l_x=len(x.layers), n=n)
+    return PairSums(**feature_sums(x.layers, y.layers, n, limits, matched), l_x=len(x.layers), n=n)
 
 
-def feature_norms(x: list[Layer], y: list[Layer], n: int) -> np.ndarray:
-    """||X'Y||^2 for each layer of x with each of y and of every layer with itself, NaN elsewhere: (l, l)."""
-    layers = [*x, *y]
-    norms = np.full((len(layers), len(layers)), np.nan)
-    for i, first in enumerate(layers):
-        partners = [i, *(range(len(x), len(layers)) if i < len(x) else ())]
-        widths = np.cumsum([layers[j].shape[1] for j in partners])
-        cross = cross_product(first, [layers[j] for j in partners])
-        for j, part in zip(partners, np.split(cross, widths[:-1], axis=1), strict=True):
-            norms[i, j] = norms[j, i] = np.square(part).sum()
-    return norms
+@dataclass(frozen=True)
+class Estimate:
+    """One-pass CKA (l_x, l_y) and its standard error, from leaving out one batch at a time (NaN for one batch)."""
 
-
-def cross_product(x: Layer, others: list[Layer], order: np.ndarray | None = None) -> np.ndarray:
-    """X'[Y1 Y2 ...] of centred layers, (d_x, sum of d_y); the others' rows in the given order (n,)."""
-    total = np.zeros((x.shape[1], sum(layer.shape[1] for layer in others)))
-    for rows in blocks(x.shape[0]):
-        theirs = rows if order is None else order[rows]
-        theirs = np.hstack([layer.centred(theirs) for layer in others]).astype(np.float64)
-        total += x.centred(rows).astype(np.float64).T @ theirs
-    return total
-
-
-def gram_norms(layers: list[Layer], n: int) -> np.ndarray:
-    """||X'Y||^2 = sum over token pairs of Gram(X) Gram(Y), for all layers with all: (l, l)."""
-    norms = np.zeros((len(layers), len(layers)))
-    width = 4 * sum(layer.shape[1] for layer in layers)  # bytes of a token
-    for strip in blocks(n, TILE * max(1, STRIP_BYTES // (TILE * width))):
-        kept = [layer.centred(strip) for layer in layers]
-        for right in blocks(n, TILE)[strip.start // TILE :]:
-            inside = right.start < strip.stop
-            theirs = [k[right.start - strip.start :][:TILE] for k in kept] if inside else [
-                layer.centred(right) for layer in layers]
-            for left in blocks(strip.stop - strip.start, TILE):
-                at = strip.start + left.start
-                if at <= right.start:
-                    norms += (1 if at == right.start else 2) * tile_products([k[left] for k in kept], theirs)
-    return norms
-
-
-def tile_products(left: list[np.ndarray], right: list[np.ndarray]) -> np.ndarray:
-    """Sum over a tile of token pairs of the products of all layers' Gram entries: (l, l) float64."""
-    shape = (len(left), len(left[0]), len(right[0]))
-    tiles = np.empty(shape, np.float32)
-    for at, (a, b) in enumerate(zip(left, right, strict=True)):
-        np.matmul(a, b.T, out=tiles[at])
-    return products_of(tiles.reshape(len(left), -1))
-
-
-def products_of(flat: np.ndarray) -> np.ndarray:
-    """`flat` (l, m) float32 times its transpose, (l, l), with float64 sums over pieces of m."""
-    whole = flat.shape[1] // PIECE * PIECE
-    pieces = flat[:, :whole].reshape(len(flat), -1, PIECE).transpose(1, 0, 2)  # (m / PIECE, l, PIECE)
-    rest = flat[:, whole:].astype(np.float64)
-    return (pieces @ pieces.transpose(0, 2, 1)).sum(axis=0, dtype=np.float64) + rest @ rest.T
+    cka: np.ndarray
+    error: np.ndarray
 
 
 def minibatch_cka(x: States, y: States, rng: np.random.Generator, batch: int = TILE) -> np.ndarray:
-    """Layer x layer CKA (l_x, l_y) from one pass over shuffled batches, with the unbiased HSIC of each.
+    """Layer x layer CKA (l_x, l_y) from one pass over shuffled batches: see `minibatch_estimate`."""
+    return minibatch_estimate(x, y, rng, batch).cka
+
+
+def minibatch_estimate(x: States, y: States, rng: np.random.Generator, batch: int = TILE,
+                       limits: Limits | None = None) -> Estimate:
+    """Layer x layer CKA from one pass over shuffled batches, with the unbiased HSIC of each, and its error.
 
     Numerators and denominators are summed over batches before the ratio (Nguyen et al. 2021, eq. 5): each of them is
     unbiased, at a cost that grows with n and not with n^2. The last batch takes what is left when that is below 4.
+    ValueError: n < 4.
     """
-    n = x.n
-    if n < 4:
-        raise ValueError(f"expected at least 4 tokens, got n = {n}")
-    order = rng.permutation(n)
-    layers = [*x.layers, *y.layers]
-    starts = [s for s in range(0, n, batch) if n - s >= 4]
-    total = np.zeros((len(layers), len(layers)))
-    for start, stop in zip(starts, [*starts[1:], n], strict=True):
-        rows = np.sort(order[start:stop])
-        parts = [layer.centred(rows) for layer in layers]
-        parts = [part - part.mean(axis=0) for part in parts]
-        a = np.stack([square_rows(part) for part in parts])
-        total += unbiased(tile_products(parts, parts), a @ a.T, a.sum(axis=1)[:, None], a.sum(axis=1)[None, :],
-                          len(rows))
-    l_x, own = len(x.layers), np.diag(total)
-    return ratio(total[:l_x, l_x:], own[:l_x, None], own[None, l_x:])
+    if x.n < 4:
+        raise ValueError(f"expected at least 4 tokens, got n = {x.n}")
+    limits, layers, l_x = limits or Limits(), [*x.layers, *y.layers], len(x.layers)
+    order = rng.permutation(x.n)
+    starts = [s for s in range(0, x.n, batch) if x.n - s >= 4]
+    parts = [(at, np.sort(order[start:stop]))
+             for at, (start, stop) in enumerate(zip(starts, [*starts[1:], x.n], strict=True))]
+    each = {"each": np.zeros((len(parts), len(layers), len(layers)))}
+    each = limits.add_up("minibatch", parts, each, lambda part, _: {"each": (part[0], _batch(layers, part[1]))})["each"]
+
+    def cka(terms):
+        own = np.diag(terms)
+        return ratio(terms[:l_x, l_x:], own[:l_x, None], own[None, l_x:])
+
+    total, b = each.sum(axis=0), len(parts)
+    if b == 1:
+        return Estimate(cka(total), np.full((l_x, len(y.layers)), np.nan))
+    without = np.stack([cka(total - one) for one in each])  # (b, l_x, l_y)
+    return Estimate(cka(total), np.sqrt((b - 1) * without.var(axis=0)))
 
 
-def correlation_pairs(x: States, y: States) -> np.ndarray:
-    """Mean dimension-wise correlation of all layer pairs, (l_x, l_y), over the dimensions that vary in both."""
+def _batch(layers: list[Layer], rows: np.ndarray) -> np.ndarray:
+    """Unbiased HSIC (l, l) of all layers with all on some tokens."""
+    parts = [layer.centred(rows) for layer in layers]
+    parts = [part - part.mean(0) for part in parts]
+    a = np.stack([square_rows(part) for part in parts])  # (l, b)
+    grams = [part @ part.T for part in parts]
+    for gram in grams:
+        gram[range(len(rows)), range(len(rows))] = 0.0
+    return unbiased_apart(sum_of_products(grams), a @ a.T, a.sum(axis=1), len(rows))
+
+
+def correlation_sums(x: States, y: States, limits: Limits) -> dict[str, np.ndarray]:
+    """Centred sums over tokens: `cross` (d, l_x, l_y), `square_x` (d, l_x), `square_y` (d, l_y)."""
     widths = set(x.widths + y.widths)
     if len(widths) > 1:
         raise ValueError(f"expected equal widths for dimension-wise correlation, got {x.widths} and {y.widths}")
-    d = widths.pop()
-    l_x, l_y = len(x.layers), len(y.layers)
-    cross, square_x, square_y = np.zeros((d, l_x, l_y)), np.zeros((d, l_x)), np.zeros((d, l_y))
-    for rows in blocks(x.n, PIECE):
-        a = np.stack([layer.centred(rows).T for layer in x.layers], axis=1)  # (d, l_x, b)
-        b = np.stack([layer.centred(rows).T for layer in y.layers], axis=1)  # (d, l_y, b)
-        cross += a @ b.transpose(0, 2, 1)
-        square_x += np.einsum("dlb,dlb->dl", a, a)
-        square_y += np.einsum("dlb,dlb->dl", b, b)
-    rho = correlation(cross, square_x[:, :, None], square_y[:, None, :])  # (d, l_x, l_y)
-    return np.array([[mean_of_defined(rho[:, i, j]) for j in range(l_y)] for i in range(l_x)])
+    d, l_x, l_y = widths.pop(), len(x.layers), len(y.layers)
+    total = {"cross": np.zeros((d, l_x, l_y)), "square_x": np.zeros((d, l_x)), "square_y": np.zeros((d, l_y))}
+    piece = min(PIECE, limits.fitting(12 * d * (l_x + l_y), 0.5 / limits.threads, least=16))
+
+    def part(rows, _):
+        sums = [0.0, 0.0, 0.0]
+        for few in blocks(rows.stop - rows.start, piece):
+            few = slice(rows.start + few.start, rows.start + few.stop)
+            a, b = (stack([layer.centred(few).T for layer in side.layers]).swapaxes(0, 1) for side in (x, y))
+            sums[0] += wide(a @ flip_last(b))  # (d, l_x, l_y)
+            sums[1] += wide(inner(a, a))
+            sums[2] += wide(inner(b, b))
+        return {key: host(value) for key, value in zip(total, sums, strict=True)}
+
+    return limits.add_up("correlation", blocks(x.n, 2 * BLOCK), total, part)
 
 
-def check_pair(x: States, y: States) -> None:
-    """Raise ValueError naming both shapes unless both models have the same n tokens."""
+def correlation_pairs(x: States, y: States, limits: Limits | None = None) -> np.ndarray:
+    """Mean dimension-wise correlation of all layer pairs, (l_x, l_y), over the dimensions that vary in both."""
+    return defined_correlation(x, y, limits)[0]
+
+
+def defined_correlation(x: States, y: States, limits: Limits | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean dimension-wise correlation of all layer pairs, (l_x, l_y), and how many dimensions have none, (l_x, l_y)."""
+    sums = correlation_sums(x, y, limits or Limits())
+    rho = correlation(sums["cross"], sums["square_x"][:, :, None], sums["square_y"][:, None, :])  # (d, l_x, l_y)
+    means = np.empty(rho.shape[1:])
+    for i, j in product(*map(range, means.shape)):
+        means[i, j] = mean_of_defined(rho[:, i, j])
+    return means, np.isnan(rho).sum(axis=0)
+
+
+def check_pair(x: States, y: States, ks: Sequence[int] = ()) -> None:
+    """Raise ValueError naming both shapes unless both models have the same n tokens, more than any k."""
+    shapes = f"got {[layer.shape for layer in x.layers]} and {[layer.shape for layer in y.layers]}"
     if x.n != y.n:
-        raise ValueError(f"expected the same n tokens in both models, got {[la.shape for la in x.layers]} and "
-                         f"{[la.shape for la in y.layers]}: record both on the same tokens")
-
+        raise ValueError(f"expected the same n tokens in both models, {shapes}: record both on the same tokens")
+    if ks and (min(ks) < 1 or max(ks) >= x.n):
+        raise ValueError(f"expected 1 <= k < n = {x.n} tokens, got ks = {tuple(ks)}; {shapes}")

@@ -15,7 +15,20 @@ from typing import Any
 import numpy as np
 
 from hrsa.similarity.arrays import CHANGES, Metric, pair
-from hrsa.similarity.states import BLOCK, PIECE, Layer, blocks
+from hrsa.similarity.device import (
+    Array,
+    beside,
+    host,
+    inner,
+    narrow,
+    singular_values,
+    sum_wide,
+    svd,
+    symmetric_eigenvalues,
+    wide,
+    zeros,
+)
+from hrsa.similarity.states import Layer, blocks, square_rows
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +69,7 @@ class Procrustes(Fit):
         x, y = pair(x, y, at_least=1)
         if (x.shape[1], y.shape[1]) != self.map.shape:
             raise ValueError(f"expected widths {self.map.shape} as fitted, got x {x.shape} and y {y.shape}")
-        return _fit(x - self.mean_x, y - self.mean_y, self.map)
+        return _fit(x - beside(self.mean_x, x), y - beside(self.mean_y, y), beside(self.map, x))
 
 
 def procrustes(x: Any, y: Any) -> Procrustes:
@@ -65,7 +78,7 @@ def procrustes(x: Any, y: Any) -> Procrustes:
     ValueError: unequal n, n < 2, NaN or Inf. A map that is not unique is logged as a warning.
     """
     x, y = pair(x, y, at_least=2)
-    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
+    mean_x, mean_y = x.mean(0), y.mean(0)
     x, y = x - mean_x, y - mean_y
     rotation, singular = orthogonal_map(x.T @ y)
     rank = int((singular > singular[0] * max(x.shape[1], y.shape[1]) * np.finfo(np.float64).eps).sum())
@@ -75,14 +88,14 @@ def procrustes(x: Any, y: Any) -> Procrustes:
         log.warning("Procrustes map is not unique: rank %d of %d (n = %d tokens, d = %d and %d)",
                     rank, len(singular), len(x), x.shape[1], y.shape[1])
     fit = _fit(x, y, rotation)
-    angle = angular(singular.sum(), np.square(x).sum(), np.square(y).sum())
-    return Procrustes(fit.residual_ratio, fit.mean_cosine, fit.n_tokens, rotation, mean_x, mean_y,
-                      inverse_row_entropy(rotation), float(angle), rank, unique)
+    angle = angular(singular.sum(), float((x * x).sum()), float((y * y).sum()))
+    return Procrustes(fit.residual_ratio, fit.mean_cosine, fit.n_tokens, host(rotation), host(mean_x), host(mean_y),
+                      inverse_row_entropy(host(rotation)), float(angle), rank, unique)
 
 
-def orthogonal_map(cross: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def orthogonal_map(cross: Array) -> tuple[Array, np.ndarray]:
     """The map U V' (d_x, d_y) and the singular values of X'Y (d_x, d_y), largest first."""
-    u, singular, v = np.linalg.svd(cross, full_matrices=False)
+    u, singular, v = svd(cross)
     return u @ v, singular
 
 
@@ -97,7 +110,7 @@ def inverse_row_entropy(rotation: np.ndarray) -> float:
     return float(1 - entropy.mean() / np.log(rotation.shape[1]))
 
 
-def nuclear_norm(cross: np.ndarray) -> float:
+def nuclear_norm(cross: Array) -> float:
     """Sum of the singular values of (d_x, d_y), from the eigenvalues of C'C where that is exact enough.
 
     Eigenvalues carry an error of about eps times the largest, which matters only for small singular values; where
@@ -105,13 +118,27 @@ def nuclear_norm(cross: np.ndarray) -> float:
     times the cost.
     """
     small = cross if cross.shape[0] >= cross.shape[1] else cross.T
-    eigenvalues = np.maximum(np.linalg.eigvalsh(small.T @ small), 0.0)
+    eigenvalues = np.maximum(symmetric_eigenvalues(small.T @ small), 0.0)
     singular = np.sqrt(eigenvalues)
     error = 4 * np.finfo(np.float64).eps * eigenvalues.max()
-    spread = np.minimum(np.sqrt(error), error / np.maximum(singular, np.sqrt(error)))
+    spread = np.minimum(np.sqrt(error), error / np.maximum(singular, max(np.sqrt(error), 1e-300)))
     if np.sqrt(np.square(spread).sum()) > 1e-7 * singular.sum():
-        singular = np.linalg.svd(cross, compute_uv=False)
+        singular = singular_values(cross)
     return float(singular.sum())
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Which rows of y (n,) meet those of x, and how often each token counts (n,); None: as they are, once each."""
+
+    order: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+    def blocks(self, x: Layer, y: Layer, kind: Any) -> Iterator[tuple[Array, Array, Array | None]]:
+        """Centred blocks (b, d_x), (b, d_y) and weights (b,), of float width `kind`."""
+        for rows in blocks(x.shape[0]):
+            a, b = kind(x.centred(rows)), kind(y.centred(rows if self.order is None else self.order[rows]))
+            yield a, b, None if self.weights is None else kind(beside(self.weights[rows], a))
 
 
 def compare_rotation(x: Layer, y: Layer, order: np.ndarray | None = None, weights: np.ndarray | None = None,
@@ -121,53 +148,54 @@ def compare_rotation(x: Layer, y: Layer, order: np.ndarray | None = None, weight
     `order` (n,) takes the rows of y in another order; `weights` (n,) counts every token so often. Without the map,
     only residual_ratio and angular_distance, faster: float32 products of blocks and no singular vectors.
     """
-    n, kind = x.shape[0], np.float64 if with_map else np.float32
-    order = np.arange(n) if order is None else order
-    weights = np.ones(n) if weights is None else weights
-    cross = np.zeros((x.shape[1], y.shape[1]))
-    squares = np.array([weights @ x.squares, weights @ y.squares[order]])
-    sums = [np.zeros(x.shape[1]), np.zeros(y.shape[1])]
-    plain = (weights == 1).all()
-    for a, b, w in _blocks(x, y, order, weights, BLOCK if with_map else PIECE):
-        a, b, w = a.astype(kind, copy=False), b.astype(kind, copy=False), w.astype(kind)
-        a = a if plain else w[:, None] * a
-        cross += a.T @ b
-        sums[0] += a.sum(axis=0)
-        sums[1] += w @ b
-    total = weights.sum()
-    mean_x, mean_y = (part / total for part in sums)  # zero but for rounding unless weighted
-    cross -= total * np.outer(mean_x, mean_y)
-    squares -= total * np.array([mean_x @ mean_x, mean_y @ mean_y])
+    alignment = Alignment(order, weights)
+    cross, squares, mean_x, mean_y = _moments(x, y, alignment, wide if with_map else narrow)
     if not with_map:
         nuclear = nuclear_norm(cross)
         return {"residual_ratio": float(residual(nuclear, *squares)),
                 "angular_distance": float(angular(nuclear, *squares))}
     rotation, singular = orthogonal_map(cross)
     return {
-        "inverse_row_entropy": inverse_row_entropy(rotation),
+        "inverse_row_entropy": inverse_row_entropy(host(rotation)),
         "residual_ratio": float(residual(singular.sum(), *squares)),
-        "mean_cosine": _mean_cosine(_blocks(x, y, order, weights, BLOCK), rotation, mean_x, mean_y),
+        "mean_cosine": _mean_cosine(alignment.blocks(x, y, narrow), rotation, mean_x, mean_y),
         "angular_distance": float(angular(singular.sum(), *squares)),
     }
 
 
-def _blocks(x: Layer, y: Layer, order: np.ndarray, weights: np.ndarray, size: int) -> Iterator[tuple]:
-    """Centred blocks (b, d_x), (b, d_y) and weights (b,)."""
-    plain = np.array_equal(order, np.arange(len(order)))
-    for rows in blocks(len(order), size):
-        yield x.centred(rows), y.centred(rows if plain else order[rows]), weights[rows]
+def _moments(x: Layer, y: Layer, alignment: Alignment, kind: Any) -> tuple[Array, np.ndarray, Any, Any]:
+    """Weighted X'Y (d_x, d_y), squared norms (2,) and means of centred layers; float64 sums of products of `kind`."""
+    cross, squares, sums, total = None, np.zeros(2), [0.0, 0.0], 0.0
+    for a, b, w in alignment.blocks(x, y, kind):
+        cross = zeros((a.shape[1], b.shape[1]), a) if cross is None else cross
+        own = [square_rows(part) for part in (a, b)]  # (b,)
+        if w is None:
+            cross += a.T @ b
+            squares += [part.sum() for part in own]
+            continue
+        cross += (w[:, None] * a).T @ b
+        squares += [host(w) @ part for part in own]
+        sums = [sums[0] + wide(w @ a), sums[1] + wide(w @ b)]
+        total += float(sum_wide(w))
+    if alignment.weights is None:  # already centred
+        return cross, squares, 0.0, 0.0
+    mean_x, mean_y = sums[0] / total, sums[1] / total
+    cross = cross - total * mean_x[:, None] * mean_y[None, :]
+    return cross, squares - total * np.array([float(mean_x @ mean_x), float(mean_y @ mean_y)]), mean_x, mean_y
 
 
-def _mean_cosine(parts, rotation, mean_x, mean_y) -> float:
+def _mean_cosine(parts: Iterator[tuple], rotation: Array, mean_x: Any, mean_y: Any) -> float:
     total = weight = 0.0
-    narrow, shift = rotation.astype(np.float32), (mean_x @ rotation).astype(np.float32)
     for a, b, w in parts:
-        moved, b = a @ narrow - shift, b - mean_y.astype(np.float32)  # (b, d_y)
-        inner, one, two = (np.einsum("nd,nd->n", p, q) for p, q in ((moved, b), (moved, moved), (b, b)))
+        moved = a @ narrow(rotation)
+        if w is not None:
+            moved, b = moved - narrow(mean_x @ rotation), b - narrow(mean_y)  # (b, d_y)
+        both, one, two = (host(inner(p, q)) for p, q in ((moved, b), (moved, moved), (b, b)))
         use = (one > 0) & (two > 0)
-        total += w[use] @ (inner[use] / np.sqrt(one[use]) / np.sqrt(two[use])).astype(np.float64)
-        weight += w[use].sum()
-    return total / weight if weight else float("nan")
+        counts = np.ones(len(use)) if w is None else host(w)
+        total += counts[use] @ (both[use] / np.sqrt(one[use]) / np.sqrt(two[use])).astype(np.float64)
+        weight += counts[use].sum(dtype=np.float64)
+    return float(total / weight) if weight else float("nan")
 
 
 def angular(nuclear: Any, square_x: Any, square_y: Any) -> np.ndarray:
@@ -185,14 +213,14 @@ def residual(inner: Any, square_x: Any, square_y: Any) -> np.ndarray:
     return np.where(square_y > 0, out, np.nan)
 
 
-def _fit(x: np.ndarray, y: np.ndarray, rotation: np.ndarray) -> Fit:
+def _fit(x: Array, y: Array, rotation: Array) -> Fit:
     moved = x @ rotation  # (n, d_y)
-    inner = (moved * y).sum(axis=1)
-    norms = np.linalg.norm(moved, axis=1) * np.linalg.norm(y, axis=1)
-    cosine = inner[norms > 0] / norms[norms > 0]
+    both, one, two = (host(inner(p, q)) for p, q in ((moved, y), (moved, moved), (y, y)))
+    norms = np.sqrt(one) * np.sqrt(two)
+    cosine = both[norms > 0] / norms[norms > 0]
     if len(cosine) < len(x):
         log.warning("cosine is undefined for %d of %d tokens: a centred state is zero", len(x) - len(cosine), len(x))
-    ratio = residual(inner.sum(), np.square(x).sum(), np.square(y).sum())
+    ratio = residual(both.sum(), float((x * x).sum()), two.sum())
     return Fit(float(ratio), float(cosine.mean()) if len(cosine) else float("nan"), len(x))
 
 

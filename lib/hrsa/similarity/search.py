@@ -8,9 +8,11 @@ comes from maxima of groups of columns: the m-th largest of these is at most the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from hrsa.similarity.device import Array, host, is_tensor
 from hrsa.similarity.states import blocks
 
 TILE = 1024  # rows and columns; a tile stays in cache
@@ -19,26 +21,73 @@ GROUPS = 2  # times as many groups of columns as scores wanted, for the first bo
 
 @dataclass(frozen=True)
 class Best:
-    """The best of each row: `values` (n, m) float32, falling, and their columns `index` (n, m) int32."""
+    """The best of each row: `values` (n, m) float32, falling when the search is over, and `index` (n, m) int32."""
 
     values: np.ndarray
     index: np.ndarray
 
 
-def search(v: np.ndarray, bias: np.ndarray, m: int) -> Best:
-    """The `m` largest of v_i . v_j + bias_j over j != i, for each row of `v` (n, d) float32 and `bias` (n,)."""
-    n = len(v)
+class Rows(Protocol):
+    """Rows v (n, d) float32 with a bias (n,) float32 each, read in blocks."""
+
+    n: int
+
+    def block(self, rows: slice) -> tuple[Array, Array]:
+        """v (b, d) and bias (b,) of some rows."""
+
+
+def search(rows: Rows, m: int, strip: int | None = None) -> Best:
+    """The `m` largest of v_i . v_j + bias_j over j != i, for each row i; `strip` rows are held at once (None: all)."""
+    n = rows.n
     best = Best(np.full((n, m), -np.inf, np.float32), np.full((n, m), -1, np.int32))
-    parts = blocks(n, TILE)
-    for at, rows in enumerate(parts):
-        for columns in parts[at:]:
-            scores = v[rows] @ v[columns].T  # (b, c)
-            if columns is rows:
-                np.fill_diagonal(scores, -np.inf)
+    if is_tensor(rows.block(slice(0, 1))[0]):
+        return _on_device(rows, best)
+    for held in blocks(n, max(TILE, (strip or n) // TILE * TILE)):
+        v, bias = rows.block(held)
+        inside = [slice(part.start + held.start, part.stop + held.start) for part in blocks(len(v), TILE)]
+        for columns in [*inside, *(slice(at, min(at + TILE, n)) for at in range(held.stop, n, TILE))]:
+            if columns in inside:
+                here = slice(columns.start - held.start, columns.stop - held.start)
+                w, other = v[here], bias[here]
             else:
-                _keep(best, columns, rows, (scores + bias[rows, None]).T)
-            scores += bias[columns]
-            _keep(best, rows, columns, scores)
+                w, other = rows.block(columns)
+            for part in inside:
+                if part.start <= columns.start:
+                    mine = slice(part.start - held.start, part.stop - held.start)
+                    _meet(best, part, columns, v[mine] @ w.T, bias[mine], other)
+    order = np.argsort(-best.values, axis=1)
+    return Best(*(np.take_along_axis(part, order, axis=1) for part in (best.values, best.index)))
+
+
+def _meet(best: Best, rows: slice, columns: slice, scores: np.ndarray, bias: np.ndarray, other: np.ndarray) -> None:
+    """Let the products (b, c) of some rows with others into the best of both."""
+    if columns == rows:
+        np.fill_diagonal(scores, -np.inf)
+    else:
+        _keep(best, columns, rows, (scores + bias[:, None]).T)
+    scores += other
+    _keep(best, rows, columns, scores)
+
+
+def _on_device(rows: Rows, best: Best) -> Best:
+    """The same by the device's own selection: a block of rows meets all others in turn."""
+    import torch
+
+    m = best.values.shape[1]
+    for part in blocks(rows.n, 2 * TILE):
+        v, _ = rows.block(part)
+        values = v.new_full((len(v), m), -torch.inf)
+        index = torch.full((len(v), m), -1, dtype=torch.int32, device=v.device)
+        for columns in blocks(rows.n, 8 * TILE):
+            w, bias = rows.block(columns)
+            scores = v @ w.T + bias
+            number = torch.arange(columns.start, columns.stop, dtype=torch.int32, device=v.device)
+            mine = torch.arange(part.start, part.stop, dtype=torch.int32, device=v.device)
+            scores[mine[:, None] == number] = -torch.inf
+            scores = torch.cat([values, scores], dim=1)
+            values, order = scores.topk(m, dim=1)  # falling
+            index = torch.cat([index, number.expand(len(v), -1)], dim=1).gather(1, order)
+        best.values[part], best.index[part] = host(values), host(index)
     return best
 
 
@@ -62,7 +111,8 @@ def _keep(best: Best, rows: slice, columns: slice, scores: np.ndarray) -> None:
     new_values[line[hit_row], place] = scores[hit_row, hit_column]
     new_index[line[hit_row], place] = hit_column + columns.start
     all_values = np.hstack([values[changed], new_values])
-    order = np.argsort(-all_values, axis=1)[:, : values.shape[1]]
+    last = values.shape[1] - 1
+    order = np.argpartition(-all_values, last, axis=1)[:, : last + 1]  # the worst kept is the last
     values[changed] = np.take_along_axis(all_values, order, axis=1)
     index[changed] = np.take_along_axis(np.hstack([index[changed], new_index]), order, axis=1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import mmap
 import tempfile
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hrsa.similarity.arrays import check_finite, floats
+from hrsa.similarity.device import Array, as_kind, beside, host, is_tensor, narrow, sum_wide, wide
 
 BLOCK = 1024  # tokens read at a time
 PIECE = 256  # tokens, or token pairs, summed in float32 before float64 takes over; keeps errors near 1e-7
@@ -22,7 +24,8 @@ PIECE = 256  # tokens, or token pairs, summed in float32 before float64 takes ov
 class Layer:
     """One layer's states (n, d), with the column means that centre them.
 
-    `mean` (d,) float64 and `constant` (d,) bool come from one pass over the tokens, which also refuses NaN and Inf.
+    `mean` (d,) float64, `constant` (d,) bool and `fingerprint`, which tells these states from others, come from one
+    pass over the tokens, which also refuses NaN and Inf. Blocks of a tensor on an accelerator stay there.
     """
 
     def __init__(self, source: Any, name: str):
@@ -30,25 +33,32 @@ class Layer:
         self.shape = tuple(source.shape)
         if len(self.shape) != 2 or 0 in self.shape:
             raise ValueError(f"expected {name} of shape (n tokens, d dimensions), got {self.shape}")
-        total, first = np.zeros(self.shape[1]), self.raw(slice(0, 1))
-        self.constant = np.ones(self.shape[1], dtype=bool)
+        first = self.raw(slice(0, 1))
+        total, candidates = np.zeros(self.shape[1]), np.arange(self.shape[1])
         for rows in blocks(self.shape[0]):
             block = self.raw(rows)
-            check_finite(block, name, rows.start)
-            total += block.sum(axis=0, dtype=np.float64)
-            self.constant &= (block == first).all(axis=0)
+            sums = sum_wide(block, axis=0)
+            if not np.isfinite(sums).all():
+                check_finite(block, name, rows.start)
+            total += sums
+            if len(candidates):
+                candidates = candidates[host((block[:, candidates] == first[:, candidates]).all(0))]
         self.mean = total / self.shape[0]
+        self.constant = np.isin(np.arange(self.shape[1]), candidates)
+        content = total.tobytes() + host(first).tobytes() + repr(self.shape).encode()
+        self.fingerprint = hashlib.sha256(content).hexdigest()
 
-    def raw(self, rows: slice | np.ndarray) -> np.ndarray:
+    def raw(self, rows: slice | np.ndarray) -> Array:
         """States (b, d) of some tokens as they are, float32 or float64."""
         release(self.source)
         return floats(self.source[rows])
 
-    def centred(self, rows: slice | np.ndarray) -> np.ndarray:
+    def centred(self, rows: slice | np.ndarray) -> Array:
         """States (b, d) of some tokens less the mean of all, float32; constant dimensions are exactly 0."""
         block = self.raw(rows)
-        block = (block - self.mean.astype(block.dtype)).astype(np.float32, copy=False)
-        block[:, self.constant] = 0.0
+        block = narrow(block - as_kind(beside(self.mean, block), block))
+        if self.constant.any():
+            block[:, np.flatnonzero(self.constant)] = 0.0
         return block
 
     @cached_property
@@ -56,10 +66,34 @@ class Layer:
         """Squared norms (n,) of the centred states, float64."""
         return np.concatenate([square_rows(self.centred(rows)) for rows in blocks(self.shape[0])])
 
+    def sample(self, rows: np.ndarray) -> Layer:
+        """The layer of some tokens (m,) only."""
+        return Layer(Sample(self.source, rows), self.name)
 
-def square_rows(block: np.ndarray) -> np.ndarray:
-    """Squared norms (b,) of the rows of a block (b, d), summed in float64."""
-    return np.square(block, dtype=np.float64).sum(axis=1)
+
+@dataclass(frozen=True)
+class Sample:
+    """Some rows (m,), rising, of a source (n, d); they are read when asked for."""
+
+    source: Any
+    rows: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        return len(self.rows), self.source.shape[1]
+
+    def __getitem__(self, at: slice | np.ndarray) -> Any:
+        release(self.source)
+        return self.source[self.rows[at]]
+
+
+def square_rows(block: Array) -> np.ndarray:
+    """Squared norms (b,) of the rows of a block (b, d), summed in float64 pieces, on the host."""
+    if is_tensor(block):
+        return host((wide(block) ** 2).sum(dim=1))
+    return sum(np.einsum("nd,nd->n", part, part).astype(np.float64)
+               for part in np.split(block, range(PIECE, block.shape[1], PIECE), axis=1))
 
 
 def release(source: Any) -> None:
