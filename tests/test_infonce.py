@@ -25,8 +25,12 @@ def folder(tmp_path_factory):
 
 
 def embedder(folder, dropout=0.0, dtype=torch.float32):
+    """A tiny bidirectional encoder; its matrices are scaled from the fixture's 0.2 to the usual deviation of 0.02."""
     transformer = Transformer(str(folder), config_kwargs={"attention_dropout": dropout}, max_seq_length=48)
     transformer.model.config.is_causal = False
+    with torch.no_grad():
+        for matrix in (p for p in transformer.model.parameters() if p.dim() > 1):
+            matrix *= 0.1
     pooling = Pooling(transformer.get_embedding_dimension(), "mean", include_prompt=False)
     model = SentenceTransformer(modules=[transformer, pooling], device="cpu").to(dtype)
     return model.train()
@@ -71,10 +75,10 @@ def plain_loss(model, features, labels, temperature):
     return total / len(queries)
 
 
-def largest_difference(a, b):
-    """Over all weights, as a share of the largest entry of the gradient."""
-    scale = max(float(value.abs().max()) for value in b.values())
-    return max(float((a[name].double() - b[name].double()).abs().max()) for name in b) / scale
+def difference(a, b):
+    """Length of the difference of two gradients over all weights, as a share of the length of `b`."""
+    a, b = (torch.cat([part[name].double().flatten() for name in sorted(b)]) for part in (a, b))
+    return float((a - b).norm() / b.norm())
 
 
 def test_loss_by_hand():
@@ -134,20 +138,22 @@ def test_gradients_are_those_of_a_plain_float64_loss(folder, rng):
     expected_loss = plain_loss(model, features, labels, 0.1)
     expected_loss.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
-    loss, exact, _ = gradients(model, features, labels, chunk_tokens=100)
-    assert loss == pytest.approx(float(expected_loss.detach()), abs=1e-12)
-    assert largest_difference(exact, expected) < 1e-12
-    loss, single, _ = gradients(model.float(), features, labels, chunk_tokens=100)
-    assert largest_difference(single, expected) < 1e-6
+    for budget in (1, 100, int(rng.integers(2, 1000)), 10**6):
+        loss, exact, _ = gradients(model, features, labels, budget)
+        assert loss == pytest.approx(float(expected_loss.detach()), abs=1e-12)
+        assert difference(exact, expected) < 1e-12
+    _, single, _ = gradients(model.float(), features, labels, chunk_tokens=100)
+    assert difference(single, expected) < 1e-5  # the rounding of a float32 network, cached or not
 
 
 def test_any_chunking_gives_the_same_gradients(folder, rng):
+    """Float32 against un-chunked float32, where rounding alone is about a third of the bound."""
     model = embedder(folder)
     features, labels = columns_of(model, rng)
     whole_loss, whole, record = gradients(model, features, labels, 10**6)
     for budget in (1, 40, 300, int(rng.integers(2, 1000))):
         loss, part, _ = gradients(model, features, labels, budget)
-        assert loss == pytest.approx(whole_loss, rel=1e-6) and largest_difference(part, whole) < 1e-6
+        assert loss == pytest.approx(whole_loss, rel=1e-5) and difference(part, whole) < 1e-6
     assert record["tokens"] == sum(int(column["attention_mask"].sum()) for column in features)
 
 
@@ -158,7 +164,7 @@ def test_dropout_is_replayed(folder, rng, monkeypatch):
     monkeypatch.setattr(InfoNCE, "_embed", keeping_everything(InfoNCE._embed))
     kept = gradients(model, features, labels, 160)[1]
     other = gradients(model, features, labels, 160, seed=1)[1]
-    assert largest_difference(again, kept) < 1e-6 < 1e-4 < largest_difference(again, other)
+    assert difference(again, kept) < 1e-6 < 1e-4 < difference(again, other)
 
 
 def keeping_everything(embed):
@@ -220,7 +226,7 @@ def test_blocks_of_scores_change_nothing(folder, rng, monkeypatch):
     loss, whole, record = gradients(model, features, labels, 300)
     monkeypatch.setattr("hrsa.infonce.SCORES", 40)
     again, blocks, counts = gradients(model, features, labels, 300)
-    assert again == pytest.approx(loss, rel=1e-6) and largest_difference(whole, blocks) < 1e-6
+    assert again == pytest.approx(loss, rel=1e-5) and difference(whole, blocks) < 1e-6
     assert (counts["masked"], counts["tokens"]) == (record["masked"], record["tokens"])
 
 
@@ -229,7 +235,7 @@ def test_evaluation_needs_no_gradient(folder, rng):
     features, labels = columns_of(model, rng)
     with torch.no_grad():
         loss = InfoNCE(model, 0.1, 200)(features, labels)
-    assert not loss.requires_grad and float(loss) == pytest.approx(gradients(model, features, labels, 200)[0], abs=1e-6)
+    assert not loss.requires_grad and float(loss) == pytest.approx(gradients(model, features, labels, 200)[0], rel=1e-5)
 
 
 def test_errors(folder, rng):
@@ -274,8 +280,8 @@ def test_two_processes_are_one_with_the_joint_batch(folder, rng, tmp_path):
     assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
     for chunk_tokens in (120, 10**6):
         results = [torch.load(tmp_path / f"out{rank}-{chunk_tokens}", weights_only=True) for rank in range(2)]
-        assert np.mean([r[0] for r in results]) == pytest.approx(loss, rel=1e-6)
+        assert np.mean([r[0] for r in results]) == pytest.approx(loss, rel=1e-5)
         for _, part, counts in results:
-            assert largest_difference({k.removeprefix("module."): v for k, v in part.items()}, joint) < 1e-6
+            assert difference({k.removeprefix("module."): v for k, v in part.items()}, joint) < 1e-6
             assert (counts["masked"], counts["tokens"]) == (record["masked"], record["tokens"])
     assert record["masked"] > 0
