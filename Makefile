@@ -59,7 +59,7 @@ suite: setup ## rebuild data/suite from its source packages
 
 lock: ## resolve pyproject.toml anew into requirements.lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet -e .[zoo,book,test]
+	$(VENV)-lock/bin/python -m pip install --quiet -e .[zoo,book,cluster,test]
 	{ sed -n '/^#/p' requirements.lock; $(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > requirements.new
 	mv requirements.new requirements.lock
 	rm -rf $(VENV)-lock
