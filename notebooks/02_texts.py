@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -85,7 +87,8 @@ plots.table(texts_report.mining_counts(report), f"Mining with {report['embedder'
 # %% [markdown]
 # How to read it: a *suspect* is a passage other than the positive that comes closer to it than the margin allows.
 # *Refilled* pairs took a negative from the skipped ranks, because there was no other; pairs *left out* had too few
-# candidates even then. *Given* pairs came with negatives of their own.
+# candidates even then. *Given* pairs came with negatives of their own. The last two columns are the share of its
+# positive's similarity that a mined negative has, in the median and at most.
 
 # %%
 Markdown(texts_report.margin_sentence(report))
@@ -107,6 +110,14 @@ plots.table(texts_report.examples(report), "One triple of each task, shortened")
 # %% [markdown]
 # How to read it: the nearest negative should be about the same subject and still be wrong. One that is right shows
 # what the margin let through.
+
+# %%
+plots.table(texts_report.suspects(report), "The suspect of each task that comes closest to its query beside the "
+            "positive; share: of the positive's similarity")
+
+# %% [markdown]
+# How to read it: the refused passage ranks above the margin, often above the positive itself (share over 1). Where it
+# answers the query, the margin has kept a false negative out; where it does not, a good negative was lost.
 
 # %% [markdown]
 # ## What is scored

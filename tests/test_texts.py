@@ -3,10 +3,11 @@
 import json
 import re
 
+import datasets
 import pandas as pd
 import pytest
 
-from hrsa import overlap, package_text, paths, texts
+from hrsa import overlap, package_text, paths, sources, texts
 from hrsa.profile import load_profile
 
 SMOKE = load_profile("smoke")
@@ -83,6 +84,87 @@ def test_unknown_task_and_path_are_named():
         texts.load_training(with_suite(train=("wn_defin",)))
     with pytest.raises(ValueError, match=r"got 'not/there.jsonl'.*put the file at"):
         texts.load_training(with_suite(train=("not/there.jsonl",)))
+
+
+PUBLISHED = [{"query": ["Find.", "q1"], "pos": ["p1", "p2"], "neg": ["n1"]},
+             {"query": ["Find.", "q2"], "pos": ["p3"], "neg": []}]
+PLAIN = [{"instruction": "Find.", "query": "q1", "positive": "p1", "negatives": ["n1"]},
+         {"instruction": "Find.", "query": "q1", "positive": "p2", "negatives": ["n1"]},
+         {"instruction": "Find.", "query": "q2", "positive": "p3", "negatives": []}]
+
+
+@pytest.mark.parametrize("rows", [PUBLISHED, PLAIN], ids=["published", "plain"])
+@pytest.mark.parametrize("form", ["own.parquet", "own.jsonl", "own", "splits:dev"])
+def test_every_format_gives_the_same_pairs(form, rows, tmp_path):
+    file = tmp_path / form.partition(":")[0]
+    if file.suffix == ".parquet":
+        pd.DataFrame(rows).to_parquet(file)
+    elif file.suffix == ".jsonl":
+        file.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        dataset = datasets.Dataset.from_list(rows)
+        (datasets.DatasetDict(dev=dataset) if ":" in form else dataset).save_to_disk(file)
+    found = training(tmp_path / form)
+    assert found["task"].unique().tolist() == [form.partition(".")[0].partition(":")[0]]
+    found["negatives"] = found["negatives"].map(list)
+    assert found.drop(columns="task").to_dict("records") == [
+        {key: row[key] for key in ("instruction", "query", "positive", "negatives")} for row in PLAIN]
+
+
+def test_a_data_set_is_known_by_its_content(tmp_path):
+    for name, rows in (("a", PLAIN), ("b", PLAIN), ("c", PLAIN[:2])):
+        datasets.Dataset.from_list(rows).save_to_disk(tmp_path / name)
+    keys = [sources.training(with_suite(train=(str(tmp_path / name),)))[0].hash() for name in "abc"]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_hub_names_are_read_through_datasets(tmp_path, monkeypatch):
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    pd.DataFrame(PLAIN).to_parquet(folder / "train.parquet")
+    fetch, asked = datasets.load_dataset, []
+
+    def load(repository, config, split):
+        asked.append((repository, config, split))
+        return fetch("parquet", data_files=str(folder / "train.parquet"), split="train", cache_dir=str(tmp_path / "c"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    profile = with_suite(train=("hub:org/pairs", "hub:org/pairs/small:dev"), max_pairs=None)
+    assert texts.load_training(profile)["task"].unique().tolist() == ["pairs", "pairs-small"]
+    assert asked == [("org/pairs", None, "train"), ("org/pairs", "small", "dev")]
+    assert len({source.hash() for source in sources.training(profile)}) == 1, "the same content"
+
+
+def test_hub_name_without_network_is_named(monkeypatch):
+    for module, name in ((datasets.config, "HF_HUB_OFFLINE"), (datasets.config, "HF_DATASETS_OFFLINE")):
+        monkeypatch.setattr(module, name, True, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"expected a data set in suite.train, got nobody/none \(.*connect to the hub"):
+        training("hub:nobody/none")
+
+
+def test_data_sets_that_cannot_serve_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"expected a data set in suite.train, got .*empty \(.*save it anew"):
+        training(tmp_path / "empty")
+    datasets.DatasetDict(dev=datasets.Dataset.from_list(PLAIN)).save_to_disk(tmp_path / "dict")
+    with pytest.raises(ValueError, match=r"expected the split 'train' in .*dict, got \['dev'\]"):
+        training(tmp_path / "dict")
+    datasets.Dataset.from_list([{"query": ["q without instruction"], "pos": ["p"]}]).save_to_disk(tmp_path / "bad")
+    with pytest.raises(ValueError, match=r"bad, row 0: expected"):
+        training(tmp_path / "bad")
+    for negatives in ("text", [""], [None]):
+        pd.DataFrame([PLAIN[0] | {"negatives": negatives}]).to_parquet(tmp_path / "neg.parquet")
+        with pytest.raises(ValueError, match=r"expected a list of texts in column 'negatives'.* row 0"):
+            training(tmp_path / "neg.parquet")
+
+
+def test_two_sources_of_one_task_name_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        pd.DataFrame(PLAIN).to_parquet(tmp_path / folder / "own.parquet")
+    with pytest.raises(ValueError, match=r"got \['own'\] more than once"):
+        texts.load_training(with_suite(train=(f"{tmp_path}/a/own.parquet", f"{tmp_path}/b/own.parquet")))
 
 
 def test_overlong_counts_words():

@@ -1,14 +1,12 @@
 """Texts of the study: training pairs, evaluation tasks, probe texts, and text to pretrain on.
 
 What is committed lies in `data/suite`, described by `train/tasks.json`, `eval/tasks.json` and `probe/sets.json`;
-`data/build_suite.py` makes it. A profile may also name files of its own to train on.
+`data/build_suite.py` makes it. A profile may also name files and data sets of its own to train on (`hrsa.sources`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,7 +14,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from hrsa import overlap, package_text, paths
+from hrsa import overlap, package_text, paths, sources
 from hrsa.profile import Profile
 
 log = logging.getLogger(__name__)
@@ -32,7 +30,6 @@ FAMILIES = {
     "pair": {"test": ["sentence1", "sentence2", "labels"]},
     "sts": {"test": ["sentence1", "sentence2", "score"]},
 }  # family -> table -> columns
-FORMATS = (".parquet", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -56,66 +53,31 @@ def query_prompt(instruction: str) -> str:
     return QUERY_TEMPLATE.format(instruction=instruction)
 
 
-def training_files(profile: Profile) -> list[Path]:
-    """The files that `suite.train` names, in order: tasks of the suite, or paths of parquet or jsonl files.
-
-    Raises ValueError for a name that is neither.
-    """
-    known = paths.read_json(paths.SUITE / "train" / "tasks.json")
-    files = []
-    for name in known if profile.suite.train == "all" else profile.suite.train:
-        path = paths.ROOT / name
-        if name in known:
-            files.append(paths.SUITE / "train" / f"{name}.parquet")
-        elif path.suffix in FORMATS and path.is_file():
-            files.append(path)
-        else:
-            raise ValueError(f"expected in suite.train a task, one of {sorted(known)}, or the path of a .parquet or "
-                             f".jsonl file, got {name!r}: correct the profile or put the file at {path}")
-    return files
-
-
 def load_training(profile: Profile) -> pd.DataFrame:
     """Training pairs [task, instruction, query, positive, negatives], at most `suite.max_pairs` of each task.
 
-    `negatives` is a list of texts that the file itself gives, empty where it gives none (the suite's files). The cap
-    takes the first rows of a seeded shuffle. Raises ValueError for a missing column, an empty text or an unknown task.
+    `negatives` is a list of texts that the source itself gives, empty where it gives none (the suite's files). The cap
+    takes the first rows of a seeded shuffle. Raises ValueError for a missing column, an empty text or an unknown task,
+    and as `sources.training` and `sources.Source.read` do.
     """
-    known = paths.read_json(paths.SUITE / "train" / "tasks.json")
     parts = []
-    for path in training_files(profile):
-        if path.suffix == ".jsonl":
-            table = pd.DataFrame(_json_rows(path))
-        else:
-            table = paths.read_table(path, ["query", "positive"])
-        if path.parent == paths.SUITE / "train":
-            table["instruction"] = known[path.stem]["instruction"]
-        table["task"] = path.stem
-        if "negatives" not in table:
-            table["negatives"] = [[] for _ in range(len(table))]
-        _check_texts(path, table, ["instruction", "query", "positive"])
+    for source in sources.training(profile):
+        table = source.read()
+        _check_texts(source.place, table, ["instruction", "query", "positive"])
+        _check_negatives(source.place, table["negatives"])
         parts.append(_first(table, profile.suite.max_pairs)[["task", "instruction", "query", "positive", "negatives"]])
     return pd.concat(parts, ignore_index=True)
 
 
-def _json_rows(path: Path) -> Iterator[dict]:
-    """Rows of a jsonl file: columns as in parquet, or the published {"query": [instruction, text], "pos", "neg"}."""
-    with open(path, encoding="utf8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                if "pos" in row:
-                    instruction, query = row["query"]
-                    row = [{"instruction": instruction, "query": query, "positive": positive,
-                            "negatives": row.get("neg", [])} for positive in row["pos"]]
-            except (json.JSONDecodeError, TypeError, ValueError, KeyError) as error:
-                raise ValueError(f'{path}, line {number}: expected {{"query": [instruction, text], "pos": [...], '
-                                 f'"neg": [...]}} or {{"instruction", "query", "positive"}}, got {line[:80]!r} '
-                                 f"({error}): correct the line") from error
-            yield from row if isinstance(row, list) else [row]
+def _check_negatives(place: Path | str, negatives: pd.Series) -> None:
+    """ValueError naming the first row whose negatives are not a list of texts, or hold an empty one."""
+    for row, given in enumerate(negatives):
+        if isinstance(given, str) or not all(isinstance(text, str) and text.strip() for text in given):
+            raise ValueError(f"expected a list of texts in column 'negatives' of {place}, got {str(given)[:80]!r} in "
+                             f"row {row}: correct it, or leave the column out to have negatives mined")
 
 
-def _check_texts(path: Path, table: pd.DataFrame, columns: list[str]) -> None:
+def _check_texts(path: Path | str, table: pd.DataFrame, columns: list[str]) -> None:
     """ValueError naming the file, the column and the row of the first text that is missing or empty."""
     if table.empty:
         raise ValueError(f"expected texts in {path}, got no rows: give a file with content")

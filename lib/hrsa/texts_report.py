@@ -69,8 +69,11 @@ def mining_counts(report: dict[str, Any]) -> pd.DataFrame:
     """Per task what mining did, from `report.json`."""
     names = {"mined": "pairs mined", "given": "given", "left_out": "left out", "refilled": "refilled",
              "skipped_ranks": "ranks skipped", "suspect_share": "suspect share",
-             "suspects_per_query": "suspects per query", "positive_score": "positive", "negative_score": "negative"}
-    table = pd.DataFrame(report["tasks"]).T.reindex(columns=list(names)).rename(columns=names)
+             "suspects_per_query": "suspects per query", "positive_score": "positive", "negative_score": "negative",
+             "median_ratio": "median share", "largest_ratio": "largest share"}
+    rows = {task: facts | {"median_ratio": facts.get("ratios", {}).get("0.5")} for task, facts in
+            report["tasks"].items()}
+    table = pd.DataFrame(rows).T.reindex(columns=list(names)).rename(columns=names)
     return table.astype(float).convert_dtypes().rename_axis("task").reset_index()
 
 
@@ -90,6 +93,15 @@ def examples(report: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "query", "positive", "nearest negative"])
 
 
+def suspects(report: dict[str, Any]) -> pd.DataFrame:
+    """The likeliest false negative of each task [task, query, positive, refused passage, share of the positive's
+    similarity], shortened: what the margin kept out."""
+    rows = [(task, *(_short(first[name]) for name in ("query", "positive", "suspect")),
+             first["suspect_score"] / first["positive_score"] if first["positive_score"] > 0 else None)
+            for task, facts in report["tasks"].items() for first in facts.get("suspect_examples", [])[:1]]
+    return pd.DataFrame(rows, columns=["task", "query", "positive", "refused passage", "share"])
+
+
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= SHOWN else text[:SHOWN].rsplit(" ", 1)[0] + " …"
@@ -104,10 +116,12 @@ def margin_sentence(report: dict[str, Any]) -> str:
     largest = max(facts["largest_ratio"] or 0.0 for facts in mined.values())
     held = "Every" if largest <= report["margin"] + 1e-6 else "**Not every**"
     left = sum(facts["left_out"] for facts in mined.values())
+    share = sum(facts["suspect_share"] * (facts["mined"] + facts["left_out"]) for facts in mined.values())
+    share /= sum(facts["mined"] + facts["left_out"] for facts in mined.values())
     return (f"{held} mined negative has at most {report['margin']:.0%} of its positive's similarity (the largest share "
-            f"is {largest:.3f}). Passages above the margin, which may be right answers nobody marked, are most common "
-            f"in `{worst}`: {mined[worst]['suspect_share']:.0%} of its queries have at least one. "
-            f"{left} pairs were left out for want of candidates.")
+            f"is {largest:.3f}). {share:.0%} of the queries have at least one passage above the margin beside their "
+            f"own, which may be a right answer nobody marked; most in `{worst}`, "
+            f"{mined[worst]['suspect_share']:.0%}. {left} pairs were left out for want of candidates.")
 
 
 def overlap_sentence(training: pd.DataFrame) -> str:
