@@ -4,6 +4,7 @@ import math
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -186,12 +187,39 @@ def test_refusals(rng):
     for bad, text in [((a, hole, MARGIN), "nan in arm b at seed 1, query 4"), ((a, b[:, :9], MARGIN), "(3, 9)"),
                       ((a[0], b[0], MARGIN), "(10,)"), ((a[:, :1], b[:, :1], MARGIN), "queries >= 2"),
                       ((a, b, 0.0), "positive margin"), ((a, b, -1), "positive margin"),
-                      ((a, b, np.nan), "positive margin"), ((a, b, MARGIN, ["t"] * 9), "got 9 ids"),
+                      ((a, b, np.nan), "positive margin"), ((a, b, "small"), "got 'small'"),
+                      ((a, b, None), "got None"), (([["x"] * 9], [["x"] * 9], MARGIN), "arrays of numbers"),
+                      (([[1, 2], [3]], [[1, 2], [3]], MARGIN), "arrays of numbers"),
+                      ((np.ma.masked_less(a, a.max()), b, MARGIN), "nan in arm a"),
+                      ((a, b, MARGIN, np.zeros((10, 2))), "ids of shape (10, 2)"),
+                      ((a, b, MARGIN, ["t"] * 9), "got ids of shape (9,)"),
                       ((a, b, MARGIN, ["t"] * 9 + [None]), "1 of them missing"),
                       ((a, b, MARGIN, None, 0.6), "alpha"), ((a, b, MARGIN, None, 0.05, 0, 10), "resamples")]:
         with pytest.raises(ValueError) as error:
             verdict(*bad)
         assert text in str(error.value)
+
+
+def test_any_array_like_gives_the_same_verdict(rng):
+    a, b = arms(rng)
+    tasks = rng.integers(0, 3, 200)
+    one = verdict(a, b, MARGIN, tasks)
+    assert verdict(a.tolist(), b.tolist(), MARGIN, tuple(tasks.tolist())) == one
+    assert verdict(pd.DataFrame(a), pd.DataFrame(b), np.float64(MARGIN), pd.Series(tasks).astype(str)) == one
+    single = verdict(a.astype(np.float32), b.astype(np.float32), MARGIN, tasks)
+    assert (single.low, single.high) == pytest.approx((one.low, one.high), abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 50), (3, 2), (20, 3)])
+def test_smallest_studies_have_an_answer(rng, shape):
+    a, b = arms(rng, seeds=shape[0], queries=shape[1])
+    found = verdict(a, b, MARGIN)
+    assert found.verdict in WORDS and found.low < found.difference < found.high and found.reason == ""
+
+
+def test_every_query_its_own_task(rng):
+    a, b = arms(rng, queries=40)
+    assert verdict(a, b, MARGIN, np.arange(40)).high == pytest.approx(verdict(a, b, MARGIN).high, abs=0.02)
 
 
 def test_a_task_with_one_query_is_allowed(rng):
@@ -217,6 +245,13 @@ def test_verdicts_of_a_family_are_corrected(rng):
         assert row.alone == verdict(*pairs[row.name], MARGIN, resamples=400).verdict
     with pytest.raises(ValueError, match="got none"):
         verdicts({}, MARGIN)
+
+
+def test_a_large_family_can_still_claim(rng):
+    """With 2,000 resamples no bootstrap p-value falls below 0.001, which Holm makes 0.1 in a family of 100."""
+    a, b = arms(rng, 0.3, seeds=5, queries=50, seed_sd=0.0005)
+    table = verdicts({f"pair {i}": (a, b) for i in range(100)}, MARGIN, resamples=200)
+    assert (table["holm_difference"] < 0.05).all() and set(table["verdict"]) == {"different"}
 
 
 def test_positive_control(rng):

@@ -5,6 +5,7 @@ Pure functions of the tables that `hrsa.evaluate` and `hrsa.compare` write; `sim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from hrsa.evidence import paired
 from hrsa.power import measure, plan, shares
 from hrsa.profile import Pair, Profile
 from hrsa.sensitivity import sensitivity
-from hrsa.verdict import positive_control, verdicts
+from hrsa.verdict import holm, positive_control, verdicts
 
 NEIGHBOURS = 10  # the middle of the published k = 5, 10, 50
 EMBEDDING = "0"  # label of the embedding output, which no block has touched
@@ -58,13 +59,19 @@ def score_verdicts(per_query: pd.DataFrame, families: pd.Series, pairs: Sequence
 
 def controls(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int], margin: float,
              alpha: float = 0.05, resamples: int = 2000) -> pd.DataFrame:
-    """Positive control of every pair: pair, kind, sees, p_value, shift, sentence."""
+    """Positive control of every pair: pair, kind, sees, p_value, shift, sentence, holm.
+
+    `sees` is judged after Holm's correction over the pairs (`holm`), the bar that a real difference has to pass.
+    """
+    resamples = max(resamples, math.ceil(4 * len(pairs) / alpha))  # as `verdicts` does
     rows = []
     for pair in pairs:
         a, b, tasks = paired(per_query, pair.a, pair.b, seeds)
         found = positive_control(a, b, margin, tasks, alpha, resamples=resamples)
         rows.append({"pair": pair.name, "kind": pair.kind, **vars(found)})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table["holm"] = holm(table["p_value"])
+    return table.assign(sees=table["holm"] < alpha)
 
 
 def sight(controls: pd.DataFrame, verdicts: pd.DataFrame) -> str:
