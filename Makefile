@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book compare test lab smoke plan power backbones suite lock clean
+.PHONY: help setup browser book compare test lab smoke plan power results backbones suite lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ plan: setup ## the graph of PROFILE, its runs and their estimated size; runs not
 
 power: setup ## seeds and queries that would prove the margin, from the variances PROFILE measured
 	@$(RUN) hrsa.power --profile $(PROFILE)
+
+results: setup ## commit-ready tables of a finished run of PROFILE, in data/results/
+	@$(RUN) hrsa.results --profile $(PROFILE)
 
 backbones: setup ## make the shipped backbones again (hours on a CPU); ARMS="base rlvr" for some of them
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m hrsa.zoo.ship $(ARMS)

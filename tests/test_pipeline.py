@@ -16,7 +16,7 @@ import pytest
 from browser import open_page
 from conftest import SEED
 
-from hrsa import paths, pipeline
+from hrsa import evidence, paths, pipeline, results
 from hrsa.profile import load_profile
 
 pytestmark = pytest.mark.pipeline
@@ -109,14 +109,40 @@ def test_work_done_again_gives_the_same_numbers(study):
         pd.testing.assert_frame_equal(pd.read_parquet(runs / "evaluation" / name / "per_query.parquet"), table)
 
 
-@pytest.mark.parametrize("chapter", ["07_cka", "03_training"])
-def test_a_chapter_runs_by_plain_papermill(study, tmp_path, chapter):
-    more = ["-p", "pair", "base-vs-rlvr"] if chapter == "07_cka" else []
-    command = [os.path.join(os.path.dirname(sys.executable), "papermill"), f"notebooks/{chapter}.ipynb",
-               str(tmp_path / "out.ipynb"), "-p", "profile", "smoke", *more]
-    done = subprocess.run(command, cwd=study, env={**os.environ, "HRSA_ROOT": str(study)}, capture_output=True,
+def run_in(root, *command):
+    done = subprocess.run(command, cwd=root, env={**os.environ, "HRSA_ROOT": str(root)}, capture_output=True,
                           text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def papermill(root, chapter, out, *more):
+    run_in(root, os.path.join(os.path.dirname(sys.executable), "papermill"), f"notebooks/{chapter}.ipynb", str(out),
+           "-p", "profile", "smoke", *more)
+
+
+@pytest.mark.parametrize("chapter", ["07_cka", "03_training"])
+def test_a_chapter_runs_by_plain_papermill(study, tmp_path, chapter):
+    papermill(study, chapter, tmp_path / "out.ipynb", *(["-p", "pair", "base-vs-rlvr"] if chapter == "07_cka" else []))
+
+
+def test_results_of_a_finished_run_stand_beside_those_of_another(study, tmp_path, monkeypatch):
+    run_in(study, sys.executable, "-m", "hrsa.results", "--profile", "smoke")
+    folder = study / "data" / "results" / "smoke"
+    scores, meta = evidence.read(folder / "scores.parquet")
+    assert meta["profile"] == "smoke" and set(scores["model"]) == {
+        m.id for m in SMOKE.models() if m.seed is not None and m.ablation is None}
+    shutil.copytree(folder, study / "data" / "results" / "family", dirs_exist_ok=True)
+    papermill(study, "13_family", tmp_path / "out.ipynb")
+    text = (tmp_path / "out.ipynb").read_text(encoding="utf8")
+    assert "**Committed results.**" in text and "this run" in text
+    shutil.rmtree(study / "data" / "results" / "family")
+    monkeypatch.setattr(results, "FOLDER", folder.parent)
+    tables, record = results.load("smoke")
+    assert set(tables) == {"scores", "verdicts", "controls", "similarities", "levels"} and record["hours"] > 0
+    pd.DataFrame({"a": [1]}).to_parquet(folder / "verdicts.parquet")
+    with pytest.raises(ValueError, match=r"expected verdicts.parquet of smoke with SHA-256 .*restore the file"):
+        results.load("smoke")
+    shutil.rmtree(folder)
 
 
 @pytest.mark.browser

@@ -15,7 +15,8 @@ from hrsa.backbone import has_card
 from hrsa.profile import Model, Profile
 
 PAIR_CHAPTERS = ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
-STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "11_ablations", "12_verdict")
+STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "11_ablations", "12_verdict", "13_family")
+FAMILY = paths.ROOT / "data" / "results" / "family" / "record.json"  # of `hrsa.results`
 STAGE_MODULES = {
     "backbone": ("hrsa.backbone", "hrsa.zoo"),
     "mine": ("hrsa.mining",),
@@ -54,7 +55,8 @@ def executed(profile: Profile, chapter: str, name: str) -> str:
 
 def chapters(profile: Profile) -> tuple[str, ...]:
     """Chapters that run once per profile: that on backbones where some have a card, that on ablations where there
-    are any. None where the profile names its chapters: those run once per pair."""
+    are any, that on the family where its results are committed. None where the profile names its
+    chapters: those run once per pair."""
     if profile.chapters is not None:
         return ()
     left_out = set()
@@ -62,6 +64,8 @@ def chapters(profile: Profile) -> tuple[str, ...]:
         left_out.add("01_backbones")
     if not profile.ablations:
         left_out.add("11_ablations")
+    if not FAMILY.is_file():
+        left_out.add("13_family")
     return tuple(chapter for chapter in STUDY_CHAPTERS if chapter not in left_out)
 
 
@@ -148,6 +152,7 @@ def _study_needs(profile: Profile, chapter: str, todo: dict[str, list[str]]) -> 
         "10_dynamics": ("measure",),
         "11_ablations": ("measure",),
         "12_verdict": ("04_evaluation", "10_dynamics", *PAIR_CHAPTERS),
+        "13_family": ("12_verdict",),
     }[chapter]
     return [(rule, name) for rule in every for name in todo[rule]]
 
