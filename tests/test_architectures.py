@@ -1,0 +1,83 @@
+"""Tiny random models of eight architectures through the switch, the export as SentenceTransformer, and back."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from tiny import tiny_tokenizer
+
+from hrsa import backbone, export
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+         "intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": None,
+         "eos_token_id": 1, "initializer_range": 0.2}
+FAMILIES = ["Qwen2", "Qwen3", "Llama", "Mistral", "Gemma3", "Phi3", "Olmo2", "SmolLM3"]
+PROMPT = "Instruct: find the match\nQuery: "
+WORDS = ["stone", "river", "paper", "of", "a", "seven", "moon", "green", "to", "wander"]
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory):
+    """Makes the folder of a random tiny causal LM of a family, once."""
+    made, tokenizer = {}, tiny_tokenizer()
+
+    def make(family):
+        if family not in made:
+            torch.manual_seed(0)
+            name = {"Gemma3": "Gemma3TextConfig"}.get(family, f"{family}Config")
+            config = getattr(transformers, name)(vocab_size=len(tokenizer), **SIZES)
+            made[family] = tmp_path_factory.mktemp(family)
+            transformers.AutoModelForCausalLM.from_config(config).save_pretrained(made[family])
+            tokenizer.save_pretrained(made[family])
+        return made[family]
+
+    return make
+
+
+def some_texts(rng):
+    """Texts of different length, so that a batch of them is padded."""
+    return [" ".join(rng.choice(WORDS, n)) for n in (1, 3, 9, 14)]
+
+
+CASES = [(family, "bidirectional") for family in FAMILIES] + [("Qwen3", "causal")]
+
+
+@pytest.mark.parametrize(("family", "attention"), CASES)
+def test_export_and_reload_embed_alike(family, attention, folder_of, tmp_path, rng):
+    model = export.assemble(str(folder_of(family)), attention, 48, {"task": PROMPT})
+    texts = some_texts(rng)
+    before = [export.embed(model, texts), export.embed(model, texts, PROMPT)]
+    export.export(model, tmp_path / "model")
+    for kernel in ("sdpa", "eager"):
+        plain = SentenceTransformer(str(tmp_path / "model"), device=str(backbone.device()),
+                                    model_kwargs={"attn_implementation": kernel})
+        assert plain[0].model.config._attn_implementation == kernel
+        for side in ("right", "left"):
+            plain.tokenizer.padding_side = side
+            backbone.leak_probe(plain[0].model, plain.tokenizer, attention)
+            after = [export.embed(plain, texts), export.embed(plain, texts, plain.prompts["task"])]
+            for old, new in zip(before, after, strict=True):
+                np.testing.assert_allclose(new, old, atol=2e-5)
+    alone = np.concatenate([export.embed(plain, [text]) for text in texts])
+    np.testing.assert_allclose(alone, before[0], atol=2e-5, err_msg="padding changes embeddings")
+
+
+def test_switching_changes_the_embeddings(folder_of, rng):
+    texts = some_texts(rng)[1:]
+    causal, both = (export.embed(export.assemble(str(folder_of("Qwen3")), attention, 48), texts)
+                    for attention in ("causal", "bidirectional"))
+    assert np.abs(causal - both).max() > 1e-3
+
+
+def test_an_architecture_that_cannot_be_switched_is_never_exported(tmp_path):
+    tokenizer = tiny_tokenizer()
+    config = transformers.GPTNeoConfig(vocab_size=len(tokenizer), hidden_size=32, num_layers=2, num_heads=4,
+                                       attention_types=[[["global"], 2]], max_position_embeddings=64,
+                                       bos_token_id=1, eos_token_id=1)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="GPTNeoModel does not support"):  # it has no SDPA kernel at all
+        export.assemble(str(tmp_path), "bidirectional", 48)
+    with pytest.raises(RuntimeError, match=r"expected bidirectional attention.*GPTNeoModel.*take an architecture"):
+        backbone.load_encoder(tmp_path, "bidirectional", "eager")
