@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from tiny import tiny_backbone
 
-from hrsa.infonce import InfoNCE, false_negatives, info_nce, text_id
+from hrsa.infonce import InfoNCE, cosines, false_negatives, info_nce, near_positives, text_id
 from hrsa.pieces import cut, pieces_of
 
 B, NEGATIVES, PROMPT = 6, 2, "Instruct: find the match\nQuery:"
@@ -51,16 +51,16 @@ def columns_of(model, rng, rows=B):
     return features, {"ids": ids, "known": ids[:, 1:2]}
 
 
-def gradients(model, features, labels, chunk_tokens, temperature=0.1, seed=0):
+def gradients(model, features, labels, chunk_tokens, temperature=0.1, seed=0, margin=None):
     model.zero_grad()
     torch.manual_seed(seed)
-    loss_module = InfoNCE(model, temperature, chunk_tokens)
+    loss_module = InfoNCE(model, temperature, chunk_tokens, margin)
     loss = loss_module(features, labels)
     loss.backward()
     return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters()}, loss_module.record
 
 
-def plain_loss(model, features, labels, temperature):
+def plain_loss(model, features, labels, temperature, margin=math.inf):
     """InfoNCE written out query by query, all in one graph."""
     columns = [model(dict(column))["sentence_embedding"] for column in features]
     queries, passages = columns[0], torch.cat(columns[1:])
@@ -68,10 +68,11 @@ def plain_loss(model, features, labels, temperature):
     passage_ids = ids[:, 1:].T.flatten().tolist()
     total = 0.0
     for i, query in enumerate(queries):
-        cosines = [torch.dot(query, p) / query.norm() / p.norm() / temperature for p in passages]
+        cosine = [torch.dot(query, p) / query.norm() / p.norm() for p in passages]
         barred = {*labels["known"][i].tolist(), *ids[i, :2].tolist()}
-        terms = [c for j, c in enumerate(cosines) if j == i or passage_ids[j] not in barred]
-        total = total + torch.logsumexp(torch.stack(terms), 0) - cosines[i]
+        terms = [c / temperature for j, c in enumerate(cosine)
+                 if j == i or (passage_ids[j] not in barred and float((c - cosine[i]).detach()) <= margin)]
+        total = total + torch.logsumexp(torch.stack(terms), 0) - cosine[i] / temperature
     return total / len(queries)
 
 
@@ -84,12 +85,21 @@ def difference(a, b):
 def test_loss_by_hand():
     # cosines of the first query: 1 (own), 0, -1; of the second: 0, 1 (own), 0
     queries, passages = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[5.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    own, nothing = torch.tensor([0, 1]), torch.zeros(2, 3, dtype=torch.bool)
+    own, nothing, scores = torch.tensor([0, 1]), torch.zeros(2, 3, dtype=torch.bool), cosines(queries, passages)
+    assert scores.tolist() == [[1, 0, -1], [0, 1, 0]]
     expected = [math.log(math.e**2 + 1 + math.e**-2) - 2, math.log(1 + math.e**2 + 1) - 2]
-    assert info_nce(queries, passages, own, nothing, 0.5).tolist() == pytest.approx(expected, abs=1e-6)
+    assert info_nce(scores, own, nothing, 0.5).tolist() == pytest.approx(expected, abs=1e-6)
     barred = torch.tensor([[False, True, False], [False, False, False]])
-    assert info_nce(queries, passages, own, barred, 0.5)[0].item() == pytest.approx(
-        math.log(math.e**2 + math.e**-2) - 2, abs=1e-6)
+    assert info_nce(scores, own, barred, 0.5)[0].item() == pytest.approx(math.log(math.e**2 + math.e**-2) - 2, abs=1e-6)
+
+
+def test_near_positives_by_hand():
+    scores = torch.tensor([[0.5, 0.625, 0.75, -1.0], [0.9, 0.2, 0.3, 0.5]])
+    own = torch.tensor([0, 1])  # limits 0.5 + 0.125 (one stands exactly on it) and 0.2 + 0.125
+    mask = near_positives(scores, own, 0.125)
+    assert mask.tolist() == [[False, False, True, False], [True, False, False, True]]
+    assert info_nce(scores, own, mask, 1.0).tolist() == pytest.approx(
+        [math.log(math.e**0.5 + math.e**0.625 + math.e**-1) - 0.5, math.log(math.e**0.2 + math.e**0.3) - 0.2], abs=1e-6)
 
 
 def test_mask_by_hand():
@@ -209,6 +219,28 @@ def test_known_positives_are_masked_and_counted(folder, rng):
     loss, _, record = gradients(model, features, labels, 200)
     assert record["masked"] == 2
     assert loss == pytest.approx(float(plain_loss(model, features, labels, 0.1).detach()), rel=1e-5)
+
+
+def test_near_positives_are_masked_and_counted_apart(folder, rng):
+    model = embedder(folder, dtype=torch.float64)
+    features, labels = columns_of(model, rng)
+    labels["ids"][1, 2] = labels["ids"][0, 1]
+    margin = 0.0  # a random model puts about half of all passages above the positive
+    expected = plain_loss(model, features, labels, 0.1, margin)
+    model.zero_grad()
+    expected.backward()
+    plain = {name: p.grad.clone() for name, p in model.named_parameters()}
+    for budget in (40, 10**6):
+        loss, exact, record = gradients(model, features, labels, budget, margin=margin)
+        assert loss == pytest.approx(float(expected.detach()), abs=1e-12) and difference(exact, plain) < 1e-12
+        assert record["masked"] == 1 and record["near"] > 0
+    with torch.no_grad():
+        queries, *passages = (model(dict(column))["sentence_embedding"] for column in features)
+        near = near_positives(cosines(queries, torch.cat(passages)), torch.arange(B), margin).sum()
+    assert near - 1 <= record["near"] <= near
+    off = gradients(model, features, labels, 40, margin=2.0)[2]  # no cosine is 2 above another
+    assert (off["masked"], off["near"]) == (1, 0)
+    assert gradients(model, features, labels, 40)[2] == off
 
 
 def test_without_labels_equal_texts_are_masked(folder, rng):

@@ -44,14 +44,27 @@ def false_negatives(passages: Tensor, own: Tensor, known: Tensor) -> Tensor:
     return mask
 
 
-def info_nce(queries: Tensor, passages: Tensor, own: Tensor, mask: Tensor, temperature: float) -> Tensor:
+def cosines(queries: Tensor, passages: Tensor) -> Tensor:
+    """Cosines (b, p) of queries (b, d) and passages (p, d), embeddings of any length above 0."""
+    return normalize(queries, dim=-1) @ normalize(passages, dim=-1).T
+
+
+def near_positives(scores: Tensor, own: Tensor, margin: float) -> Tensor:
+    """Which passages are nearer to a query than its positive by more than `margin`: likely right answers too.
+
+    scores (b, p): cosines; own (b,): position of each positive; margin >= 0, in units of cosine. Returns (b, p), never
+    True at `own`; no gradient passes. Source: Qwen3-Embedding (arXiv 2506.05176), the mask of eq. 1, margin 0.1.
+    """
+    return scores.detach() > scores.detach().gather(1, own[:, None]) + margin
+
+
+def info_nce(scores: Tensor, own: Tensor, mask: Tensor, temperature: float) -> Tensor:
     """Loss of each query, -log softmax of its positive (van den Oord et al., arXiv 1807.03748, eq. 4).
 
-    queries (b, d), passages (p, d): embeddings of any length, compared by cosine; own (b,): position of each
-    positive; mask (b, p): scores left out; temperature > 0 divides the cosines. Returns (b,).
+    scores (b, p): cosines; own (b,): position of each positive; mask (b, p): scores left out; temperature > 0 divides
+    the cosines. Returns (b,).
     """
-    scores = normalize(queries, dim=-1) @ normalize(passages, dim=-1).T / temperature  # (b, p)
-    return cross_entropy(scores.masked_fill(mask, -torch.inf), own, reduction="none")
+    return cross_entropy((scores / temperature).masked_fill(mask, -torch.inf), own, reduction="none")
 
 
 def _gathered(local: Tensor) -> tuple[Tensor, int]:
@@ -88,15 +101,16 @@ class InfoNCE(nn.Module):
     """Loss module for `SentenceTransformerTrainer`: columns are query, positive, then any number of hard negatives.
 
     model: a SentenceTransformer; temperature > 0; chunk_tokens: tokens, padding included, whose activations may be
-    held at once. Under torch.distributed the passages of all processes are negatives; every process must bring
-    the same number of queries, and the mean of the processes' losses and gradients is that of the joint batch.
-    After each forward pass `record` holds the loss of this process, and of all processes the count of masked scores
-    and of tokens without padding.
+    held at once; margin: as for `near_positives`, None masks none of them. Under torch.distributed the passages of
+    all processes are negatives; every process must bring the same number of queries, and the mean of the processes'
+    losses and gradients is that of the joint batch. After each forward pass `record` holds the loss of this process,
+    and of all processes the count of scores masked as repeats of a known text (`masked`), of others masked as near
+    positives (`near`) and of tokens without padding.
     """
 
-    def __init__(self, model: nn.Module, temperature: float, chunk_tokens: int):
+    def __init__(self, model: nn.Module, temperature: float, chunk_tokens: int, margin: float | None = None):
         super().__init__()
-        self.model, self.temperature, self.chunk_tokens = model, temperature, chunk_tokens
+        self.model, self.temperature, self.chunk_tokens, self.margin = model, temperature, chunk_tokens, margin
         self.record: dict[str, float | int] = {}
 
     def forward(self, sentence_features: list[Features], labels: dict[str, Tensor] | None = None) -> Tensor:
@@ -149,15 +163,18 @@ class InfoNCE(nn.Module):
         passages.requires_grad_(embeddings.requires_grad)
         passage_ids, _ = _gathered(ids[:, 1:].T.flatten())  # (p,)
         own = begin + places[:count]
-        total, masked = embeddings.new_zeros((), dtype=exact), places.new_zeros(())
+        total, masked = embeddings.new_zeros((), dtype=exact), places.new_zeros(2)  # repeats, near positives
         step = max(1, SCORES // len(passages))
         for rows in (slice(i, i + step) for i in range(0, count, step)):
-            mask = false_negatives(passage_ids, own[rows], known[rows])
-            part = info_nce(queries[rows], passages, own[rows], mask, self.temperature).sum() / count
+            scores = cosines(queries[rows], passages)
+            mask = repeats = false_negatives(passage_ids, own[rows], known[rows])
+            if self.margin is not None:
+                mask = repeats | near_positives(scores, own[rows], self.margin)
+            part = info_nce(scores, own[rows], mask, self.temperature).sum() / count
             if embeddings.requires_grad:
                 part.backward()
-            total, masked = total + part.detach(), masked + mask.sum()
-        self.record = {"masked": int(_summed(masked))}
+            total, masked = total + part.detach(), masked + torch.stack([repeats.sum(), (mask & ~repeats).sum()])
+        self.record = dict(zip(("masked", "near"), _summed(masked).tolist(), strict=True))
         if embeddings.requires_grad:
             theirs = _summed(passages.grad)[begin : begin + len(embeddings) - count]
             embeddings.grad = torch.cat([queries.grad, theirs]).to(embeddings.dtype)

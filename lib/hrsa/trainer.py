@@ -35,7 +35,7 @@ from hrsa.texts import query_prompt
 log = logging.getLogger(__name__)
 SAVES = 10  # checkpoints per run: an interruption costs at most a tenth of the run
 WEIGHTS, MARKER = "trained.safetensors", "complete.json"
-CURVE = ["step", "loss", "learning_rate", "grad_norm", "masked", "truncated", "tokens", "seconds", "batch"]
+CURVE = ["step", "loss", "learning_rate", "grad_norm", "masked", "near", "truncated", "tokens", "seconds", "batch"]
 
 
 class Order(DefaultBatchSampler):
@@ -190,7 +190,8 @@ def fit(model: SentenceTransformer, triples: pd.DataFrame, order: np.ndarray, re
     args = arguments(recipe, seed, work)
     args.batch_sampler = lambda dataset, **rest: Order(order)
     trainer = _Trainer(
-        model=model, args=args, train_dataset=data, loss=InfoNCE(model, recipe.temperature, recipe.chunk_tokens),
+        model=model, args=args, train_dataset=data,
+        loss=InfoNCE(model, recipe.temperature, recipe.chunk_tokens, recipe.near_positive_margin),
         data_collator=Collator(model, recipe.hard_negatives, {q: list(ids) for q, ids in known.items()}),
         callbacks=[_Watch(run, recipe.checkpoints, keep)])
     trainer.remove_callback(PrinterCallback)
@@ -200,8 +201,9 @@ def fit(model: SentenceTransformer, triples: pd.DataFrame, order: np.ndarray, re
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     curve = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])[CURVE]
-    log.info("%s: %d of %d texts truncated, %d scores masked", run, curve["truncated"].sum(),
-             order.size * (2 + recipe.hard_negatives), curve["masked"].sum())
+    log.info("%s: %d of %d texts truncated; scores masked: %d repeats of a known text, %d near positives", run,
+             curve["truncated"].sum(), order.size * (2 + recipe.hard_negatives), curve["masked"].sum(),
+             curve["near"].sum())
     if not np.isfinite(curve["loss"]).all():
         step = int(curve.loc[~np.isfinite(curve["loss"]), "step"].iloc[0])
         raise FloatingPointError(f"expected a finite loss, got none at step {step}: lower recipe.learning_rate")
