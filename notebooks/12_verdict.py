@@ -28,7 +28,7 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa import claims, evidence, overview, plots, published, synthesis, wording
+from hrsa import claims, evidence, merge, overview, plots, published, synthesis, wording
 from hrsa.profile import load_profile
 
 study = load_profile(profile)
@@ -54,9 +54,17 @@ Markdown(wording.statement(statements, first, changed))
 # rejected; *negligible*, both; *inconclusive*, neither. Holm's correction runs over the pairs.
 
 # %%
-per_query, families = evidence.gather(study)
-verdicts = synthesis.score_verdicts(per_query, families, study.pairs, study.seeds, **stated)
-Markdown(wording.verdicts(verdicts))
+pool = merge.pooled(study)
+per_query, seeds = pool.per_query, pool.seeds
+verdicts = synthesis.score_verdicts(per_query, pool.families, study.pairs, seeds, **stated)
+Markdown(f"{wording.verdicts(verdicts)}\n\n{wording.sources(pool, study.seeds)}")
+
+# %% [markdown]
+# Scores of other machines or laboratories join the analysis when they come from the same models, recipe, suite and
+# margin: this run's are in `data/runs/<profile>/evidence.parquet`, those received go to `data/evidence/<profile>/`.
+
+# %%
+plots.table(pool.sources, "Files that the verdict rests on")
 
 # %%
 plots.forest(verdicts, label="family", value="difference", low="low", high="high", margin=study.verdict.margin,
@@ -85,7 +93,7 @@ Markdown(wording.families(verdicts))
 # bootstrap with tasks held fixed, a mixed model, a Bayesian region of practical equivalence, and t tests on seed means.
 
 # %%
-others = synthesis.other_analyses(per_query, study.pairs, study.seeds, **stated)
+others = synthesis.other_analyses(per_query, study.pairs, seeds, **stated)
 Markdown(wording.agreement(others))
 
 # %%
@@ -107,11 +115,12 @@ plots.table(others[["method", "about"]].drop_duplicates(), "What each analysis i
 # there is one, is a second control: the paper finds that it differs.
 
 # %%
-controls = synthesis.controls(per_query, study.pairs, study.seeds, **stated)
+controls = synthesis.controls(per_query, study.pairs, seeds, **stated)
 Markdown(synthesis.sight(controls, verdicts))
 
 # %%
-plots.table(controls[["pair", "kind", "shift", "p_value", "sees"]], "Positive control: an injected shift of one margin")
+plots.table(controls[["pair", "kind", "shift", "p_value", "holm", "sees"]],
+            "Positive control: an injected shift of one margin; detected where p after Holm is below alpha")
 
 # %% [markdown]
 # ## What would settle it
@@ -120,7 +129,7 @@ plots.table(controls[["pair", "kind", "shift", "p_value", "sees"]], "Positive co
 # and the rest. More seeds help against the first, more tasks against the second, more queries against the third.
 
 # %%
-parts = synthesis.error_shares(per_query, study.pairs, study.seeds)
+parts = synthesis.error_shares(per_query, study.pairs, seeds)
 plots.bars(parts, x="component", y="share", hue="pair", xlabel="source of variation",
            ylabel="share of the variance of the difference").publish(
     study.name, "12_verdict", "sources", "Bars of the share of each source of variation in the error of each pair's difference")
@@ -130,11 +139,12 @@ Markdown(wording.limits(parts))
 
 # %% [markdown]
 # The planner simulates studies of other sizes with these variances and a true difference of zero, and applies the rule
-# above. `make power` prints it for any margin.
+# above. `make power` prints it for any margin, and also for variation between runs as large as these seeds leave
+# possible.
 
 # %%
 sizes = ([2, 3, 5, 8, 12], [50, 200, 800])
-plan = synthesis.plans(per_query, study.pairs, study.seeds, stated["margin"], stated["alpha"], sizes,
+plan = synthesis.plans(per_query, study.pairs, seeds, stated["margin"], stated["alpha"], sizes,
                        evidence.hours_per_seed(study))
 plots.curves(plan, x="seeds", y="power", hue="queries", facet="pair", xlabel="training seeds",
              ylabel="power to prove the margin").publish(
@@ -261,5 +271,6 @@ plots.heatmap(simulated, x="method", y="scenario", value="false_equivalence", xl
 # naive bootstrap resamples three seeds as if they were many. A low number alone is no merit: see the power beside it.
 
 # %%
-columns = ["scenario", "seeds", "tasks", "queries", "method", "false_equivalence", "power_at_zero", "planned", "false_difference"]
+columns = ["scenario", "seeds", "tasks", "queries", "method", "false_equivalence", "power_at_zero", "planned",
+           "false_difference"]
 plots.table(simulated[columns], "Committed simulation: error rate at the margin, power at zero, the planner's forecast")

@@ -129,6 +129,7 @@ def test_family_missing_and_control(rng):
     quiet = controls(scores(rng), [PAIR], (0, 1, 2), 0.05, resamples=400)
     table = score_verdicts(scores(rng), FAMILIES, [PAIR], (0, 1, 2), 0.05, resamples=400)
     assert quiet["sees"].all() and "can see" in sight(quiet, table)
+    assert (quiet["holm"] >= quiet["p_value"]).all()
     blind = controls(scores(rng), [PAIR], (0, 1, 2), 1e-7, resamples=400)
     assert not blind["sees"].any() and "unable to see" in sight(blind, table)
 
@@ -181,8 +182,8 @@ def test_pairing_by_seed_and_query(rng):
 def test_evidence_joins_when_the_fingerprint_agrees(rng, tmp_path):
     smoke = load_profile("smoke")
     one, two = scores(rng, seeds=(0, 1), queries=4), scores(rng, seeds=(2,), queries=4)
-    evidence.write(tmp_path / "one.parquet", smoke, one, "machine one")
-    evidence.write(tmp_path / "two.parquet", smoke.model_copy(update={"seeds": (2,)}), two, "machine two")
+    evidence.write(tmp_path / "one.parquet", smoke, one, "machine one", FAMILIES)
+    evidence.write(tmp_path / "two.parquet", smoke.model_copy(update={"seeds": (2,)}), two, "machine two", FAMILIES)
     joined, meta = evidence.join([tmp_path / "one.parquet", tmp_path / "two.parquet"])
     assert len(joined) == len(one) + len(two) and [m["source"] for m in meta] == ["machine one", "machine two"]
     assert evidence.seeds_of(joined, "base", "rlvr") == [0, 1, 2]
@@ -194,8 +195,8 @@ def test_evidence_joins_when_the_fingerprint_agrees(rng, tmp_path):
 def test_evidence_of_another_recipe_is_refused(rng, tmp_path, section, field, value, part):
     smoke = load_profile("smoke")
     changed = smoke.model_copy(update={section: getattr(smoke, section).model_copy(update={field: value})})
-    evidence.write(tmp_path / "one.parquet", smoke, scores(rng, seeds=(0,), queries=3), "one")
-    evidence.write(tmp_path / "two.parquet", changed, scores(rng, seeds=(1,), queries=3), "two")
+    evidence.write(tmp_path / "one.parquet", smoke, scores(rng, seeds=(0,), queries=3), "one", FAMILIES)
+    evidence.write(tmp_path / "two.parquet", changed, scores(rng, seeds=(1,), queries=3), "two", FAMILIES)
     with pytest.raises(ValueError, match=f"another for {part}:"):
         evidence.join([tmp_path / "one.parquet", tmp_path / "two.parquet"])
 
@@ -204,7 +205,7 @@ def test_the_same_seed_with_other_scores_is_refused(rng, tmp_path):
     smoke = load_profile("smoke")
     table = scores(rng, seeds=(0,), queries=3)
     for name, content in (("one", table), ("copy", table), ("other", table.assign(value=table["value"] + 0.1))):
-        evidence.write(tmp_path / f"{name}.parquet", smoke, content, name)
+        evidence.write(tmp_path / f"{name}.parquet", smoke, content, name, FAMILIES)
     assert len(evidence.join([tmp_path / "one.parquet", tmp_path / "copy.parquet"])[0]) == len(table)
     with pytest.raises(ValueError, match="one score per model"):
         evidence.join([tmp_path / "one.parquet", tmp_path / "other.parquet"])

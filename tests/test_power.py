@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa import evidence
+from hrsa import evidence, paths
+from hrsa.evaluate import SCORES
 from hrsa.power import Variances, advice, main, measure, plan, power, provable, shares, two_way
 from hrsa.profile import load_profile
 from hrsa.sensitivity import mixed_model, sensitivity
@@ -89,11 +90,58 @@ def test_refusals(rng):
 def test_command_line(rng, tmp_path, capsys):
     rows = [(f"{arm}-s{seed}", task, f"q{i}", rng.random()) for arm in ("base", "rlvr", "sft") for seed in (0, 1)
             for task in "xy" for i in range(10)]
-    evidence.write(tmp_path / "e.parquet", load_profile("smoke"), pd.DataFrame(rows, columns=evidence.COLUMNS), "here")
-    main(["--profile", "smoke", "--margin", "0.05", "--seeds", "3", "--queries", "50", "--evidence",
-          str(tmp_path / "e.parquet")])
+    table = pd.DataFrame(rows, columns=evidence.COLUMNS)
+    families = {"x": "pair", "y": "pair"}
+    evidence.write(tmp_path / "e.parquet", load_profile("smoke"), table, "here", families)
+    size = ["--profile", "smoke", "--margin", "0.05", "--seeds", "3", "--queries", "50"]
+    assert main([*size, "--evidence", str(tmp_path / "e.parquet")]) == 0
     told = capsys.readouterr().out
-    assert "base-vs-rlvr: margin 0.05, 2 tasks" in told and "base-vs-sft" in told and "provable" in told
+    assert "base-vs-rlvr: margin 0.05, 2 tasks; from seeds [0, 1], 2 tasks, 20 queries" in told
+    assert "base-vs-sft" in told and "provable" in told and "cautious" in told
+    assert main([*size, "--tasks", "9", "--hours-of", "mini", "--evidence", str(tmp_path / "e.parquet")]) == 0
+    told = capsys.readouterr().out
+    assert "margin 0.05, 9 tasks" in told and "GPU-hours, at most" in told
+    one = table[~table["model"].str.endswith("-s1")]
+    evidence.write(tmp_path / "one.parquet", load_profile("smoke"), one, "here", families)
+    assert main([*size, "--evidence", str(tmp_path / "one.parquet")]) == 1
+    assert "two seeds or more, got seeds [0]" in capsys.readouterr().err
+
+
+def test_nothing_is_made_to_plan(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    assert main(["--profile", "smoke"]) == 1
+    assert "run `make book PROFILE=smoke` first" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_plan_of_a_finished_run(rng, tmp_path, monkeypatch, capsys):
+    """From artefacts as `evaluate_model` leaves them; of two of one model the newest counts."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    made = {}
+    for arm in ("base", "rlvr", "sft"):
+        for seed, key, day in ((0, "b" * 12, 1), (0, "a" * 12, 2), (1, "c" * 12, 1)):
+            folder = tmp_path / "smoke" / "evaluation" / f"{arm}-s{seed}-{key}"
+            made[folder.name] = rng.normal(0, 0.02, 30)
+            rows = [(f"{arm}-s{seed}", "x", f"q{i}", value) for i, value in enumerate(made[folder.name])]
+            paths.write_table(folder / "per_query.parquet", pd.DataFrame(rows, columns=evidence.COLUMNS))
+            paths.write_table(folder / "scores.parquet", pd.DataFrame(
+                [[f"{arm}-s{seed}", "x", "pair", "max_ap", 0.5]], columns=SCORES))
+            paths.write_json(folder / "provenance.json", {"written": f"2026-01-0{day}T00:00:00Z", "seconds": 36.0})
+    found = evidence.finished(load_profile("smoke"))[0].query("model == 'base-s0'")["value"]
+    assert found.tolist() == pytest.approx(made[f"base-s0-{'a' * 12}"].tolist())
+    assert main(["--profile", "smoke", "--seeds", "3", "--queries", "30"]) == 0
+    assert "from seeds [0, 1], 1 tasks, 30 queries" in capsys.readouterr().out
+
+
+def test_cautious_variances(rng):
+    truth = Variances(seed=1.0, task=0.0, seed_task=0.0, query=1.0, residual=1.0)
+    above = 0
+    for _ in range(200):
+        difference, tasks = study(rng, truth, 3, 200)
+        zero = np.zeros_like(difference)
+        found, cautious = measure(zero, difference, tasks), measure(zero, difference, tasks, 0.8)
+        assert cautious.seed >= found.seed and cautious.query == found.query
+        above += cautious.seed >= truth.seed
+    assert 0.65 < above / 200 < 0.93  # 0.8; far outside 0.028 x 4.5
 
 
 def test_mixed_model_worked_by_hand():

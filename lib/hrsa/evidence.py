@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,25 +76,33 @@ def stated_before(profile: Profile, statements: Sequence[dict[str, Any]]) -> boo
 def fingerprint(profile: Profile) -> dict[str, str]:
     """Hash of each part of a profile that must agree before scores may be joined; seeds may differ.
 
-    The suite counts by the bytes of its files too, so that edited texts do not join with unedited ones.
+    The suite counts by the bytes of its files too, so that edited texts do not join with unedited ones; so do
+    backbones that are folders. Zoo backbones count by their recipe: machines that round differently make other weights.
     """
+    from hrsa.backbone import backbone_key
+
     content = profile.model_dump(mode="json")
+    weights = {b.name: backbone_key(profile, b.name) for b in profile.backbones if b.source == "folder"}
     names = (*profile.suite.tasks, *([] if profile.suite.train == "all" else profile.suite.train))
     files = {file.relative_to(paths.SUITE).as_posix(): paths.file_hash(file)
              for file in sorted(paths.SUITE.rglob("*.parquet")) if profile.suite.train == "all"
              or any(name in file.as_posix() for name in names)}
     return {
-        "models": paths.key(backbones=content["backbones"], pairs=content["pairs"], zoo=content["zoo"]),
+        "models": paths.key(backbones=content["backbones"], pairs=content["pairs"], zoo=content["zoo"], **weights),
         "recipe": paths.key(recipe=content["recipe"], ablations=content["ablations"]),
         "suite": paths.key(suite=content["suite"], files=files),
         "verdict": paths.key(verdict=content["verdict"], estimand=ESTIMAND),
     }
 
 
-def write(path: Path, profile: Profile, per_query: pd.DataFrame, source: str) -> None:
-    """Write an evidence file; `source` names the machine or laboratory. `per_query`: model, task, query, value."""
+def write(path: Path, profile: Profile, per_query: pd.DataFrame, source: str, families: Mapping[str, str]) -> None:
+    """Write an evidence file; `source` names the machine or laboratory.
+
+    `per_query`: model, task, query, value; `families`: the family of each task.
+    """
     meta = {"source": source, "profile": profile.name, "fingerprint": fingerprint(profile),
-            "statement": statement(profile), "provenance": paths.provenance()}
+            "statement": statement(profile), "families": dict(families),
+            "provenance": paths.provenance(code=paths.code_hash("hrsa.evaluate"))}
     table = pa.Table.from_pandas(_checked(per_query, str(path))[COLUMNS], preserve_index=False)
     with paths.atomic(Path(path)) as temporary:
         pq.write_table(table.replace_schema_metadata({META: json.dumps(meta).encode()}), temporary, compression="zstd")
@@ -180,14 +188,37 @@ def gather(profile: Profile) -> tuple[pd.DataFrame, pd.Series]:
     return per_query, scores.drop_duplicates("task").set_index("task")["family"]
 
 
+def finished(profile: Profile) -> tuple[pd.DataFrame, pd.Series]:
+    """As `gather`, from the evaluations that are there (the newest of each embedder); makes nothing.
+
+    ValueError when there is none.
+    """
+    tables = []
+    for m in profile.models():
+        found = _artefacts(profile, "evaluation", m.id) if m.seed is not None and m.ablation is None else []
+        if found:
+            newest = max(found, key=lambda folder: paths.read_json(folder / "provenance.json")["written"])
+            tables.append((paths.read_table(newest / "scores.parquet"), paths.read_table(newest / "per_query.parquet")))
+    if not tables:
+        raise ValueError(f"expected scores of embedders of profile {profile.name}, got none: run "
+                         f"`make book PROFILE={profile.name}` first, or name evidence files")
+    scores, per_query = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
+    return per_query[COLUMNS], scores.drop_duplicates("task").set_index("task")["family"]
+
+
+def _artefacts(profile: Profile, stage: str, name: str) -> list[Path]:
+    """Finished artefacts of a model, of whatever key."""
+    folders = sorted((paths.RUNS / profile.name / stage).glob(f"{name}-[0-9a-f]*"))
+    return [f for f in folders if len(f.name) == len(name) + 13 and (f / "provenance.json").is_file()]
+
+
 def hours_per_seed(profile: Profile) -> float | None:
     """Measured hours to train and score both arms of one pair with one seed (None: nothing measured yet)."""
     seconds = []
     for stage in ("embedders", "evaluation"):
         found = [paths.read_json(folder / "provenance.json")["seconds"]
                  for m in profile.models() if m.seed is not None and m.ablation is None
-                 for folder in sorted((paths.RUNS / profile.name / stage).glob(f"{m.id}-[0-9a-f]*"))
-                 if len(folder.name) == len(m.id) + 13 and (folder / "provenance.json").is_file()]
+                 for folder in _artefacts(profile, stage, m.id)]
         if not found:
             return None
         seconds.append(float(np.mean(found)))

@@ -18,7 +18,9 @@ import pandas as pd
 from scipy import stats
 
 from hrsa.crossed import task_columns
+from hrsa.profile import Pair, Profile
 
+CAUTION = 0.8  # confidence of the upper limit of the variation between runs
 REPEATS, DRAWS = 600, 1000  # simulated studies (power to +-2 points), and draws of the interval of each
 
 
@@ -33,10 +35,13 @@ class Variances:
     residual: float  # seed x query, within a task
 
 
-def measure(scores_a: np.ndarray, scores_b: np.ndarray, tasks: Sequence | None = None) -> Variances:
+def measure(scores_a: np.ndarray, scores_b: np.ndarray, tasks: Sequence | None = None,
+            confidence: float | None = None) -> Variances:
     """Estimate the components from paired scores (seeds, queries), two seeds and two queries of a task at least.
 
-    Negative estimates become 0. Query counts of tasks enter by their harmonic mean. ValueError when there are too few.
+    Negative estimates become 0. Query counts of tasks enter by their harmonic mean. With `confidence` the variation
+    between runs is not the estimate but its upper limit, which few seeds leave far above (Kieser & Wassmer 1996,
+    Biom. J. 38). ValueError when there are too few.
     """
     difference = np.asarray(scores_b, dtype=float) - np.asarray(scores_a, dtype=float)
     groups = task_columns(tasks, difference)
@@ -44,15 +49,17 @@ def measure(scores_a: np.ndarray, scores_b: np.ndarray, tasks: Sequence | None =
     if len(difference) < 2 or not many:
         raise ValueError(f"expected two seeds or more and a task with two queries or more, got shape "
                          f"{difference.shape} in {len(groups)} tasks: variances cannot be told apart")
+    runs = len(difference) - 1
+    inflated = 1.0 if confidence is None else runs / stats.chi2.ppf(1 - confidence, runs)
     parts = [two_way(difference[:, group]) for group in many]  # (row, column, residual) mean squares of each task
     residual = float(np.mean([part[2] for part in parts]))
     query = max(float(np.mean([part[1] for part in parts])) - residual, 0) / len(difference)
     size = len(groups) / sum(1 / len(group) for group in groups)
     if len(groups) == 1:
-        return Variances(max(parts[0][0] - residual, 0) / size, 0.0, 0.0, query, residual)
+        return Variances(max(inflated * parts[0][0] - residual, 0) / size, 0.0, 0.0, query, residual)
     cells = np.stack([difference[:, group].mean(axis=1) for group in groups], axis=1)  # (seeds, tasks)
     rows, columns, rest = two_way(cells)
-    return Variances(seed=max(rows - rest, 0) / len(groups),
+    return Variances(seed=max(inflated * rows - rest, 0) / len(groups),
                      task=max((columns - rest) / len(difference) - query / size, 0),
                      seed_task=max(rest - residual / size, 0), query=query, residual=residual)
 
@@ -149,30 +156,69 @@ def shares(variances: Variances, seeds: int, queries: int, tasks: int = 1) -> pd
                          "share": (parts / total if total > 0 else parts * np.nan).to_numpy()})
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m hrsa.power --profile mini`: the plan of every pair of a profile that has been run."""
+def estimated_hours(profile: Profile, tera_flops: float) -> float:
+    """GPU-hours to train both arms of a profile's most expensive pair with one seed, as `hrsa.plan` estimates them."""
+    from hrsa import plan as estimates
+
+    one = profile.model_copy(update={"seeds": profile.seeds[:1], "ablations": ()})
+    hours = {row["backbone"]: row["hours"] for row in estimates.rows(one, tera_flops)}
+    return max(hours[pair.a] + hours[pair.b] for pair in profile.pairs)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: the plan of every pair, from the scores that are there; 1 with one message when there are none."""
     from hrsa import evidence
     from hrsa.profile import load_profile
 
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--profile", default="mini")
+    parser = argparse.ArgumentParser(description="Seeds, queries and hours that prove a margin.")
+    parser.add_argument("--profile", default="mini", help="whose scores give the variances")
     parser.add_argument("--margin", type=float, help="default: the profile's")
+    parser.add_argument("--tasks", type=int, help="of the study planned; default: as many as were scored")
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 5, 8, 12, 20])
-    parser.add_argument("--queries", type=int, nargs="+", default=[100, 400, 1600])
+    parser.add_argument("--queries", type=int, nargs="+", default=[100, 400, 1600], help="per task")
     parser.add_argument("--evidence", nargs="+", help="evidence files to plan from, in place of the profile's own run")
+    parser.add_argument("--hours-of", metavar="PROFILE", help="GPU-hours of this profile's training, estimated, in "
+                        "place of the hours measured here")
+    parser.add_argument("--tflops", type=float, default=120.0, help="sustained, for --hours-of")
     chosen = parser.parse_args(arguments)
-    study = load_profile(chosen.profile)
-    margin = chosen.margin or study.verdict.margin
-    per_query = evidence.join(chosen.evidence)[0] if chosen.evidence else evidence.gather(study)[0]
-    hours = evidence.hours_per_seed(study)
-    for pair in study.pairs:
-        seeds = evidence.seeds_of(per_query, pair.a, pair.b)
-        a, b, tasks = evidence.paired(per_query, pair.a, pair.b, seeds)
-        variances = measure(a, b, tasks)
-        table = plan(variances, margin, chosen.seeds, chosen.queries, len(set(tasks)), hours, study.verdict.alpha)
-        sys.stdout.write(f"{pair.name}: margin {margin:g}, {len(set(tasks))} tasks\n{table.to_string(index=False)}\n"
-                         f"{advice(table, margin)}\n\n")
+    try:
+        study = load_profile(chosen.profile)
+        per_query = evidence.join(chosen.evidence)[0] if chosen.evidence else evidence.finished(study)[0]
+        hours, kind = evidence.hours_per_seed(study), "training and scoring both arms, measured here"
+        if chosen.hours_of:
+            hours = estimated_hours(load_profile(chosen.hours_of), chosen.tflops)
+            kind = (f"GPU-hours, at most, to train both arms of {chosen.hours_of}'s largest pair at "
+                    f"{chosen.tflops:g} TFLOP/s")
+        for pair in study.pairs:
+            sys.stdout.write(_of_pair(study, pair, per_query, chosen, hours))
+        sys.stdout.write(f"Power: the chance to prove the margin if there is no difference. Hours: {kind}.\n")
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"hrsa: {error}\n")
+        return 1
+    return 0
+
+
+def _of_pair(study: Profile, pair: Pair, per_query: pd.DataFrame, chosen: argparse.Namespace,
+             hours: float | None) -> str:
+    """The plan of one pair as text, from the seeds that both arms were scored with."""
+    from hrsa import evidence
+
+    seeds = evidence.seeds_of(per_query, pair.a, pair.b)
+    if len(seeds) < 2:
+        raise ValueError(f"expected scores of both arms of {pair.name} with two seeds or more, got seeds {seeds}: "
+                         "the variation between training runs cannot be seen; run more seeds, or name evidence files")
+    a, b, tasks = evidence.paired(per_query, pair.a, pair.b, seeds)
+    margin, n_tasks = chosen.margin or study.verdict.margin, chosen.tasks or len(set(tasks))
+    found, cautious = measure(a, b, tasks), measure(a, b, tasks, CAUTION)
+    tables = [plan(v, margin, chosen.seeds, chosen.queries, n_tasks, hours, study.verdict.alpha)
+              for v in (found, cautious)]
+    sd = ", ".join(f"{name} {np.sqrt(value):.4f}" for name, value in asdict(found).items())
+    text = tables[0].assign(cautious=tables[1]["power"]).to_string(index=False, float_format="{:.4g}".format)
+    return (f"{pair.name}: margin {margin:g}, {n_tasks} tasks; from seeds {seeds}, {len(set(tasks))} tasks, "
+            f"{len(tasks)} queries; standard deviations: {sd}\n{text}\n{advice(tables[0], margin)}\nIf runs vary as "
+            f"much as {len(seeds)} seeds leave possible ({CAUTION:.0%} upper limit, column cautious): "
+            f"{advice(tables[1], margin)}\n\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

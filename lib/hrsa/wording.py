@@ -29,6 +29,23 @@ def statement(statements: Sequence[dict[str, Any]], first: bool, changed: Sequen
             f"recorded {order}. {later}")
 
 
+def sources(pool: Any, stated: Sequence[int]) -> str:
+    """Whose scores a verdict rests on, from a `hrsa.merge.Pool`, and what seeds beyond those stated do to it."""
+    table = pool.sources
+    seeds = ", ".join(map(str, pool.seeds))
+    if len(table) == 1:
+        told = f"The scores are those of one source ({table['source'].iloc[0]}), seeds {seeds}."
+    else:
+        told = f"The scores of {len(table)} sources are joined ({', '.join(table['source'])}), seeds {seeds}."
+    if len(set(table["code"])) > 1:
+        told += " **They were scored by different states of the code.**"
+    more = sorted(set(pool.seeds) - set(stated))
+    if more:
+        told += (f" Seeds {', '.join(map(str, more))} are not in the statement. A verdict that is looked at again "
+                 "whenever seeds come in errs more often than stated, unless their number was fixed beforehand.")
+    return told
+
+
 def verdicts(table: pd.DataFrame) -> str:
     """One line per pair, on all tasks, from `hrsa.synthesis.score_verdicts`."""
     lines = []

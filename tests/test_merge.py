@@ -1,0 +1,113 @@
+"""Scores of several machines: shared, joined, and the verdict that follows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hrsa import evidence, merge, paths, wording
+from hrsa.evaluate import SCORES
+from hrsa.profile import load_profile
+from hrsa.synthesis import score_verdicts
+
+SMOKE = load_profile("smoke")
+FAMILIES = {"x": "retrieval", "y": "pair"}
+LEVEL = np.linspace(0.2, 0.8, 60)
+
+
+def scored(rng, seeds):
+    """Scores of all arms on two tasks; runs of an arm other than the base lie 0.012 above and below it in turn."""
+    rows = []
+    for model in SMOKE.models():
+        if model.seed == 0 and model.ablation is None:
+            for seed in seeds:
+                level = LEVEL + (0.012 * (-1) ** seed if model.backbone != "base" else 0)
+                rows += [(f"{model.backbone}-s{seed}", task, f"q{i}", value) for task in FAMILIES
+                         for i, value in enumerate(level + rng.normal(0, 0.002, 60))]
+    return pd.DataFrame(rows, columns=evidence.COLUMNS)
+
+
+def keep(folder, per_query):
+    """Store scores as `evaluate_model` does."""
+    for model, rows in per_query.groupby("model"):
+        target = folder / "smoke" / "evaluation" / f"{model}-{'0' * 12}"
+        paths.write_table(target / "per_query.parquet", rows)
+        paths.write_table(target / "scores.parquet", pd.DataFrame(
+            [[model, task, family, "m", 0.5] for task, family in FAMILIES.items()], columns=SCORES))
+        paths.write_json(target / "provenance.json", {"written": "2026-01-01T00:00:00Z"})
+
+
+def words(pool):
+    table = score_verdicts(pool.per_query, pool.families, SMOKE.pairs, pool.seeds, margin=0.02, resamples=400)
+    return table.set_index(["pair", "family"])
+
+
+def test_more_seeds_from_elsewhere_narrow_the_verdict(rng, tmp_path):
+    files = []
+    for number, seeds in enumerate([(0, 1), range(2, 12), range(12, 30)]):
+        files.append(tmp_path / f"{number}.parquet")
+        evidence.write(files[-1], SMOKE, scored(rng, seeds), f"lab {number}", FAMILIES)
+    alone, joined = words(merge.join(SMOKE, files[:1])), words(merge.join(SMOKE, files))
+    assert (joined["high"] - joined["low"] < alone["high"] - alone["low"]).all()
+    assert (alone["verdict"] == "inconclusive").all() and set(joined.loc[:, "all", :]["verdict"]) == {"equivalent"}
+    assert set(joined["seeds"]) == {30} and set(joined.index.get_level_values("family")) == {"all", *FAMILIES.values()}
+    pool = merge.join(SMOKE, files)
+    assert list(pool.sources["source"]) == ["lab 0", "lab 1", "lab 2"]
+    assert pool.sources["models"].tolist() == [6, 30, 54]
+    told = wording.sources(pool, SMOKE.seeds)
+    assert "3 sources" in told and "Seeds 2, 3" in told and "errs more often" in told
+    assert "different states" not in told
+    assert "one source" in wording.sources(merge.join(SMOKE, files[:1]), SMOKE.seeds)
+
+
+def test_a_run_joins_with_files_received(rng, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(evidence, "gather", evidence.finished)
+    monkeypatch.setattr(evidence, "fingerprint", lambda profile: {"verdict": str(profile.verdict.margin)})
+    keep(tmp_path / "runs", scored(rng, (0, 1)))
+    assert merge.pooled(SMOKE).seeds == (0, 1)
+    other = tmp_path / "data" / "evidence" / "smoke" / "lab.parquet"
+    evidence.write(other, SMOKE, scored(rng, (2, 3)), "another laboratory", FAMILIES)
+    pool = merge.pooled(SMOKE)
+    assert pool.seeds == (0, 1, 2, 3) and list(pool.sources["source"]) == [merge.OWN, "another laboratory"]
+    wider = SMOKE.model_copy(update={"verdict": SMOKE.verdict.model_copy(update={"margin": 0.5})})
+    evidence.write(other, wider, scored(rng, (2, 3)), "another laboratory", FAMILIES)
+    with pytest.raises(ValueError, match="another for verdict"):
+        merge.pooled(SMOKE)
+
+
+def test_a_seed_without_both_arms_is_left_out(rng, tmp_path):
+    table = scored(rng, (0, 1, 2))
+    file = tmp_path / "e.parquet"
+    evidence.write(file, SMOKE, table[table["model"] != "sft-s2"], "here", FAMILIES)
+    assert merge.join(SMOKE, [file]).seeds == (0, 1)
+    evidence.write(file, SMOKE, table[~table["model"].str.startswith("sft")], "here", FAMILIES)
+    with pytest.raises(ValueError, match="join files that complete a seed"):
+        merge.join(SMOKE, [file])
+
+
+def test_command_line_shares_and_joins(rng, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    keep(tmp_path / "runs", scored(rng, (0, 1)))
+    assert merge.main(["--profile", "smoke", "--share", str(tmp_path / "a.parquet"), "--source", "lab A"]) == 0
+    evidence.write(tmp_path / "b.parquet", SMOKE, scored(rng, (2, 3, 4)), "lab B", FAMILIES)
+    capsys.readouterr()
+    files = [str(tmp_path / name) for name in ("a.parquet", "b.parquet")]
+    assert merge.main(["--profile", "smoke", "--files", *files]) == 0
+    told = capsys.readouterr().out
+    assert "lab A" in told and "lab B" in told and "seeds 0, 1, 2, 3, 4" in told and "**base-vs-rlvr**" in told
+    assert merge.main(["--profile", "mini", "--share", str(tmp_path / "c.parquet")]) == 1
+    assert "make book PROFILE=mini" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        merge.main(["--profile", "smoke"])
+
+
+def test_backbones_in_folders_count_by_their_bytes(tmp_path):
+    def fingerprint(content):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        folder = SMOKE.backbones[0].model_copy(update={"source": "folder", "path": str(tmp_path)})
+        return evidence.fingerprint(SMOKE.model_copy(update={"backbones": (folder, *SMOKE.backbones[1:])}))["models"]
+
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text("{}")
+    assert fingerprint(b"one") == fingerprint(b"one") != fingerprint(b"two")
