@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -27,7 +29,7 @@ pair = "base-vs-rlvr"
 # %%
 from IPython.display import Markdown
 
-from hrsa import compare, findings, paths, plots
+from hrsa import compare, findings, paths, plots, survival
 from hrsa.profile import load_profile
 
 study = load_profile(profile)
@@ -52,16 +54,26 @@ plots.heatmap(heat, x="layer_x", y="layer_y", value="value", facet="models", qua
 # dimensions for the same things at the same depth. A bright cell far from the diagonal would be surprising.
 
 # %% [markdown]
+# A map has many cells, and the largest of many is large by chance. So each cell is held against the largest cell of
+# whole maps, made with the rows of one model permuted within classes of text length and position:
+
+# %%
+maxima = paths.read_table(folder / "maxima.parquet")
+Markdown(findings.above_maximum(heat, maxima, "correlation"))
+
+# %% [markdown]
 # ## Matching layers, with what to hold them against
 #
 # A similarity means little alone. The band covers the 95% bootstrap intervals over texts of all seeds. The null
-# pairs every token with another token of like text length and position, so that it keeps what norm, length and position alone
-# bring. The noise floor is the same number between two seeds of one arm: a difference between arms counts only when
-# it exceeds the difference that another seed makes. Untrained backbones have no second seed, hence no floor.
+# pairs every token with another token of like text length and position, so that it keeps what norm, length and
+# position alone bring. The noise floor is the same number between two seeds of one arm: a difference between arms
+# counts only when it exceeds the difference that another seed makes. Untrained backbones have no second seed, hence
+# no floor; they have a *ceiling*, the same number for one model in float32 and in bf16: two backbones cannot be told
+# to differ by less than rounding.
 
 # %%
 curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))
-beside = [name for name in ("null", "floor") if curve[name].notna().any()]
+beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
 plots.curves(curve, x="layer_x", y="value", hue="models", low="low", high="high", references=beside,
              quantity="correlation", xlabel="state", ylabel="mean correlation over dimensions").publish(
     study.name, f"05_correlation/{pair}", "curve",
@@ -89,6 +101,26 @@ plots.histogram(dimensions[dimensions["layer_x"] == last], value="value", hue="m
 # %% [markdown]
 # How to read it: one count per dimension (and seed), heights are shares. Two separate heaps would be surprising: they
 # would say that training rewrote some dimensions and left others alone.
+
+# %% [markdown]
+# ## Does it survive?
+#
+# A conclusion that hangs on a few dimensions, or on a few frequent tokens, is about those. The table repeats the
+# comparison of the last state, on a sample of at most 1,000 tokens, with every dimension *standardised*, with *outlier*
+# dimensions (over six times the size of the median one) removed, with the *mean* over tokens removed, and with at most
+# the median number of tokens of each id (*frequency balanced*). Correlation cannot see standardising and the
+# mean; they are there because other levels can.
+
+# %%
+twins = survival.survived(findings.over_seeds(paths.read_table(folder / "twins.parquet")), ["twin"])
+plots.table(twins.drop(columns="conclusion"), "Mean correlation at the last state, and whether its conclusions survive")
+
+# %% [markdown]
+# How to read it: *survives* says that the intervals allow the same conclusions as on the states as recorded, in the
+# first row of each metric.
+
+# %%
+Markdown(survival.sentences(twins, ["twin"]))
 
 # %% [markdown]
 # ## What was found

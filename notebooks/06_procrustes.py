@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -28,7 +30,7 @@ pair = "base-vs-rlvr"
 import pandas as pd
 from IPython.display import Markdown
 
-from hrsa import compare, findings, paths, plots, published
+from hrsa import compare, findings, paths, plots, published, survival
 from hrsa.profile import load_profile
 
 study = load_profile(profile)
@@ -38,12 +40,13 @@ folder = compare.compare_pair(study, pair, "procrustes")
 # ## Drift of the basis over depth
 #
 # Each value stands beside the band of its bootstrap over texts (a new fit for each resample), a null (tokens paired
-# with other tokens of like length and position) and the noise floor (two seeds of one arm; backbones have none).
+# with other tokens of like length and position) and, for embedders, the noise floor (two seeds of one arm), for
+# backbones the ceiling (one model in float32 and in bf16).
 
 # %%
 curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))
 whole = curve[curve["set"] == "all"]
-beside = [name for name in ("null", "floor") if whole[name].notna().any()]
+beside = [name for name in ("null", "floor", "ceiling") if whole[name].notna().any()]
 plots.curves(whole[whole["metric"] == "inverse_row_entropy"], x="layer_x", y="value", hue="models", low="low",
              high="high", references=beside, quantity="entropy", xlabel="state",
              ylabel="inverse row entropy of the map").publish(
@@ -98,29 +101,48 @@ plots.heatmap(cells, x="column", y="row", value="size of the entry", facet="mode
 # $j$ of the second. Bright cells off the diagonal would be surprising: a swap of dimensions, which no step of training
 # makes likely.
 
-# %% [markdown]
+# %% [markdown] tags=["suite-texts"]
 # ## Mathematics against general text
 #
 # The published study fits the map on worked mathematics and on general prompts separately, and finds more drift on
 # mathematics, above all in backbones. The same split here:
 
-# %%
+# %% tags=["suite-texts"]
 sets = curve[(curve["metric"] == "inverse_row_entropy") & (curve["set"] != "all")]
 plots.curves(sets, x="layer_x", y="value", hue="set", facet="models", low="low", high="high", quantity="entropy",
              xlabel="state", ylabel="inverse row entropy of the map").publish(
     study.name, f"06_procrustes/{pair}", "sets",
     f"Inverse row entropy of the map fitted on mathematics and on general text, pair {pair}")
 
-# %% [markdown]
+# %% [markdown] tags=["suite-texts"]
 # How to read it: fewer tokens make a noisier and more mixed map, so look at the bands; sets of unequal size are not
 # quite comparable. The table beside it holds published values of other, larger models (published: chain-of-thought
 # and MMLU-Pro texts, last layer): a reference for the size of such differences, not a target.
 
-# %%
+# %% tags=["suite-texts"]
 rows = [(name, kind, *(backbones or (None, None)), *(embedders or (None, None)))
         for name, kind, backbones, embedders in published.ENTROPY]
 heads = ["pair", "kind", "backbones, maths", "backbones, general", "embedders, maths", "embedders, general"]
 plots.table(pd.DataFrame(rows, columns=heads), "Published inverse row entropy at the last layer", decimals=4)
+
+# %% [markdown]
+# ## Does it survive?
+#
+# A conclusion that hangs on a few dimensions, or on a few frequent tokens, is about those. The table repeats the
+# comparison of the last state, on a sample of at most 1,000 tokens, with every dimension *standardised*, with *outlier*
+# dimensions (over six times the size of the median one) removed, with the *mean* over tokens removed, and with at most
+# the median number of tokens of each id (*frequency balanced*).
+
+# %%
+twins = survival.survived(findings.over_seeds(paths.read_table(folder / "twins.parquet")), ["twin"])
+plots.table(twins.drop(columns="conclusion"), "Procrustes at the last state, and whether its conclusions survive")
+
+# %% [markdown]
+# How to read it: *survives* says that the intervals allow the same conclusions as on the states as recorded, in the
+# first row of each metric.
+
+# %%
+Markdown(survival.sentences(twins, ["twin"]))
 
 # %% [markdown]
 # ## What was found
@@ -138,8 +160,8 @@ residual = whole[whole["metric"] == "residual_ratio"]
 Markdown(findings.sentence(residual, f"Residual ratio at the last state ({last})", more_is_alike=False, layer_x=last)
          + " " + findings.by_layer(residual, more_is_alike=False))
 
-# %% [markdown]
+# %% [markdown] tags=["suite-texts"]
 # By set of texts:
 
-# %%
+# %% tags=["suite-texts"]
 Markdown(findings.between_sets(sets[sets["layer_x"] == last], "maths", "general"))

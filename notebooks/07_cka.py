@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -27,7 +29,7 @@ pair = "base-vs-rlvr"
 # %%
 from IPython.display import Markdown
 
-from hrsa import compare, findings, paths, plots
+from hrsa import compare, findings, paths, plots, survival
 from hrsa.profile import load_profile
 
 study = load_profile(profile)
@@ -52,6 +54,14 @@ plots.heatmap(heat[heat["metric"] == "cka"], x="layer_x", y="layer_y", value="va
 # diagonal would be surprising.
 
 # %% [markdown]
+# A map has many cells, and the largest of many is large by chance. So each cell is held against the largest cell of
+# whole maps, made with the rows of one model permuted within classes of text length and position:
+
+# %%
+maxima = paths.read_table(folder / "maxima.parquet")
+Markdown(findings.above_maximum(heat, maxima, "cka"))
+
+# %% [markdown]
 # The same map from the debiased estimate. Where the two maps differ, the number of tokens speaks and not the models.
 
 # %%
@@ -63,16 +73,20 @@ plots.heatmap(heat[heat["metric"] == "debiased_cka"], x="layer_x", y="layer_y", 
 # %% [markdown]
 # How to read it: as above. A map that is much darker than the biased one warns that there are too few tokens.
 
+# %%
+Markdown(findings.above_maximum(heat, maxima, "debiased_cka"))
+
 # %% [markdown]
 # ## The diagonal, with what to hold it against
 #
 # The band covers the 95% bootstrap intervals over texts of all seeds; the null pairs tokens with others of like
-# length and position; the noise floor is the CKA of two seeds of one arm (backbones have none).
+# length and position; the noise floor of embedders is the CKA of two seeds of one arm, the ceiling of backbones that of
+# one model in float32 and in bf16.
 
 # %%
 curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))
 curve["estimate"] = curve["metric"].map({"cka": "biased, as published", "debiased_cka": "debiased"})
-beside = [name for name in ("null", "floor") if curve[name].notna().any()]
+beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="estimate", low="low", high="high",
              references=beside, quantity="cka", xlabel="state", ylabel="CKA of matching states").publish(
     study.name, f"07_cka/{pair}", "diagonal",
@@ -82,6 +96,49 @@ plots.curves(curve, x="layer_x", y="value", hue="models", facet="estimate", low=
 # How to read it: the closer to 1, the more alike the arrangement of tokens. The biased null lies above zero by the
 # bias alone; the debiased one shows what length and position bring. Embedders below their floor say that the arms
 # differ by more than their seeds do.
+
+# %% [markdown]
+# ## Does it survive?
+#
+# A conclusion that hangs on a few dimensions, or on a few frequent tokens, is about those. The table repeats the
+# comparison of the last state, on a sample of at most 1,000 tokens, with every dimension *standardised*, with *outlier*
+# dimensions (over six times the size of the median one) removed, with the *mean* over tokens removed, and with at most
+# the median number of tokens of each id (*frequency balanced*).
+
+# %%
+twins = survival.survived(findings.over_seeds(paths.read_table(folder / "twins.parquet")), ["twin"])
+plots.table(twins.drop(columns="conclusion"), "CKA at the last state, and whether its conclusions survive")
+
+# %% [markdown]
+# How to read it: *survives* says that the intervals allow the same conclusions as on the states as recorded, in the
+# first row of each metric.
+
+# %%
+Markdown(survival.sentences(twins, ["twin"]))
+
+# %% [markdown]
+# ## Audit: what it takes to mislead
+#
+# Four changes say nothing about what the models represent. *Shared outlier*: the same noise replaces one dimension of
+# both models, 10, 100 or 1,000 times the size of a typical one. *Moved tokens*: in one model, 1% of the tokens move
+# together, by 10, 100 or 1,000 typical norms; *moved token*: a single one does. *Duplicated rows*: 1% of the tokens
+# occur 10, 100 or 1,000 times (up to four times the sample). The last states of the pair, first seed, at most 1,000
+# tokens, with the other levels beside CKA:
+
+# %%
+audit = findings.over_seeds(paths.read_table(folder / "audit.parquet"))
+plots.curves(survival.curves(audit), x="strength", y="value", hue="metric", dash="models", facet="attack",
+             quantity="similarity", xlabel="strength of the change (0: as recorded)", ylabel="similarity").publish(
+    study.name, f"07_cka/{pair}", "audit",
+    f"CKA, debiased CKA, k-NN overlap and correlation of the last states under four attacks, pair {pair}")
+
+# %% [markdown]
+# How to read it: a flat line is a metric that the change does not move. CKA weights directions by their variance: a
+# shared outlier can lift it to 1, and a single token far away can take it towards 0, whatever all others do. One token
+# can change the neighbours of few.
+
+# %%
+Markdown(survival.sentences(survival.survived(audit, ["attack", "strength"]), ["attack", "strength"]))
 
 # %% [markdown]
 # ## What was found

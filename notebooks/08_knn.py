@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -26,7 +28,7 @@ pair = "base-vs-rlvr"
 import pandas as pd
 from IPython.display import Markdown
 
-from hrsa import compare, findings, paths, plots, published
+from hrsa import compare, findings, paths, plots, published, survival
 from hrsa.profile import load_profile
 
 study = load_profile(profile)
@@ -36,12 +38,13 @@ folder = compare.compare_pair(study, pair, "knn")
 # ## Overlap over depth
 #
 # One panel per $k$. The band covers the 95% bootstrap intervals over texts of all seeds; the null pairs tokens with
-# others of like length and position; the noise floor is the overlap of two seeds of one arm (backbones have none).
+# others of like length and position; the noise floor of embedders is the overlap of two seeds of one arm, the ceiling
+# of backbones that of one model in float32 and in bf16.
 
 # %%
 curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))
 curve["neighbours"] = "k = " + curve["k"].astype(str)
-beside = [name for name in ("null", "floor") if curve[name].notna().any()]
+beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", low="low", high="high",
              references=beside, quantity="overlap", xlabel="state", ylabel="mean overlap").publish(
     study.name, f"08_knn/{pair}", "overlap",
@@ -51,6 +54,22 @@ plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", lo
 # How to read it: 1 means the same neighbours, and unrelated models overlap by about $k / 2n$. At state 0 equal tokens
 # have equal states and are each other's neighbours in every model; ties are broken by row number in both, which lifts
 # the overlap there. An overlap that rises with depth would be surprising.
+
+# %% [markdown]
+# ## Ties
+#
+# Where the $k$-th neighbour and the next are equally near, a rule decides, and it decides alike in both models. The
+# share of tokens whose neighbours it decided, in either model:
+
+# %%
+ties = findings.over_seeds(paths.read_table(folder / "tied.parquet"))
+ties = ties.pivot_table(index=["models", "layer_x"], columns="k", values="value", sort=False).reset_index()
+plots.table(ties.rename(columns={"layer_x": "state", **{k: f"k = {k}" for k in ties.columns if k not in (
+    "models", "layer_x")}}), "Share of tokens whose set of neighbours the tie rule decided")
+
+# %% [markdown]
+# How to read it: 0 means that distances alone decide. Where the share is high, as at state 0, part of the overlap is
+# the rule's and says nothing about the models.
 
 # %% [markdown]
 # ## Mean over depth
@@ -70,6 +89,25 @@ plots.table(table.rename(columns=lambda c: c if isinstance(c, str) else f"k = {c
 # %% [markdown]
 # How to read it: one row per pair and kind of model. The published claim is that contrastive training does not bring
 # neighbourhoods back: the embedders' row is not above the backbones' row.
+
+# %% [markdown]
+# ## Does it survive?
+#
+# A conclusion that hangs on a few dimensions, or on a few frequent tokens, is about those. The table repeats the
+# comparison of the last state, on a sample of at most 1,000 tokens, with every dimension *standardised*, with *outlier*
+# dimensions (over six times the size of the median one) removed, with the *mean* over tokens removed, and with at most
+# the median number of tokens of each id (*frequency balanced*). The overlap is that of the middle $k$.
+
+# %%
+twins = survival.survived(findings.over_seeds(paths.read_table(folder / "twins.parquet")), ["twin"])
+plots.table(twins.drop(columns="conclusion"), "k-NN overlap at the last state, and whether its conclusions survive")
+
+# %% [markdown]
+# How to read it: *survives* says that the intervals allow the same conclusions as on the states as recorded, in the
+# first row of each metric.
+
+# %%
+Markdown(survival.sentences(twins, ["twin"]))
 
 # %% [markdown]
 # ## What was found

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hrsa import calibrate
-from hrsa.similarity import METRICS, compare_layers, linear_cka, mean_correlation
+from hrsa.similarity import METRICS, compare_layers, debiased_cka, knn_overlap, linear_cka, mean_correlation
 
 
 def test_text_weights_draw_whole_texts(rng):
@@ -85,7 +85,6 @@ def test_null_keeps_what_classes_share(rng):
     within = calibrate.null_values(linear_cka, x, y, classes, 10, rng)
     across = calibrate.null_values(linear_cka, x, y, np.zeros(400), 10, rng)
     assert within.min() > 0.9 > 0.1 > across.max()
-    assert calibrate.null_maximum(np.array([[[0.1, 0.3]], [[0.2, np.nan]]])).tolist() == [0.3, 0.2]
 
 
 def test_twins_do_what_their_names_say(rng):
@@ -95,33 +94,74 @@ def test_twins_do_what_their_names_say(rng):
     x[:, 5] = 1
     ids = np.r_[np.zeros(200, int), np.arange(100) % 50 + 1]
     twins = calibrate.twins(x, y, ids, rng)
-    assert twins["as recorded"][0] == pytest.approx(x)
-    for part in twins["standardised"]:
+    assert twins["as recorded"].x == pytest.approx(x)
+    for part in twins["standardised"][:2]:
         assert part.mean(axis=0) == pytest.approx(0, abs=1e-9)
-    assert np.flatnonzero(twins["standardised"][0].std(axis=0) < 0.5).tolist() == [5]
-    assert twins["outliers removed"][0] == pytest.approx(np.delete(x, [3, 9], axis=1))
-    assert twins["outliers removed"][1] == pytest.approx(np.delete(y, [3, 9], axis=1))
-    assert [part.shape[1] for part in calibrate.twins(x, y[:, :20], ids, rng)["outliers removed"]] == [39, 19]
-    assert twins["mean removed"][1].mean(axis=0) == pytest.approx(0, abs=1e-9)
+    assert np.flatnonzero(twins["standardised"].x.std(axis=0) < 0.5).tolist() == [5]
+    assert twins["outliers removed"].x == pytest.approx(np.delete(x, [3, 9], axis=1))
+    assert twins["outliers removed"].y == pytest.approx(np.delete(y, [3, 9], axis=1))
+    apart = calibrate.twins(x, y[:, :20], ids, rng)["outliers removed"]
+    assert [part.shape[1] for part in apart[:2]] == [39, 19]
+    assert twins["mean removed"].y.mean(axis=0) == pytest.approx(0, abs=1e-9)
     balanced = twins["frequency balanced"]
-    assert len(balanced[0]) == 102  # the median id occurs twice
-    table = calibrate.robust({"cka": linear_cka, "correlation": mean_correlation}, x, y, ids, rng)
-    assert len(table) == 10 and table.n_tokens.min() == 102 and table.d_x.min() == 38
+    assert len(balanced.x) == 102  # the median id occurs twice
+    assert np.bincount(ids[balanced.rows]).tolist() == [2] * 51
+    assert (balanced.x == x[balanced.rows]).all() and (balanced.y == y[balanced.rows]).all()
+    with pytest.raises(ValueError, match="same n tokens"):
+        calibrate.twins(x, y[:-1], ids, rng)
 
 
-def test_audit_sees_attacks(rng):
+def attacked(metrics, x, y, rng):
+    """Change of each metric under each attack: {(metric, attack, strength): change}."""
+    found = {(name, attack, strength): metric(a, b) for attack, strength, (a, b, _) in calibrate.attacks(x, y, rng)
+             for name, metric in metrics.items()}
+    return {key: value - found[key[0], "as recorded", 0.0] for key, value in found.items()}
+
+
+def test_attacks_mislead_as_they_are_known_to(rng):
+    metrics = {name: METRICS[name].function for name in ("cka", "debiased_cka", "correlation", "knn10")}
     x, y = rng.standard_normal((2, 400, 30))
-    metrics = {name: METRICS[name].function for name in ("cka", "correlation", "knn10")}
-    table = calibrate.audit(metrics, x, y, rng)
-    assert set(table.attack) == {"as recorded", "shared outlier", "moved tokens", "moved token", "duplicated rows"}
-
-    def change(metric, attack, strength=1000.0):
-        rows = table[(table.metric == metric) & (table.attack == attack) & (table.strength == strength)]
-        return rows.change.item()
-
-    assert change("cka", "shared outlier") > 0.7
-    assert abs(change("correlation", "shared outlier")) < 0.05
-    same = calibrate.audit(metrics, x, x, rng).set_index(["metric", "attack", "strength"]).change
+    change = attacked(metrics, x, y, rng)
+    assert {attack for _, attack, _ in change} == {"as recorded", "shared outlier", "moved tokens", "moved token",
+                                                   "duplicated rows"}
+    assert change["cka", "shared outlier", 1000.0] > 0.7 and change["debiased_cka", "shared outlier", 1000.0] > 0.7
+    assert abs(change["correlation", "shared outlier", 1000.0]) < 0.05
+    same = attacked(metrics, x, x, rng)
     assert same["cka", "moved token", 1000.0] < -0.7
     assert abs(same["knn10", "moved token", 1000.0]) < 0.1
-    assert (table[table.attack == "as recorded"].change == 0).all()
+    assert all(abs(same[name, "duplicated rows", 1000.0]) < 1e-6 for name in metrics)
+
+
+def test_rows_of_a_variant_name_where_they_came_from(rng):
+    x, y = rng.standard_normal((2, 200, 5))
+    for attack, strength, (a, b, rows) in calibrate.attacks(x, y, rng, strengths=(10.0, 5000.0)):
+        assert len(a) == len(b) == len(rows) <= 800
+        unmoved = (a == x[rows]).all(axis=1) & (b == y[rows]).all(axis=1)
+        touched = {"shared outlier": 200, "moved tokens": 2, "moved token": 1}.get(attack, 0)
+        assert (~unmoved).sum() == touched, (attack, strength)
+
+
+def test_biased_cka_of_independent_gaussians_rises_with_width_and_debiased_does_not(rng):
+    for n, published in ((512, 0.75), (1024, 0.60)):
+        x, y = rng.standard_normal((2, n, 1536))
+        assert linear_cka(x, y) == pytest.approx(published, abs=0.02)
+        assert abs(debiased_cka(x, y)) < 0.02
+
+
+def test_one_huge_shared_dimension_makes_cka_one(rng):
+    x, y = rng.standard_normal((2, 500, 100))
+    x[:, 0] = y[:, 0] = 1000 * rng.standard_normal(500)
+    assert linear_cka(x, y) > 0.999 and debiased_cka(x, y) > 0.999
+    assert abs(mean_correlation(x, y)) < 0.03
+    clean = calibrate.twins(x, y, np.arange(500), rng)["outliers removed"]
+    assert clean.x.shape[1] == 99 and abs(debiased_cka(clean.x, clean.y)) < 0.02
+
+
+def test_shared_norm_and_mean_make_neighbours_of_independent_directions(rng):
+    n, d = 400, 100
+    common = 3 * rng.standard_normal(d)
+    norms = np.exp(0.7 * rng.standard_normal((n, 1)))
+    x, y = (norms * rng.standard_normal((n, d)) / np.sqrt(d) + common for _ in "xy")
+    assert knn_overlap(x, y, ks=(100,))[100] > 0.5  # independent arrays without these score about 1 / 7
+    clean = calibrate.twins(x, y, np.arange(n), rng)["mean removed"]
+    assert knn_overlap(clean.x, clean.y, ks=(100,))[100] < 0.25

@@ -7,7 +7,7 @@ import pytest
 from test_activations import WORDS, load, probe_table, save_qwen3
 from tiny import tiny_backbone
 
-from hrsa import activations, compare, compare_probes, dynamics, findings, layerwise, paths
+from hrsa import activations, compare, compare_probes, dynamics, findings, layerwise, paths, survival
 from hrsa.profile import Analysis, Profile
 
 ANALYSIS = Analysis(texts_per_set=16, max_length=12, max_tokens=150, ks=(3, 5), bootstrap=12, permutations=3,
@@ -135,16 +135,19 @@ def test_splits_share_nothing():
         compare_probes.splits(19)
 
 
-def test_floor_is_joined_to_embedders_only():
+def test_yardsticks_are_joined_to_what_they_are_for():
     table = pd.DataFrame({"metric": "cka", "layer_x": "0", "layer_y": "0", "set": "all",
-                          "k": pd.array([pd.NA] * 5, "Int64"),
-                          "models": ["backbones", "embedders", "floor", "floor", "floor"],
-                          "value": [0.9, 0.8, 0.5, 0.6, 1.0]})
+                          "k": pd.array([pd.NA] * 7, "Int64"),
+                          "models": ["backbones", "embedders", "floor", "floor", "floor", "ceiling", "ceiling"],
+                          "value": [0.9, 0.8, 0.5, 0.6, 1.0, 0.98, 0.96]})
     table["low"], table["high"] = table["value"] - 0.1, table["value"] + 0.1
-    joined = compare.with_floor([table[:2], table[2:]], layerwise.PLACE).set_index("models")
+    joined = compare.with_yardsticks([table[:2], table[2:]], layerwise.PLACE).set_index("models")
     assert list(joined.index) == ["backbones", "embedders"]
     assert joined.loc["embedders", ["floor", "floor_low", "floor_high"]].tolist() == pytest.approx([0.7, 0.4, 1.1])
     assert joined.loc["backbones", ["floor", "floor_low", "floor_high"]].isna().all()
+    assert joined.loc["backbones", "ceiling"] == pytest.approx(0.97) and np.isnan(joined.loc["embedders", "ceiling"])
+    alone = compare.with_yardsticks([table[:1]], layerwise.PLACE)
+    assert len(alone) == 1 and alone[["floor", "ceiling"]].isna().all(axis=None)
 
 
 def row(value, low, high, null=0.1, floor=np.nan, floor_low=np.nan, floor_high=np.nan):
@@ -219,6 +222,58 @@ def test_sets_of_texts_are_compared_within_each_kind_of_model():
     assert ", lower; embedders" in text and text.endswith("(inconclusive).")
 
 
+def test_maps_of_permuted_rows_give_the_largest_cell(two):
+    x, _ = two
+    maxima = layerwise.heatmap_maxima(x, x, "cka", ANALYSIS)
+    assert maxima.groupby("metric").size().to_dict() == {"cka": 3, "debiased_cka": 3}
+    heat = layerwise.heatmap(x, x, "cka").assign(models="backbones")
+    said = findings.above_maximum(heat, maxima.assign(models="backbones"), "debiased_cka")
+    inside = (heat.query("metric == 'debiased_cka'")["value"] > maxima.query("metric == 'debiased_cka'")["value"].max())
+    assert f"{inside.sum()} of 16 cells lie above" in said and inside.sum() >= 4
+
+
+def test_shuffled_layers_are_the_layer_in_another_order(rng):
+    states, order = rng.normal(size=(30, 4)), rng.permutation(30)
+    shuffled = layerwise.Shuffled(states, order)
+    assert (shuffled[5:9] == states[order][5:9]).all() and (shuffled[np.array([3, 0])] == states[order][[3, 0]]).all()
+    assert shuffled.shape == (30, 4) and shuffled.dtype == states.dtype
+
+
+def test_twins_and_audit_of_recorded_states(two):
+    x, y = two
+    found = survival.twin_table(x, x, "procrustes", ANALYSIS)
+    assert set(found["metric"]) == {"inverse_row_entropy", "residual_ratio", "mean_cosine"} and len(found) == 15
+    assert found.query("metric == 'residual_ratio'")["value"].max() < 1e-4
+    audit = survival.audit_table(x, y, ANALYSIS, strengths=(100.0,))
+    assert set(audit["metric"]) == {"correlation", "cka", "debiased_cka", "knn"} and len(audit) == 4 * 5
+    assert audit[["value", "null"]].notna().all(axis=None)
+    curves = survival.curves(audit)
+    assert (curves.groupby(["metric", "attack"])["strength"].agg(list).map(tuple) == ("0", "100")).all()
+    judged = survival.survived(audit.assign(models="backbones"), ["attack", "strength"])
+    assert judged.query("attack == 'as recorded'")["survives"].all()
+
+
+def test_what_survives_follows_from_intervals():
+    rows = [("as recorded", "backbones", 0.5, 0.4, 0.6), ("as recorded", "embedders", 0.8, 0.7, 0.9),
+            ("moved", "backbones", 0.5, 0.4, 0.6), ("moved", "embedders", 0.8, 0.55, 0.9),
+            ("scaled", "backbones", 0.6, 0.5, 0.65), ("scaled", "embedders", 0.9, 0.8, 0.95)]
+    table = pd.DataFrame(rows, columns=["twin", "models", "value", "low", "high"]).assign(metric="cka", null=0.1)
+    judged = survival.survived(table, ["twin"]).set_index("twin")
+    assert judged["survives"].to_dict() == {"as recorded": True, "moved": False, "scaled": True}
+    said = survival.sentences(judged.reset_index(), ["twin"])
+    assert "survives 1 of 2 changes; not: moved (embedders not told apart from backbones)." in said
+    alone = survival.survived(table[table["models"] == "backbones"], ["twin"])
+    assert alone["survives"].all() and "embedders" not in alone.columns
+
+
+def test_a_pair_without_embedders_is_told_against_permuted_rows():
+    table = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.2, 0.05, 0.3)]).assign(models="backbones", layer_x=["1", "2"],
+                                                                           ceiling=0.99)
+    said = findings.sentence(table, "CKA", layer_x="1")
+    assert said.endswith("less alike than one model in float32 and bf16 (0.990).") and "embedders" not in said
+    assert "permuted rows at 1, less alike at 0, and it is inconclusive at 1" in findings.by_layer(table)
+
+
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """A profile of two tiny backbones in folders, with two seeds, that trains for two steps."""
@@ -242,6 +297,10 @@ def test_stage_from_backbones_to_tables_and_never_twice(study):
         "backbones": ["base"], "embedders": ["base-s0", "base-s1"]}
     assert curve.loc[curve["models"] == "embedders", "floor"].notna().all()
     assert set(paths.read_table(folder / "heatmap.parquet")["models"]) == {"backbones", "embedders"}
+    ceiling = curve.groupby("models")["ceiling"]
+    assert ceiling.min()["backbones"] > 0.9 and ceiling.count()["embedders"] == 0
+    for name in ("twins", "audit", "maxima"):
+        assert set(paths.read_table(folder / f"{name}.parquet")["models"]) == {"backbones", "embedders"}
     written = (folder / "provenance.json").stat().st_mtime_ns
     recorded = sorted(path.name for path in (paths.RUNS / "micro" / "states").iterdir())
     probes = paths.read_table(compare.compare_pair(study, "base-vs-rlvr", "probes") / "probes.parquet")

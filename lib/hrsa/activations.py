@@ -1,7 +1,9 @@
 """Probe texts -> token states of every layer of a model, written once and read by every comparison.
 
 One forward pass per model serves all of HRSA (see `hrsa.streaming`). Every non-pad token counts and nothing is
-pooled; a seeded sample of tokens, the same for every model of a profile, is kept.
+pooled; a seeded sample of tokens, the same for every model of a profile, is kept. Where tokenizers differ, rows are
+words or texts in place of tokens (`hrsa.align`). Backbones of a pair get a second pass in bfloat16: how alike they are
+to themselves is the ceiling of every similarity.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hrsa import paths
+from hrsa import align, paths
 from hrsa.profile import Analysis, Profile
 from hrsa.progress import progress
-from hrsa.streaming import layer_labels, stream_states, tokenise
+from hrsa.streaming import layer_labels, stream_states
 
-SAMPLE_SEED = 0  # of texts and tokens; one value, because every model must see the same rows
+BF16 = "bf16"  # folder, inside that of a backbone, with its states at that precision: the ceiling of a similarity
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def open_recording(folder: Path) -> Recording:
 
 
 def check_same_rows(x: Recording, y: Recording) -> None:
-    """Raise ValueError unless row i is the same token of the same text in both: the tokenizers must be equal."""
+    """Raise ValueError unless row i is the same token (or word) of the same text in both."""
     columns = ["text", "position", "token_id"]
     if len(x.tokens) == len(y.tokens):
         same = (x.tokens[columns].to_numpy() == y.tokens[columns].to_numpy()).all(axis=1)
@@ -58,8 +60,8 @@ def check_same_rows(x: Recording, y: Recording) -> None:
                 f"{y.tokens['token_id'][row]} of text {y.tokens['text'][row]} in the other"
     else:
         place = f"{len(x.tokens)} and {len(y.tokens)} tokens"
-    raise ValueError(f"expected the same token ids in {x.folder.name} and {y.folder.name}, got {place}: token states "
-                     "can be compared only between models with equal tokenizers")
+    raise ValueError(f"expected the same tokens in {x.folder.name} and {y.folder.name}, got {place}: token states "
+                     "can be compared only between models with equal tokenizers; set analysis.unit to word")
 
 
 def select_texts(table: pd.DataFrame, per_set: int) -> pd.DataFrame:
@@ -67,60 +69,54 @@ def select_texts(table: pd.DataFrame, per_set: int) -> pd.DataFrame:
     return table.groupby("set", sort=False).head(per_set).reset_index(drop=True)
 
 
-def sample_tokens(table: pd.DataFrame, ids: list[list[int]], max_tokens: int, seed: int = SAMPLE_SEED) -> pd.DataFrame:
-    """A seeded sample of tokens, described one per row.
-
-    `table` has one text per row (`id`, `set`, `difficulty`) and `ids` its tokens. Returns the columns row (0 ...),
-    text, set, difficulty, position (in its text, from 0), token_id, length (of its text, tokens) and `place` (among
-    all tokens of all texts). Depends on the tokenizer and the texts only, so equal tokenizers give equal rows.
-    """
-    lengths = np.array([len(row) for row in ids])
-    total = int(lengths.sum())
-    rng = np.random.default_rng(seed)
-    place = np.sort(rng.choice(total, size=min(max_tokens, total), replace=False))  # (n,)
-    text = np.repeat(np.arange(len(ids)), lengths)[place]
-    start = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    return pd.DataFrame({
-        "row": np.arange(len(place)),
-        "text": table["id"].to_numpy()[text],
-        "set": table["set"].to_numpy()[text],
-        "difficulty": table["difficulty"].to_numpy()[text],
-        "position": place - start[text],
-        "token_id": np.concatenate([np.asarray(row) for row in ids])[place],
-        "length": lengths[text],
-        "place": place,
-    })
-
-
-def write_states(folder: Path, embedder: Any, texts: pd.DataFrame, analysis: Analysis, run: str) -> None:
+def write_states(folder: Path, embedder: Any, texts: pd.DataFrame, analysis: Analysis, run: str,
+                 ceiling: bool = False) -> None:
     """Fill `folder` with the states and pooled vectors of one model; the memory used does not grow with the texts.
 
     `embedder` is a SentenceTransformer, `texts` the table of `hrsa.texts.probe_texts`, `analysis` the profile's
     section, `run` the name that the progress bar shows. Files: layer-00.npy ... (n, d) float32 in the order of the
-    labels in layers.json; tokens.parquet (see `sample_tokens`); pooled.npy (texts, d), as the model pools, and
-    pooled.parquet with id, set, difficulty, topic and target of those texts.
+    labels in layers.json; tokens.parquet (see `align.sample_units`; a row is an `analysis.unit`); pooled.npy
+    (texts, d), as the model pools, and pooled.parquet with id, set, difficulty, topic and target of those texts. With
+    `ceiling`, the layers and tokens once more in the folder bf16: the same rows with weights and states in bfloat16
+    (the model is left so).
     """
     chosen = select_texts(texts, analysis.texts_per_set)
-    embedder.max_seq_length = analysis.max_length
     module, tokenizer = embedder[0].auto_model.eval(), embedder.tokenizer
-    content = chosen["text"].tolist()
-    ids = tokenise(tokenizer, content, analysis.max_length)
-    tokens = sample_tokens(chosen, ids, analysis.max_tokens)
-    place = tokens.pop("place").to_numpy()
-    keep = np.zeros(sum(map(len, ids)), bool)
-    keep[place] = True
+    positions = getattr(module.config, "max_position_embeddings", None)
+    rows = align.units(chosen, tokenizer, analysis.unit, analysis.max_length, analysis.max_tokens, positions)
+    embedder.max_seq_length = rows.max_length
+    _write_layers(folder, module, tokenizer, rows, run)
+    pooled = select_texts(texts, analysis.probe_texts // texts["set"].nunique())
+    if analysis.unit != "token":
+        pooled = pooled.assign(text=[align.first_words(text, analysis.max_length) for text in pooled["text"]])
+    _write_pooled(folder, embedder, pooled)
+    if ceiling:
+        (folder / BF16).mkdir()
+        _write_layers(folder / BF16, _in_bf16(module), tokenizer, rows, f"{run} {BF16}")
+
+
+def _write_layers(folder: Path, module: Any, tokenizer: Any, rows: align.Units, run: str) -> None:
     files: list[np.memmap] = []
-    with progress(len(place), "states", run, unit="token") as bar:
-        for batch in stream_states(module, tokenizer, content, analysis.max_length, keep):
-            files = files or _open_layers(folder, len(batch.states), (len(place), batch.states.shape[2]))
-            for file, layer in zip(files, batch.states, strict=True):
-                file[np.searchsorted(place, batch.rows)] = layer
-            bar.update(len(batch.rows))
+    with progress(len(rows.table), "states", run, unit="row") as bar:
+        for batch in stream_states(module, tokenizer, rows.texts, rows.max_length, rows.keep()):
+            at, states = rows.pool(batch)  # (b,), (l, b, d)
+            files = files or _open_layers(folder, len(states), (len(rows.table), states.shape[2]))
+            for file, layer in zip(files, states, strict=True):
+                file[at] = layer
+            bar.update(len(at))
     for file in files:
         file.flush()
     paths.write_json(folder / "layers.json", layer_labels(len(files) - 2))
-    paths.write_table(folder / "tokens.parquet", tokens)
-    _write_pooled(folder, embedder, texts, analysis.probe_texts)
+    paths.write_table(folder / "tokens.parquet", rows.table)
+
+
+def _in_bf16(module: Any) -> Any:
+    """The model with its weights in bfloat16, as it would be loaded; buffers (rotary frequencies) stay float32."""
+    import torch
+
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return module
 
 
 def _open_layers(folder: Path, layers: int, shape: tuple[int, int]) -> list[np.memmap]:
@@ -131,9 +127,8 @@ def _open_layers(folder: Path, layers: int, shape: tuple[int, int]) -> list[np.m
     ]
 
 
-def _write_pooled(folder: Path, embedder: Any, texts: pd.DataFrame, count: int) -> None:
-    """Embed `count` texts, evenly from all sets, for the probes: as the model pools them, without an instruction."""
-    chosen = select_texts(texts, count // texts["set"].nunique())
+def _write_pooled(folder: Path, embedder: Any, chosen: pd.DataFrame) -> None:
+    """Embed texts for the probes: as the model pools them, without an instruction."""
     pooled = embedder.encode(chosen["text"].tolist(), batch_size=32, prompt="", show_progress_bar=False)  # (n, d)
     bad = ~np.isfinite(pooled).all(axis=1)
     if bad.any():
@@ -146,24 +141,28 @@ def _write_pooled(folder: Path, embedder: Any, texts: pd.DataFrame, count: int) 
 def record_states(profile: Profile, model_id: str, step: int | None = None) -> Path:
     """Artefact folder with the states of one model on the probe texts; made in one forward pass, then kept.
 
+    A backbone of a pair gets a second pass in bfloat16. Texts are those of the suite, or of `analysis.texts`.
+
     `step` picks a training checkpoint of an embedder (0: the backbone it starts from); None is the finished model.
     See `write_states` for the files. The same texts and tokens are taken for every model whose tokenizer is equal.
     """
-    from hrsa import texts
+    from hrsa import own_texts, texts
     from hrsa.train import weights_key
 
-    table = texts.probe_texts(profile)
+    own = profile.analysis.texts
+    table = texts.probe_texts(profile) if own is None else own_texts.read_texts(own)
+    ceiling = step is None and model_id in {name for pair in profile.pairs for name in (pair.a, pair.b)}
     name = model_id if step is None else f"{model_id}-step-{step:06d}"
-    used = profile.analysis.model_dump(include={"texts_per_set", "max_length", "max_tokens", "probe_texts"})
+    used = profile.analysis.model_dump(include={"texts_per_set", "max_length", "max_tokens", "probe_texts", "unit"})
     content = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
     origin = weights_key(profile, model_id)
-    key = paths.key(analysis=used, texts=content, model=origin, step=step, threads=profile.threads,
+    key = paths.key(analysis=used, texts=content, model=origin, step=step, ceiling=ceiling, threads=profile.threads,
                     code=paths.code_hash("hrsa.activations"))
 
     def build(folder: Path) -> None:
         from hrsa import backbone, train
 
-        backbone.prepare(profile.threads, SAMPLE_SEED)
-        write_states(folder, train.load_embedder(profile, model_id, step), table, profile.analysis, name)
+        backbone.prepare(profile.threads, align.SAMPLE_SEED)
+        write_states(folder, train.load_embedder(profile, model_id, step), table, profile.analysis, name, ceiling)
 
     return paths.make(paths.artefact(profile.name, "states", name, key), build, model=origin, step=step)

@@ -1,24 +1,31 @@
-"""What makes a similarity readable: intervals over texts, nulls, robust twins and an audit.
+"""What makes a similarity readable: intervals over texts, nulls, robust twins and the attacks of an audit.
 
 Pure functions of arrays, text numbers, classes and a numpy Generator. A noise floor needs no function of its own: it
 is the same metric between two seeds of the same arm; a ceiling, between float32 and bf16 states of one model.
+`hrsa.survival` puts twins and attacks through the metrics and their intervals.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-
-from hrsa.similarity.arrays import matrix
 
 log = logging.getLogger(__name__)
 
 MetricFunction = Callable[[np.ndarray, np.ndarray], float]
 OUTLIER = 6.0  # a dimension whose root mean square is this many times the median dimension's is an outlier
+STRENGTHS = (10.0, 100.0, 1000.0)  # of the attacks: from what occurs in every language model to what occurs in some
+
+
+class Variant(NamedTuple):
+    """A pair of arrays, changed: x (m, d_x), y (m, d_y), and the row (m,) of the original that each row came from."""
+
+    x: np.ndarray
+    y: np.ndarray
+    rows: np.ndarray
 
 
 def text_weights(texts: Any, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -78,38 +85,39 @@ def null_values(metric: MetricFunction, x: Any, y: Any, classes: Any, count: int
 
     What is left when a token meets another token of the same class: norm, length and position effects only.
     """
-    x, y = matrix(x, "x"), matrix(y, "y")
     return np.array([metric(x, y[shuffle_within(classes, rng)]) for _ in range(count)])
 
 
-def null_maximum(nulls: np.ndarray) -> np.ndarray:
-    """Layer-aware null of a heat map: the largest entry of each permuted map, (p, l_x, l_y) -> (p,)."""
-    return np.nanmax(np.asarray(nulls), axis=(1, 2))
-
-
-def twins(x: Any, y: Any, token_ids: Any, rng: np.random.Generator) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def twins(x: Any, y: Any, token_ids: Any, rng: np.random.Generator) -> dict[str, Variant]:
     """Robust twins of a pair of arrays (n, d_x), (n, d_y): what a metric should also be shown on.
 
     `standardised`: every dimension to mean 0 and variance 1. `outliers removed`: without dimensions whose root mean
     square is over 6 times the median (of either model, where widths are equal). `mean removed`: column means taken
     off. `frequency balanced`: at most c tokens of each id (n,), drawn by `rng`, c the median count per id.
+    ValueError: unequal n.
     """
-    x, y = (matrix(v, name).astype(np.float64) for v, name in ((x, "x"), (y, "y")))
-    _, code, counts = np.unique(np.asarray(token_ids), return_inverse=True, return_counts=True)
-    shuffled = rng.permutation(len(code))
-    by_id = shuffled[np.argsort(code[shuffled], kind="stable")]
-    place = np.arange(len(code)) - np.repeat(np.cumsum(counts) - counts, counts)
-    balanced = np.sort(by_id[place < max(1, int(np.median(counts)))])
+    x, y = _two(x, y)
+    every = np.arange(len(x))
+    balanced = _balanced(token_ids, rng)
     out_x, out_y = outlier_dimensions(x), outlier_dimensions(y)
     if x.shape[1] == y.shape[1]:
         out_x = out_y = out_x | out_y
     return {
-        "as recorded": (x, y),
-        "standardised": (_standardised(x), _standardised(y)),
-        "outliers removed": (x[:, ~out_x], y[:, ~out_y]),
-        "mean removed": (x - x.mean(axis=0), y - y.mean(axis=0)),
-        "frequency balanced": (x[balanced], y[balanced]),
+        "as recorded": Variant(x, y, every),
+        "standardised": Variant(_standardised(x), _standardised(y), every),
+        "outliers removed": Variant(x[:, ~out_x], y[:, ~out_y], every),
+        "mean removed": Variant(x - x.mean(axis=0), y - y.mean(axis=0), every),
+        "frequency balanced": Variant(x[balanced], y[balanced], balanced),
     }
+
+
+def _balanced(ids: Any, rng: np.random.Generator) -> np.ndarray:
+    """Rows (m,) of a sample with at most the median number of rows of each id (n,)."""
+    _, code, counts = np.unique(np.asarray(ids), return_inverse=True, return_counts=True)
+    shuffled = rng.permutation(len(code))
+    by_id = shuffled[np.argsort(code[shuffled], kind="stable")]
+    place = np.arange(len(code)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(by_id[place < max(1, int(np.median(counts)))])
 
 
 def outlier_dimensions(x: np.ndarray) -> np.ndarray:
@@ -118,55 +126,45 @@ def outlier_dimensions(x: np.ndarray) -> np.ndarray:
     return size > OUTLIER * np.median(size)
 
 
-def robust(metrics: dict[str, MetricFunction], x: Any, y: Any, token_ids: Any, rng) -> pd.DataFrame:
-    """Every metric on every twin: a tidy table [metric, twin, value, n_tokens, d_x, d_y]."""
-    rows = [
-        {"metric": name, "twin": twin, "value": metric(a, b), "n_tokens": len(a), "d_x": a.shape[1],
-         "d_y": b.shape[1]}
-        for twin, (a, b) in twins(x, y, token_ids, rng).items() for name, metric in metrics.items()
-    ]
-    return pd.DataFrame(rows)
+def attacks(x: Any, y: Any, rng: np.random.Generator,
+            strengths: Sequence[float] = STRENGTHS) -> Iterator[tuple[str, float, Variant]]:
+    """Changes of (n, d_x), (n, d_y) that say nothing about what the models represent: (attack, strength, variant).
 
-
-def audit(metrics: dict[str, MetricFunction], x: Any, y: Any, rng: np.random.Generator,
-          strengths: Sequence[float] = (10.0, 100.0, 1000.0)) -> pd.DataFrame:
-    """Attacks that say nothing about what the models represent: does the value survive them?
-
-    A tidy table [metric, attack, strength, value, change], change against the value as recorded. `shared outlier`:
-    the same noise, strength times a typical dimension's size, replaces dimension 0 of both arrays. `moved tokens`:
-    1% of the tokens are moved, in y only, by one vector of strength times the typical token's norm. `moved token`:
-    one token alone. `duplicated rows`: strength copies of 1% of the tokens are added to both.
+    First "as recorded" at strength 0. `shared outlier`: the same noise, strength times a typical dimension's size,
+    replaces dimension 0 of both arrays. `moved tokens`: 1% of the tokens are moved, in y only, by one vector of
+    strength times the typical token's norm. `moved token`: one token alone. `duplicated rows`: strength copies of 1%
+    of the tokens are added to both, up to 4 n rows in all. ValueError: unequal n.
     """
-    x, y = (matrix(v, name).astype(np.float64) for v, name in ((x, "x"), (y, "y")))
-    recorded = {name: metric(x, y) for name, metric in metrics.items()}
-    rows = [{"metric": name, "attack": "as recorded", "strength": 0.0, "value": value, "change": 0.0}
-            for name, value in recorded.items()]
-    for strength in strengths:
-        for attack, (a, b) in _attacks(x, y, strength, rng).items():
-            for name, metric in metrics.items():
-                value = metric(a, b)
-                rows.append({"metric": name, "attack": attack, "strength": strength, "value": value,
-                             "change": value - recorded[name]})
-    return pd.DataFrame(rows)
-
-
-def _attacks(x: np.ndarray, y: np.ndarray, strength: float, rng: np.random.Generator):
+    x, y = _two(x, y)
     n = len(x)
+    every = np.arange(n)
+    yield "as recorded", 0.0, Variant(x, y, every)
     some = rng.choice(n, size=max(1, n // 100), replace=False)
     noise = rng.standard_normal(n)
-    shared = []
-    for part in (x, y):
-        part = part.copy()
-        part[:, 0] = strength * np.median(part.std(axis=0)) * noise
-        shared.append(part)
     direction = rng.standard_normal(y.shape[1])
-    direction *= strength * np.median(np.linalg.norm(y - y.mean(axis=0), axis=1)) / np.linalg.norm(direction)
-    moved, one = y.copy(), y.copy()
-    moved[some] += direction
-    one[some[0]] += direction
-    again = np.concatenate([np.arange(n), np.tile(some, int(strength))])[: 4 * n]
-    return {"shared outlier": tuple(shared), "moved tokens": (x, moved), "moved token": (x, one),
-            "duplicated rows": (x[again], y[again])}
+    direction *= np.median(np.linalg.norm(y - y.mean(axis=0), axis=1)) / np.linalg.norm(direction)
+    for strength in strengths:
+        yield "shared outlier", strength, Variant(*(_with_outlier(part, strength * noise) for part in (x, y)), every)
+        for attack, rows in (("moved tokens", some), ("moved token", some[:1])):
+            moved = y.copy()
+            moved[rows] += strength * direction
+            yield attack, strength, Variant(x, moved, every)
+        again = np.concatenate([every, np.tile(some, int(strength))])[: 4 * n]
+        yield "duplicated rows", strength, Variant(x[again], y[again], again)
+
+
+def _with_outlier(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    x = x.copy()
+    x[:, 0] = np.median(x.std(axis=0)) * noise
+    return x
+
+
+def _two(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    x, y = (np.asarray(part, dtype=np.float64) for part in (x, y))
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise ValueError(f"expected x (n, d_x) and y (n, d_y) of the same n tokens, got {x.shape} and {y.shape}: "
+                         "record both models on the same tokens")
+    return x, y
 
 
 def _standardised(x: np.ndarray) -> np.ndarray:

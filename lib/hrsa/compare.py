@@ -1,9 +1,9 @@
 """Comparison of the two models of a pair, metric by metric: backbones beside embedders, every layer, calibrated.
 
 Reads the recorded states of `hrsa.activations` and writes tidy tables. Each similarity stands beside an interval
-(bootstrap over texts), a null (rows of one model permuted within classes of text length and position) and, for
-embedders, a noise floor: the same similarity between two seeds of the pair's first arm. Backbones have no second
-seed, hence no floor: NaN.
+(bootstrap over texts) and a null (rows of one model permuted within classes of text length and position). For
+embedders there is a noise floor, the same similarity between two seeds of the pair's first arm; for backbones, which
+have no second seed, a ceiling, the similarity of each backbone in float32 and in bf16. Elsewhere both are NaN.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import numpy as np
 import pandas as pd
 
 from hrsa import paths
-from hrsa.activations import Recording, record_states
+from hrsa.activations import BF16, Recording, record_states
 from hrsa.compare_probes import compare_probes
 from hrsa.dynamics import dynamics
-from hrsa.layerwise import PLACE, curve, dimensions, heatmap, open_pair, rotation_map
+from hrsa.layerwise import PLACE, TIED, curve, dimensions, heatmap, heatmap_maxima, open_pair, rotation_map
 from hrsa.profile import Analysis, Profile
 from hrsa.progress import progress
+from hrsa.survival import audit_table, twin_table
 
-__all__ = ["Case", "cases", "compare_pair", "dynamics", "with_floor"]
+__all__ = ["Case", "cases", "compare_pair", "dynamics", "with_yardsticks"]
 
 Metric = Literal["correlation", "procrustes", "cka", "knn", "probes"]
 PROBE_PLACE = ["set", "task", "direction", "split", "quantity"]
@@ -33,38 +34,44 @@ PROBE_PLACE = ["set", "task", "direction", "split", "quantity"]
 class Case(NamedTuple):
     """Two models to compare."""
 
-    models: str  # "backbones", "embedders", or "floor" for two seeds of one arm
+    models: str  # "backbones", "embedders", "floor" for two seeds of one arm, "ceiling" for float32 and bf16
     seed: int | None
     a: str
     b: str
 
 
 def cases(profile: Profile, pair: str) -> list[Case]:
-    """The backbones of a pair, then its embedders by seed, then all two seeds of arm a. ValueError: unknown pair."""
+    """The backbones of a pair, its embedders by seed, all two seeds of arm a, and each backbone with itself in bf16.
+
+    ValueError: unknown pair.
+    """
     two = profile.pair(pair)
     arms = [Case("backbones", None, two.a, two.b)]
     arms += [Case("embedders", seed, f"{two.a}-s{seed}", f"{two.b}-s{seed}") for seed in profile.seeds]
     floors = [Case("floor", None, f"{two.a}-s{i}", f"{two.a}-s{j}") for i, j in combinations(profile.seeds, 2)]
-    return arms + floors
+    ceilings = [Case("ceiling", None, name, f"{name}-{BF16}") for name in (two.a, two.b)]
+    return arms + floors + ceilings
 
 
 def compare_pair(profile: Profile, pair: str, metric: Metric) -> Path:
     """Artefact folder with one metric of one pair; states are recorded first where they are missing.
 
     Files: `curve.parquet` [metric, models, seed, a, b, layer_x, layer_y, set, k, value, low, high, null, n, floor,
-    floor_low, floor_high] (correlation, procrustes, cka, knn; the floor is the mean over all two seeds of arm a, with
-    bounds that cover their intervals); `heatmap.parquet` [metric, models, layer_x, layer_y, value], embedders averaged
-    over seeds (correlation, cka); `dimensions.parquet` [models, seed, layer_x, dimension, value] (correlation);
-    `map.parquet` [models, row, column, value] and `map-backbones.npy`, `map-embedders.npy` of the first seed
-    (procrustes); `probes.parquet` (probes, see `compare_probes`). ValueError: unknown pair or metric, tokenizers that
-    differ.
+    floor_low, floor_high, ceiling] (correlation, procrustes, cka, knn; see `with_yardsticks`); `twins.parquet`, see
+    `survival.twin_table`, and for cka `audit.parquet` of the first seed, see `survival.audit_table`; `heatmap.parquet`
+    [metric, models, layer_x, layer_y, value], embedders averaged over seeds, and `maxima.parquet` of the first seed,
+    see `layerwise.heatmap_maxima` (correlation, cka); `dimensions.parquet` [models, seed, layer_x, dimension, value]
+    (correlation); `tied.parquet` like the curve (knn); `map.parquet` [models, row, column, value] and
+    `map-backbones.npy`, `map-embedders.npy` of the first seed (procrustes); `probes.parquet` (probes, see
+    `compare_probes`). ValueError: unknown pair or metric, tokenizers that differ.
     """
     if metric not in get_args(Metric):
         raise ValueError(f"expected a metric among {get_args(Metric)}, got {metric!r}")
-    todo = cases(profile, pair)
-    states = {name: record_states(profile, name) for case in todo for name in (case.a, case.b)}
+    todo = [case for case in cases(profile, pair) if metric != "probes" or case.models != "ceiling"]
+    states = _states(profile, todo)
+    inputs = sorted({folder.name for folder in states.values() if folder.name != BF16})
     used = profile.analysis.model_dump(include={"ks", "bootstrap", "permutations"})
-    key = paths.key(metric=metric, analysis=used, states={name: folder.name for name, folder in states.items()},
+    key = paths.key(metric=metric, cases=todo, analysis=used, states=inputs,
                     code=paths.code_hash("hrsa.compare"))
 
     def build(folder: Path) -> None:
@@ -72,12 +79,19 @@ def compare_pair(profile: Profile, pair: str, metric: Metric) -> Path:
             opened = _opened(todo, states, bar)
             if metric == "probes":
                 tables = [_named(case, pd.DataFrame(compare_probes(x, y, profile.analysis))) for case, x, y in opened]
-                paths.write_table(folder / "probes.parquet", with_floor(tables, PROBE_PLACE))
+                paths.write_table(folder / "probes.parquet", with_yardsticks(tables, PROBE_PLACE))
             else:
                 _write_layers(folder, opened, metric, profile.analysis)
 
     return paths.make(paths.artefact(profile.name, "similarity", f"{pair}-{metric}", key), build, pair=pair,
-                      metric=metric, inputs=[folder.name for folder in states.values()])
+                      metric=metric, inputs=inputs)
+
+
+def _states(profile: Profile, todo: list[Case]) -> dict[str, Path]:
+    """Folder with the recorded states of every model of the cases, bf16 states of backbones among them."""
+    recorded = {name: record_states(profile, name) for case in todo if case.models != "ceiling"
+                for name in (case.a, case.b)}
+    return recorded | {case.b: recorded[case.a] / BF16 for case in todo if case.models == "ceiling"}
 
 
 def _opened(todo: list[Case], states: dict[str, Path], bar: Any) -> Iterator[tuple[Case, Recording, Recording]]:
@@ -88,42 +102,67 @@ def _opened(todo: list[Case], states: dict[str, Path], bar: Any) -> Iterator[tup
 
 def _write_layers(folder: Path, opened: Iterable[tuple[Case, Recording, Recording]], metric: str,
                   analysis: Analysis) -> None:
-    curves, maps, others = [], [], []
+    tables: dict[str, list[pd.DataFrame]] = {}
     for case, x, y in opened:
-        floor = case.models == "floor"
-        curves.append(_named(case, curve(x, y, metric, analysis, null=not floor)))
-        if floor:
+        yardstick = case.models in ("floor", "ceiling")
+        line = curve(x, y, metric, analysis, calibrated=case.models != "ceiling", null=not yardstick,
+                     tied=not yardstick)
+        tables.setdefault("curve", []).append(_named(case, line[line["metric"] != TIED]))
+        if yardstick:
             continue
-        if metric in ("correlation", "cka"):
-            maps.append(_named(case, heatmap(x, y, metric)))
-        if metric == "correlation":
-            others.append(_named(case, dimensions(x, y)))
-        if metric == "procrustes" and case.models not in [table["models"].iloc[0] for table in others]:
-            size, table = rotation_map(x, y)
-            np.save(folder / f"map-{case.models}.npy", size.astype(np.float32))
-            others.append(_named(case, table))
-    paths.write_table(folder / "curve.parquet", with_floor(curves, PLACE))
-    if maps:
-        mean = pd.concat(maps).groupby(["metric", "models", "layer_x", "layer_y"], sort=False, as_index=False)
-        paths.write_table(folder / "heatmap.parquet", mean["value"].mean())
-    if others:
-        name = {"correlation": "dimensions", "procrustes": "map"}[metric]
-        paths.write_table(folder / f"{name}.parquet", pd.concat(others, ignore_index=True))
+        first = case.models not in [table["models"].iloc[0] for table in tables.get("twins", [])]
+        found = {"tied": line[line["metric"] == TIED], "twins": twin_table(x, y, metric, analysis)}
+        found |= _whole(folder, x, y, metric, analysis, case.models if first else None)
+        for name, table in found.items():
+            tables.setdefault(name, []).append(_named(case, table))
+    paths.write_table(folder / "curve.parquet", with_yardsticks(tables.pop("curve"), PLACE))
+    if "heatmap" in tables:
+        keys = ["metric", "models", "layer_x", "layer_y"]
+        mean = pd.concat(tables.pop("heatmap")).groupby(keys, sort=False, as_index=False)["value"].mean()
+        paths.write_table(folder / "heatmap.parquet", mean)
+    for name, parts in tables.items():
+        table = pd.concat(parts, ignore_index=True)
+        if len(table):
+            paths.write_table(folder / f"{name}.parquet", table)
+
+
+def _whole(folder: Path, x: Recording, y: Recording, metric: str, analysis: Analysis,
+           first: str | None) -> dict[str, pd.DataFrame]:
+    """Tables of one case beyond its curve; those that only the first seed gets when it is named (`first`)."""
+    found = {}
+    if metric in ("correlation", "cka"):
+        found["heatmap"] = heatmap(x, y, metric, analysis.memory_mb)
+        if first:
+            found["maxima"] = heatmap_maxima(x, y, metric, analysis)
+    if metric == "correlation":
+        found["dimensions"] = dimensions(x, y)
+    if metric == "cka" and first:
+        found["audit"] = audit_table(x, y, analysis)
+    if metric == "procrustes" and first:
+        size, found["map"] = rotation_map(x, y)
+        np.save(folder / f"map-{first}.npy", size.astype(np.float32))
+    return found
 
 
 def _named(case: Case, table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(models=case.models, seed=pd.array([case.seed] * len(table), dtype="Int64"), a=case.a, b=case.b)
 
 
-def with_floor(tables: list[pd.DataFrame], place: list[str]) -> pd.DataFrame:
-    """Join tables of cases; rows of "floor" become the columns floor, floor_low and floor_high of the embedders.
+def with_yardsticks(tables: list[pd.DataFrame], place: list[str]) -> pd.DataFrame:
+    """Join tables of cases; what embedders and backbones are held against becomes columns.
 
-    They hold the mean value over all two seeds at the same `place`, and the bounds that cover all their intervals;
-    NaN without a second seed.
+    Rows of "floor" become floor, floor_low and floor_high of the embedders: the mean over all two seeds at the same
+    `place`, and the bounds that cover all their intervals. Rows of "ceiling" become the column ceiling of the
+    backbones: the mean over both. NaN where there are none.
     """
     table = pd.concat(tables, ignore_index=True)
-    floor = table[table["models"] == "floor"].groupby(place, dropna=False)
+    by_kind = dict(list(table.groupby("models", sort=False)))
+    none = table.iloc[:0]
+    floor = by_kind.get("floor", none).groupby(place, dropna=False)
+    ceiling = by_kind.get("ceiling", none).groupby(place, dropna=False)
     columns = floor.agg(floor=("value", "mean"), floor_low=("low", "min"), floor_high=("high", "max"))
-    rows = table[table["models"] != "floor"].merge(columns, how="left", on=place)
+    rows = table[~table["models"].isin(["floor", "ceiling"])].merge(columns, how="left", on=place)
+    rows = rows.merge(ceiling.agg(ceiling=("value", "mean")), how="left", on=place)
     rows.loc[rows["models"] == "backbones", list(columns)] = np.nan
+    rows.loc[rows["models"] == "embedders", "ceiling"] = np.nan
     return rows

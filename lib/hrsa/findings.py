@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 BOUNDS = {"value": "mean", "low": "min", "high": "max", "null": "mean", "floor": "mean", "floor_low": "min",
-          "floor_high": "max"}
+          "floor_high": "max", "ceiling": "mean"}
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
@@ -67,6 +67,16 @@ def against_floor(row: pd.Series, more_is_alike: bool = True) -> str:
             0: f"inconclusive against {seeds}: no difference beyond training noise was shown"}[side]
 
 
+def against_ceiling(row: pd.Series, more_is_alike: bool = True) -> str:
+    """Whether two backbones differ by more than rounding does: a clause, empty where no ceiling was measured."""
+    if not np.isfinite(row.get("ceiling", np.nan)):
+        return ""
+    side = order(row["low"], row["high"], row["ceiling"], row["ceiling"]) * (1 if more_is_alike else -1)
+    itself = f"one model in float32 and bf16 ({row['ceiling']:.3f})"
+    return {1: f", more alike than {itself}", -1: f", less alike than {itself}",
+            0: f", not told apart from {itself}"}[side]
+
+
 def realignment(backbones: pd.Series, embedders: pd.Series, more_is_alike: bool = True) -> str:
     """Whether contrastive training brought the two models closer: a clause."""
     side = order(embedders["low"], embedders["high"], backbones["low"], backbones["high"])
@@ -80,21 +90,33 @@ def sentence(table: pd.DataFrame, name: str, more_is_alike: bool = True, **where
     """What was found for one similarity at one place, from a table of `over_seeds`.
 
     `name` is how the prose calls it, `where` picks the rows (layer_x, k, set ...), `more_is_alike` says that larger
-    values mean more alike models. One sentence about backbones, one about embedders, one about realignment.
+    values mean more alike models. A clause about backbones, one about embedders, one about realignment; backbones
+    alone where the pair has no embedders.
     """
     backbones = one(table, models="backbones", **where)
+    before = (f"{name}: the backbones score {_number(backbones)}, {against_null(backbones, more_is_alike)}"
+              f"{against_ceiling(backbones, more_is_alike)}")
+    if "embedders" not in set(table["models"]):
+        return before + "."
     embedders = one(table, models="embedders", **where)
-    return (f"{name}: the backbones score {_number(backbones)}, {against_null(backbones, more_is_alike)}; "
-            f"the embedders score {_number(embedders)}, {against_null(embedders, more_is_alike)}, and "
+    return (f"{before}; the embedders score {_number(embedders)}, {against_null(embedders, more_is_alike)}, and "
             f"{against_floor(embedders, more_is_alike)}. So {realignment(backbones, embedders, more_is_alike)}.")
 
 
 def by_layer(table: pd.DataFrame, more_is_alike: bool = True, **where: Any) -> str:
-    """At how many layers the embedders are more or less alike than the backbones: a sentence."""
+    """At how many layers the embedders are more or less alike than the backbones: a sentence.
+
+    Of a pair without embedders: at how many layers the backbones are more alike than permuted rows.
+    """
     rows = table
     for name, value in where.items():
         rows = rows[rows[name] == value]
     arms = [rows[rows["models"] == models].set_index("layer_x") for models in ("backbones", "embedders")]
+    if arms[1].empty:
+        sides = [order(b["low"], b["high"], b["null"], b["null"]) * (1 if more_is_alike else -1)
+                 for _, b in arms[0].iterrows()]
+        return (f"Of {len(sides)} states over depth, the models are more alike than permuted rows at {sides.count(1)}, "
+                f"less alike at {sides.count(-1)}, and it is inconclusive at {sides.count(0)}.")
     sides = [order(e["low"], e["high"], b["low"], b["high"]) * (1 if more_is_alike else -1)
              for (_, e), (_, b) in zip(arms[1].iterrows(), arms[0].loc[arms[1].index].iterrows(), strict=True)]
     return (f"Of {len(sides)} states over depth, the embedders are more alike than the backbones at {sides.count(1)}, "
@@ -131,9 +153,19 @@ def over_training(table: pd.DataFrame, name: str, more_is_alike: bool = True) ->
 def between_sets(table: pd.DataFrame, first: str, second: str, name: str = "inverse row entropy") -> str:
     """How two sets of texts differ in one similarity at one layer, for backbones and embedders: a sentence."""
     parts = []
-    for models in ("backbones", "embedders"):
+    for models in table["models"].unique():
         a, b = (one(table, models=models, set=which) for which in (first, second))
         words = {1: "higher", -1: "lower", 0: "not told apart (inconclusive)"}
         parts.append(f"{models}: {_number(a)} on {first} against {_number(b)} on {second}, "
                      f"{words[order(a['low'], a['high'], b['low'], b['high'])]}")
     return f"{name.capitalize()} by set of texts. " + "; ".join(parts) + "."
+
+
+def above_maximum(heat: pd.DataFrame, maxima: pd.DataFrame, metric: str) -> str:
+    """How many cells of a heat map exceed every cell of the maps of permuted rows: a sentence."""
+    parts = []
+    for models, rows in heat[heat["metric"] == metric].groupby("models", sort=False):
+        null = maxima[(maxima["metric"] == metric) & (maxima["models"] == models)]["value"]
+        parts.append(f"{models}: {int((rows['value'] > null.max()).sum())} of {len(rows)} cells lie above "
+                     f"{null.max():.3f}, the largest cell of {len(null)} maps of permuted rows")
+    return "; ".join(parts).capitalize() + "."

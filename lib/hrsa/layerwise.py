@@ -7,6 +7,7 @@ classes of text length and position).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ MEASURED = {
     "cka": ["cka", "debiased_cka"],
     "knn": ["knn"],
 }
+TIED = "knn_tied"
 SEED = 0  # of resamples and permutations: the same texts are drawn for every case
+MAPS = 5  # of permuted rows, for the layer-aware null of a heat map
 REFITS = 10  # Procrustes needs a fit per resample: it gets this many times fewer of them
 MAP_CELLS = 64  # a map is shown in at most this many blocks of dimensions along an axis
 PLACE = ["metric", "layer_x", "layer_y", "set", "k"]
@@ -49,23 +52,25 @@ def open_pair(a: Path, b: Path) -> tuple[Recording, Recording]:
 
 
 def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrated: bool = True, null: bool = True,
-          layers: list[tuple[int, int]] | None = None) -> pd.DataFrame:
+          layers: list[tuple[int, int]] | None = None, tied: bool = False) -> pd.DataFrame:
     """One metric at matched layers (or at `layers`): [metric, layer_x, layer_y, set, k, value, low, high, null, n].
 
     `set` is "all", and for Procrustes also each set of texts. Without `calibrated`, low, high and null are NaN;
-    without `null`, the null is, and there is no set but "all". One layer of both models is in memory at a time.
+    without `null`, the null is, and there is no set but "all". `tied` adds, to knn, rows of metric "knn_tied": the
+    share of tokens whose neighbours the tie rule decided. One layer of both models is in memory at a time.
     """
     matched = matched_layers(x, y) if layers is None else layers
+    names = [*MEASURED[metric], *([TIED] if tied and metric == "knn" else [])]
     parts = []
     for name, rows in _sets(x, metric == "procrustes" and null):
         tokens = x.tokens.iloc[rows]
         options: dict[str, Any] = {"ks": [k for k in analysis.ks if k < len(rows)], "layers": "matched"}
         if calibrated:
-            options |= _calibration(tokens, metric, analysis, null)
+            options |= calibration(tokens, metric, analysis, null)
         for i, j in matched:
             a, b = (part.layer(at) if name == "all" else part.layer(at)[rows] for part, at in ((x, i), (y, j)))
             rng = np.random.default_rng(SEED)
-            table = compare_layers([a], [b], MEASURED[metric], rng=rng, **options)
+            table = compare_layers([a], [b], names, rng=rng, **options)
             parts.append(table.assign(layer_x=x.labels[i], layer_y=y.labels[j], set=name))
     columns = [*PLACE, "value", "low", "high", "null", "n"]
     return pd.concat(parts, ignore_index=True).rename(columns={"n_tokens": "n"})[columns]
@@ -79,7 +84,8 @@ def _sets(x: Recording, split: bool) -> Iterator[tuple[str, np.ndarray]]:
             yield str(name), part.index.to_numpy()
 
 
-def _calibration(tokens: pd.DataFrame, metric: str, analysis: Analysis, null: bool) -> dict[str, Any]:
+def calibration(tokens: pd.DataFrame, metric: str, analysis: Analysis, null: bool) -> dict[str, Any]:
+    """Options of `compare_layers` for an interval over the texts of `tokens` (n rows) and, with `null`, for a null."""
     fewer = REFITS if metric == "procrustes" else 1
     options = {
         "texts": pd.factorize(tokens["text"])[0],
@@ -102,13 +108,55 @@ def _joined(classes: np.ndarray) -> np.ndarray:
         classes = np.where(classes == names[at], names[at - 1 if at else 1], classes)
 
 
-def heatmap(x: Recording, y: Recording, metric: str) -> pd.DataFrame:
+def heatmap(x: Recording, y: Recording, metric: str, memory_mb: int = 512) -> pd.DataFrame:
     """Every layer of x with every layer of y: [metric, layer_x, layer_y, value]; for correlation and cka."""
-    files = [[part.folder / f"layer-{i:02d}.npy" for i in range(len(part.labels))] for part in (x, y)]
-    table = compare_layers(*files, MEASURED[metric], layers="all")
+    table = compare_layers(*_all_layers(x, y), MEASURED[metric], layers="all", memory_mb=memory_mb)
     table["layer_x"] = np.array(x.labels)[table["layer_x"]]
     table["layer_y"] = np.array(y.labels)[table["layer_y"]]
     return table[["metric", "layer_x", "layer_y", "value"]]
+
+
+def _all_layers(x: Recording, y: Recording) -> list[list[np.ndarray]]:
+    return [[part.layer(i) for i in range(len(part.labels))] for part in (x, y)]
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """States (n, d) of a layer with their rows in another `order` (n,), read as they are asked for."""
+
+    source: np.ndarray
+    order: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the source."""
+        return self.source.dtype
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        return self.source[self.order[rows]]
+
+
+def heatmap_maxima(x: Recording, y: Recording, metric: str, analysis: Analysis) -> pd.DataFrame:
+    """Layer-aware null of `heatmap`: the largest cell of each of at most 5 maps of permuted rows, [metric, map, value].
+
+    Rows of y are permuted within classes of text length and position, all layers alike. A map has many cells, and the
+    largest of them is large by chance: a cell of the real map counts when it exceeds these maxima.
+    """
+    classes = calibration(x.tokens, metric, analysis, null=True)["classes"]
+    rng = np.random.default_rng(SEED)
+    layers_x, layers_y = _all_layers(x, y)
+    found = []
+    for at in range(min(analysis.permutations, MAPS)):
+        order = calibrate.shuffle_within(classes, rng)
+        shuffled = [Shuffled(layer, order) for layer in layers_y]
+        table = compare_layers(layers_x, shuffled, MEASURED[metric], layers="all", memory_mb=analysis.memory_mb)
+        found += [{"metric": name, "map": at, "value": rows["value"].max()} for name, rows in table.groupby("metric")]
+    return pd.DataFrame(found, columns=["metric", "map", "value"])
 
 
 def dimensions(x: Recording, y: Recording) -> pd.DataFrame:
