@@ -19,7 +19,8 @@ import pandas as pd
 from hrsa import texts
 from hrsa.profile import Mining
 
-BLOCK = 2**25  # similarities held at a time: 128 MB of float32
+BLOCK = 2**24  # similarities held at a time: 64 MB of float32
+LEAST = 128  # queries in a block however many passages there are: fewer make slow products
 SLICE = 8192  # texts embedded at a time
 STRIDE = 64  # of the sample that tells where a ranking's first part begins
 REFERENCE_TOKENS = 128  # at most, of a text, by the reference embedder; and no more than the recipe trains on
@@ -75,11 +76,12 @@ def select(score: Scores, known: Rows, position: np.ndarray, n: int, options: Mi
     (arXiv 2407.15831).
     """
     skipped = min(options.skip_ranks, int(options.skip_share * n))
-    found, step = Mined.empty(len(position), wanted), max(1, BLOCK // n)
+    found, step = Mined.empty(len(position), wanted), max(LEAST, BLOCK // n)
     for start in range(0, len(position), step):
         stop = min(start + step, len(position))
         for i, similarity in zip(range(start, stop), score(start, stop), strict=True):
             _select_one(found, i, similarity, known[i], position[i], skipped, options.margin)
+        del similarity  # a view: it would keep this block beside the next
         advance(stop - start)
     return found
 
