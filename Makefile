@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book compare test lab smoke plan power results backbones suite lock clean
+.PHONY: help setup browser book compare test lab smoke plan power evidence results backbones suite lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,8 +48,11 @@ lab: setup ## JupyterLab on notebooks/
 plan: setup ## the graph of PROFILE, its runs and their estimated size; runs nothing
 	@$(RUN) hrsa.plan --profile $(PROFILE)
 
-power: setup ## seeds and queries that would prove the margin, from the variances PROFILE measured
-	@$(RUN) hrsa.power --profile $(PROFILE)
+power: setup ## seeds, queries and hours that prove MARGIN, from what PROFILE measured [EVIDENCE="…"] [HOURS_OF=paper]
+	@$(RUN) hrsa.power --profile $(PROFILE) $(if $(MARGIN),--margin $(MARGIN)) $(if $(EVIDENCE),--evidence $(EVIDENCE)) $(if $(HOURS_OF),--hours-of $(HOURS_OF))
+
+evidence: setup ## write PROFILE's scores to OUT=file for others [SOURCE=name], or judge those of FILES="…" joined
+	@$(RUN) hrsa.merge --profile $(PROFILE) $(if $(FILES),--files $(FILES),--share "$(OUT)" --source "$(or $(SOURCE),unnamed)")
 
 results: setup ## commit-ready tables of a finished run of PROFILE, in data/results/
 	@$(RUN) hrsa.results --profile $(PROFILE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from hrsa import paths
+from hrsa import merge, paths
 from hrsa.backbone import has_card
 from hrsa.profile import Model, Profile
 
@@ -170,7 +170,8 @@ def fingerprint(profile: Profile, rule: str) -> str:
     settings = {name: profile.model_dump(mode="json")[name] for name in (*sections, "threads")}
     if rule in STAGE_MODULES:
         return paths.key(settings=settings, code={m: paths.code_hash(m) for m in STAGE_MODULES[rule]})
-    return paths.key(settings=settings, code=_source_hash(paths.NOTEBOOKS / f"{rule}.py"))
+    received = [paths.file_hash(file) for file in merge.received(profile)] if rule == "12_verdict" else []
+    return paths.key(settings=settings, code=_source_hash(paths.NOTEBOOKS / f"{rule}.py"), received=received)
 
 
 def parameters(profile: Profile, chapter: str, name: str) -> dict[str, str | int]:
