@@ -129,3 +129,12 @@ def symmetric_eigenvalues(x: Array) -> np.ndarray:
     import torch
 
     return host(torch.linalg.eigvalsh(x))
+
+
+def eigenvectors(x: Array) -> tuple[Array, Array]:
+    """Eigenvalues, rising, and eigenvectors, as columns, of a symmetric array."""
+    if not is_tensor(x):
+        return np.linalg.eigh(x)
+    import torch
+
+    return torch.linalg.eigh(x)

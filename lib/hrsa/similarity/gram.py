@@ -14,7 +14,7 @@ import numpy as np
 
 from hrsa.similarity.device import Array, flip_last, host, is_tensor, joined, sum_wide, wide
 from hrsa.similarity.limits import Limits
-from hrsa.similarity.states import PIECE, Layer, blocks, square_rows
+from hrsa.similarity.states import PIECE, Layer, blocks, quick_square_rows
 
 TILE = 256  # tokens that meet a strip at a time
 SHARE = 0.75  # of the memory, for a strip of centred states of all layers and its tiles
@@ -70,7 +70,7 @@ def _tile(layers: list[Layer], strip: slice, right: slice, kept: list[Array], bu
             _product(kept[at][:before], theirs, tiles[at, :before])
         if inside:
             own.append(theirs @ theirs.T)
-            squares.append(square_rows(theirs))
+            squares.append(quick_square_rows(theirs))
     found = {"apart": 2 * products_of(tiles[:, :before].reshape(count, -1)) if before else np.zeros((count, count))}
     buffers.put(buffer)
     if inside:

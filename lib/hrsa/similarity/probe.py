@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.linalg import cho_factor, cho_solve
 
 from hrsa.similarity.arrays import matrix
+from hrsa.similarity.device import Array, beside, host, wide
+from hrsa.similarity.limits import Limits
+from hrsa.similarity.softmax import solve_softmax
 
 Task = Literal["classification", "regression"]
-TOLERANCE = 1e-6  # of the gradient's largest entry per text, at the optimum
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,11 @@ class Probe:
 
     def predict(self, x: Any) -> np.ndarray:
         """Classes or targets (n,) of features (n, d). ValueError: another width than fitted, NaN or Inf."""
-        x = matrix(x, "x").astype(np.float64)
+        x = wide(matrix(x, "x"))
         if x.shape[1] != len(self.mean):
-            raise ValueError(f"expected features (n, {len(self.mean)}) as fitted, got {x.shape}")
-        output = (x - self.mean) / self.scale @ self.weights + self.intercept  # (n, outputs)
+            raise ValueError(f"expected features (n, {len(self.mean)}) as fitted, got {tuple(x.shape)}")
+        z = (x - beside(self.mean, x)) / beside(self.scale, x)
+        output = host(z @ beside(self.weights, x)) + self.intercept  # (n, outputs)
         return output[:, 0] if self.classes is None else self.classes[output.argmax(axis=1)]
 
     def score(self, x: Any, labels: Any) -> float:
@@ -65,25 +68,65 @@ def fit_probe(x: Any, labels: Any, task: Task, penalty: float = 1.0) -> Probe:
     return fit_probes([x], labels, task, penalty)[0]
 
 
-def fit_probes(states: Sequence[Any], labels: Any, task: Task, penalty: float = 1.0) -> list[Probe]:
-    """One probe per layer of `states`, a sequence of (n, d_l); each starts where the previous layer's ended."""
+def fit_probes(states: Sequence[Any], labels: Any, task: Task, penalty: float = 1.0, threads: int = 1) -> list[Probe]:
+    """One probe per layer of `states`, a sequence of (n, d_l), on several threads; see `fit_probe`."""
     if task not in ("classification", "regression"):
         raise ValueError(f"expected task 'classification' or 'regression', got {task!r}")
     if not penalty > 0:
         raise ValueError(f"expected penalty > 0 so that the optimum is unique, got {penalty}")
-    probes: list[Probe] = []
-    for layer, x in enumerate(states):
-        x = matrix(x, f"x (layer {layer})").astype(np.float64)
-        y = _labels(labels, len(x), task)
-        mean, scale = x.mean(axis=0), x.std(axis=0)
-        constant = np.ptp(x, axis=0) == 0
-        scale[constant] = 1.0
-        z = (x - mean) / scale  # (n, d)
-        z[:, constant] = 0.0
-        start = probes[-1].weights if probes and probes[-1].weights.shape[0] == x.shape[1] else None
-        solve = _softmax if task == "classification" else _ridge
-        probes.append(Probe(task, *solve(z, y, penalty, mean, scale, start)))
-    return probes
+    fit = _classifier if task == "classification" else _ridge
+    return list(Limits(threads=threads).map(lambda item: fit(*_standardised(*item), labels, penalty),
+                                            list(enumerate(states))))
+
+
+class Standard(NamedTuple):
+    """Features (n, d) in float64 to mean 0 and variance 1, constant dimensions 0; the mean and scale (d,) used."""
+
+    z: Array
+    mean: np.ndarray
+    scale: np.ndarray
+
+
+def _standardised(layer: int, x: Any) -> Standard:
+    x = wide(matrix(x, f"x (layer {layer})"))
+    constant = host((x == x[:1]).all(0))
+    mean = x.mean(0)
+    z = x - mean
+    z[:, np.flatnonzero(constant)] = 0.0
+    scale = np.where(constant, 1.0, np.sqrt(host((z * z).mean(0))))
+    return Standard(z / beside(scale, z), host(mean), scale)
+
+
+def _classifier(z: Array, mean: np.ndarray, scale: np.ndarray, labels: Any, penalty: float) -> Probe:
+    classes, code = np.unique(_labels(labels, len(z), "classification"), return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"expected at least two classes, got {classes.tolist()}")
+    found = solve_softmax(z, code, len(classes), penalty)
+    return Probe("classification", found.weights, found.intercept, mean, scale, classes, found.objective,
+                 found.gradient)
+
+
+def _ridge(z: Array, mean: np.ndarray, scale: np.ndarray, labels: Any, penalty: float) -> Probe:
+    """Normal equations of the smaller side, with one step of refinement."""
+    y = _labels(labels, len(z), "regression")
+    n, d = z.shape
+    target = y - y.mean()
+    gram = host(z.T @ z if d <= n else z @ z.T)
+    gram[np.diag_indices(len(gram))] += penalty
+    factor = cho_factor(gram, lower=True)
+    z = host(z)
+
+    def solved(right: np.ndarray) -> np.ndarray:  # (Z'Z + penalty)^-1 Z' right
+        return cho_solve(factor, z.T @ right) if d <= n else z.T @ cho_solve(factor, right)
+
+    weights = solved(target)
+    slope = z.T @ (target - z @ weights) - penalty * weights
+    weights += cho_solve(factor, slope) if d <= n else (slope - z.T @ cho_solve(factor, z @ slope)) / penalty
+    left = target - z @ weights
+    gradient = np.abs(z.T @ left - penalty * weights).max() / n
+    objective = (left @ left + penalty * weights @ weights) / 2
+    return Probe("regression", weights[:, None], np.array([y.mean()]), mean, scale, None, float(objective),
+                 float(gradient))
 
 
 def _labels(labels: Any, n: int, task: Task) -> np.ndarray:
@@ -96,46 +139,3 @@ def _labels(labels: Any, n: int, task: Task) -> np.ndarray:
             raise ValueError(f"expected finite targets, got {labels[~np.isfinite(labels)][0]} "
                              f"at labels[{int(np.argmin(np.isfinite(labels)))}]")
     return labels
-
-
-def _ridge(z, y, penalty, mean, scale, start):
-    target = y - y.mean()
-    u, s, v = np.linalg.svd(z, full_matrices=False)
-    weights = v.T @ (s / (s**2 + penalty) * (u.T @ target))  # (d,)
-    left = target - z @ weights
-    gradient = np.abs(z.T @ left - penalty * weights).max() / len(z)
-    objective = (left @ left + penalty * weights @ weights) / 2
-    return weights[:, None], np.array([y.mean()]), mean, scale, None, float(objective), float(gradient)
-
-
-def _softmax(z, y, penalty, mean, scale, start):
-    """Softmax regression by L-BFGS, run on well below TOLERANCE, the more so the flatter the optimum."""
-    classes, code = np.unique(y, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(f"expected at least two classes, got {classes.tolist()}")
-    (n, d), c = z.shape, len(classes)
-    rows = np.arange(n)
-
-    def objective(flat):
-        w = flat.reshape(d + 1, c)  # the intercept last
-        scores = z @ w[:-1] + w[-1]  # (n, c)
-        scores -= scores.max(axis=1, keepdims=True)
-        chosen = scores[rows, code].sum()
-        p = np.exp(scores, out=scores)
-        total = p.sum(axis=1, keepdims=True)
-        p /= total
-        p[rows, code] -= 1
-        slope = np.vstack([z.T @ p + penalty * w[:-1], p.sum(axis=0)])
-        return np.log(total).sum() - chosen + penalty / 2 * np.square(w[:-1]).sum(), slope.ravel()
-
-    first = np.zeros((d + 1, c))
-    if start is not None and start.shape == (d, c):
-        first[:-1] = start
-    stop = TOLERANCE / 5 * n * min(1.0, penalty)
-    found = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B",
-                     options={"maxiter": 20_000, "maxfun": 40_000, "gtol": stop, "ftol": 0.0})
-    w, gradient = found.x.reshape(d + 1, c), np.abs(found.jac).max() / n
-    if not gradient < TOLERANCE:
-        raise RuntimeError(f"expected the probe's gradient below {TOLERANCE} per text, got {gradient:.2g} after "
-                           f"{found.nit} steps ({found.message}): raise the penalty")
-    return w[:-1], w[-1], mean, scale, classes, float(found.fun), float(gradient)

@@ -28,7 +28,7 @@ from hrsa.similarity.device import (
     wide,
     zeros,
 )
-from hrsa.similarity.states import Layer, blocks, square_rows
+from hrsa.similarity.states import Layer, blocks, quick_square_rows
 
 log = logging.getLogger(__name__)
 
@@ -114,15 +114,15 @@ def nuclear_norm(cross: Array) -> float:
     """Sum of the singular values of (d_x, d_y), from the eigenvalues of C'C where that is exact enough.
 
     Eigenvalues carry an error of about eps times the largest, which matters only for small singular values; where
-    these errors, independent as they are, could add up to 1e-7 of the result, singular values are computed, at three
-    times the cost.
+    these errors, independent as they are, could add up to 2e-7 of the result, singular values are computed, at up to
+    twice the cost.
     """
     small = cross if cross.shape[0] >= cross.shape[1] else cross.T
     eigenvalues = np.maximum(symmetric_eigenvalues(small.T @ small), 0.0)
     singular = np.sqrt(eigenvalues)
-    error = 4 * np.finfo(np.float64).eps * eigenvalues.max()
+    error = np.finfo(np.float64).eps * eigenvalues.max()
     spread = np.minimum(np.sqrt(error), error / np.maximum(singular, max(np.sqrt(error), 1e-300)))
-    if np.sqrt(np.square(spread).sum()) > 1e-7 * singular.sum():
+    if np.sqrt(np.square(spread).sum()) > 2e-7 * singular.sum():
         singular = singular_values(cross)
     return float(singular.sum())
 
@@ -168,7 +168,7 @@ def _moments(x: Layer, y: Layer, alignment: Alignment, kind: Any) -> tuple[Array
     cross, squares, sums, total = None, np.zeros(2), [0.0, 0.0], 0.0
     for a, b, w in alignment.blocks(x, y, kind):
         cross = zeros((a.shape[1], b.shape[1]), a) if cross is None else cross
-        own = [square_rows(part) for part in (a, b)]  # (b,)
+        own = [quick_square_rows(part) for part in (a, b)]  # (b,)
         if w is None:
             cross += a.T @ b
             squares += [part.sum() for part in own]

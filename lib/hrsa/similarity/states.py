@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hrsa.similarity.arrays import check_finite, floats
-from hrsa.similarity.device import Array, as_kind, beside, host, is_tensor, narrow, sum_wide, wide
+from hrsa.similarity.device import Array, as_kind, beside, host, inner, narrow, sum_wide, wide
 
 BLOCK = 1024  # tokens read at a time
 PIECE = 256  # tokens, or token pairs, summed in float32 before float64 takes over; keeps errors near 1e-7
@@ -89,11 +89,14 @@ class Sample:
 
 
 def square_rows(block: Array) -> np.ndarray:
-    """Squared norms (b,) of the rows of a block (b, d), summed in float64 pieces, on the host."""
-    if is_tensor(block):
-        return host((wide(block) ** 2).sum(dim=1))
-    return sum(np.einsum("nd,nd->n", part, part).astype(np.float64)
-               for part in np.split(block, range(PIECE, block.shape[1], PIECE), axis=1))
+    """Squared norms (b,) of the rows of a block (b, d), summed in float64, on the host."""
+    return host(inner(wide(block), wide(block)))
+
+
+def quick_square_rows(block: Array) -> np.ndarray:
+    """The same to about 1e-7 of themselves and several times faster, for sums from which nothing large is taken."""
+    pieces = [block[:, at : at + PIECE] for at in range(0, block.shape[1], PIECE)]
+    return sum(host(wide(inner(piece, piece))) for piece in pieces)
 
 
 def release(source: Any) -> None:

@@ -1,0 +1,230 @@
+"""Bounds of a comparison: memory, threads, interruption, devices. The values are those of arrays compared in one go."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hrsa.similarity import (
+    METRICS,
+    compare_layers,
+    debiased_cka,
+    device,
+    fit_probes,
+    knn,
+    knn_overlap,
+    limits,
+    linear_cka,
+    minibatch_estimate,
+    neighbours,
+    open_states,
+    pairs,
+    procrustes,
+    work,
+)
+from hrsa.similarity.feature import feature_sums
+from hrsa.similarity.gram import gram_sums
+from hrsa.similarity.layers import KNOWN
+
+EXACT = ("correlation", "correlation_undefined", "cka", "debiased_cka", "procrustes", "knn", "knn_tied")
+
+
+def model(rng, layers, n, d):
+    """States (l, n, d) float32: a few dimensions a thousand times larger, massive tokens, a constant dimension."""
+    states = rng.standard_normal((n, d)) + np.cumsum(0.5 * rng.standard_normal((layers, n, d)), axis=0)
+    states[:, :, :2] *= 1000
+    states[:, ::50] *= 20
+    states[:, :, 4] = 0.1
+    return states.astype(np.float32)
+
+
+def two_models(rng, layers=2, n=700, d=16):
+    x = model(rng, layers, n, d)
+    return x, (x + 0.5 * model(rng, layers, n, d)).astype(np.float32)
+
+
+def same(a, b, **tolerance):
+    """Equal tables but for rounding."""
+    assert a.drop(columns=["value", "low", "high", "null"]).equals(b.drop(columns=["value", "low", "high", "null"]))
+    for name in ("value", "low", "high", "null"):
+        assert a[name].to_numpy() == pytest.approx(b[name].to_numpy(), nan_ok=True, **tolerance), name
+
+
+@pytest.mark.parametrize("shape", [(2, 2000, 8), (3, 700, 90)], ids=["feature space", "Gram space"])
+def test_any_budget_and_any_threads_give_the_same(shape, rng, monkeypatch):
+    x, y = two_models(rng, *shape)
+    expected = compare_layers(x, y, EXACT)
+    monkeypatch.setattr(limits, "LEAST_MB", 0)
+    same(compare_layers(x, y, EXACT, memory_mb=0.5), expected, abs=1e-6)
+    same(compare_layers(x, y, EXACT, threads=2), expected, abs=1e-9)
+    with pytest.raises(ValueError, match="at least 1 thread"):
+        compare_layers(x, y, threads=0)
+
+
+def test_too_small_a_budget_is_refused(rng):
+    x, y = two_models(rng)
+    with pytest.raises(ValueError, match="memory_mb of at least 16, got 2"):
+        compare_layers(x, y, memory_mb=2)
+
+
+def test_constant_dimensions_are_counted(rng):
+    x, y = two_models(rng)
+    y[0, :, 7] = 2
+    counts = compare_layers(x, y, ("correlation_undefined",))
+    assert counts["value"].tolist() == [2, 1, 2, 1]
+
+
+def test_sample_of_tokens_for_neighbours(rng, monkeypatch):
+    monkeypatch.setattr(knn, "MAX_TOKENS", 200)
+    x, y = two_models(rng)
+    rows = knn.sampled(700, 5)
+    assert len(rows) == 200 and (np.diff(rows) > 0).all() and (rows != knn.sampled(700, 6)).any()
+    assert knn_overlap(x[0], y[0], sample_seed=5) == knn_overlap(x[0][rows], y[0][rows])
+    options = {"texts": np.arange(700) // 7, "classes": np.zeros(700), "resamples": 10, "permutations": 2}
+    table = compare_layers(x, y, ("knn", "cka"), sample_seed=5, rng=rng, **options)
+    near = table[(table.metric == "knn") & (table.layer_x == 0)]
+    assert near["value"].tolist() == pytest.approx(list(knn_overlap(x[0], y[0], sample_seed=5).values()))
+    assert set(near.n_tokens) == {200} and set(table[table.metric == "cka"].n_tokens) == {700}
+    assert (near.low <= near["value"]).all() and (near.null < near["value"]).all()
+    with pytest.raises(ValueError, match="at most 200 tokens"):
+        neighbours(x[0])
+
+
+def test_minibatch_stands_beside_the_exact_value_with_its_error(rng):
+    x, y = two_models(rng, 2, 3000, 12)
+    table = compare_layers(x, y, ("debiased_cka",), method="both", rng=np.random.default_rng(1))
+    exact, estimate = (table[table.metric == name].reset_index() for name in ("debiased_cka", "debiased_cka_minibatch"))
+    assert len(exact) == len(estimate) == 4 and (estimate.low < estimate.high).all()
+    assert (np.abs(estimate["value"] - exact["value"]) < 3 * (estimate.high - estimate.low)).all()
+    a, b = open_states(x, "x"), open_states(y, "y")
+    draws = [minibatch_estimate(a, b, np.random.default_rng(rng.integers(2**32)), batch=100) for _ in range(12)]
+    spread = np.std([d.cka for d in draws], axis=0, ddof=1)
+    assert (np.mean([d.error for d in draws], axis=0) < 10 * spread).all()
+    assert np.isnan(minibatch_estimate(a, b, rng, batch=3000).error).all()
+    with pytest.raises(ValueError, match="rng for method='both'"):
+        compare_layers(x, y, ("cka",), method="both")
+
+
+def test_massive_tokens_do_not_cancel(rng):
+    x = rng.standard_normal((900, 40))
+    y = x + 0.5 * rng.standard_normal((900, 40))
+    x[3] *= 100
+    y[3] *= 100
+    for kind in (gram_space, feature_space):
+        sums = kind(open_states(x[None], "x"), open_states(y[None], "y"))
+        assert sums.cka(debiased=True).item() == pytest.approx(debiased_cka(x, y), abs=1e-6)
+        assert sums.cka().item() == pytest.approx(linear_cka(x, y), abs=1e-6)
+
+
+def gram_space(x, y):
+    return pairs.PairSums(**gram_sums([*x.layers, *y.layers], x.n, limits.Limits()), l_x=1, n=x.n)
+
+
+def feature_space(x, y):
+    return pairs.PairSums(**feature_sums(x.layers, y.layers, x.n, limits.Limits()), l_x=1, n=x.n)
+
+
+COMPARISON = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from hrsa.similarity import compare_layers, limits, work
+work.SAVE_SECONDS = 0.0
+folder, slow = Path(sys.argv[1]), float(sys.argv[2])
+saving, counts = work.Work.save, {}
+def save(self, name, blocks, total, last):
+    saving(self, name, blocks, total, last)
+    counts[name] = counts.get(name, 0) + 1
+    time.sleep(slow)
+work.Work.save = save
+files = [[folder / f"{m}-{i}.npy" for i in range(2)] for m in "xy"]
+table = compare_layers(*files, work=folder / "work", memory_mb=16)
+table.to_parquet(folder / "table.parquet")
+print(counts)
+"""
+
+
+def test_a_killed_comparison_goes_on_at_its_last_block(rng, tmp_path):
+    x, y = two_models(rng, 2, 3000, 40)
+    for name, states in (("x", x), ("y", y)):
+        for i in range(2):
+            np.save(tmp_path / f"{name}-{i}.npy", states[i])
+    script = tmp_path / "comparison.py"
+    script.write_text(textwrap.dedent(COMPARISON), encoding="utf8")
+    command = [sys.executable, str(script), str(tmp_path)]
+    running = subprocess.Popen([*command, "0.4"], start_new_session=True)
+    until = time.monotonic() + 120
+    while len(list((tmp_path / "work").rglob("*.safetensors"))) < 2:
+        assert time.monotonic() < until and running.poll() is None
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not (tmp_path / "table.parquet").exists()
+    done = {file.stem for file in (tmp_path / "work").rglob("*.safetensors")}
+    again = subprocess.run([*command, "0"], check=True, capture_output=True, text=True).stdout
+    counts = json.loads(again.strip().replace("'", '"'))
+    assert "correlation" in done and "correlation" not in counts  # finished before the kill: not touched again
+    assert not any((tmp_path / "work").iterdir())
+    same(pd.read_parquet(tmp_path / "table.parquet"), compare_layers(x, y, memory_mb=16), abs=1e-12)
+
+
+def test_partial_results_belong_to_their_states_and_settings(rng, tmp_path, monkeypatch):
+    x, y = two_models(rng)
+    monkeypatch.setattr(work, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(work.Work, "finish", lambda self: None)
+    first = compare_layers(x, y, KNOWN, work=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert compare_layers(x, y, KNOWN, work=tmp_path).equals(first)
+    assert len(list(tmp_path.iterdir())) == 1
+    compare_layers(x + 1, y, KNOWN, work=tmp_path)
+    compare_layers(x, y, KNOWN, ks=(3,), work=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    for file in tmp_path.rglob("correlation.safetensors"):
+        file.write_bytes(b"not a tensor file")
+    with pytest.raises(ValueError, match=r"broken file.*delete it"):
+        compare_layers(x, y, KNOWN, work=tmp_path)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Tensors in main memory are treated as those of an accelerator: the device's kernels run on them."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("hrsa.similarity") and hasattr(module, "stays"):
+            monkeypatch.setattr(module, "stays", device.is_tensor)
+
+
+def test_tensors_on_a_device_stay_there_and_give_the_same(rng, elsewhere):
+    x, y = two_models(rng, 2, 400, 40)
+    tensors = [torch.from_numpy(states) for states in (x, y)]
+    same(compare_layers(*tensors, EXACT), compare_layers(x, y, EXACT), abs=1e-5)
+    small = two_models(rng, 2, 2500, 8)
+    same(compare_layers(*map(torch.from_numpy, small), ("cka", "debiased_cka")),
+         compare_layers(*small, ("cka", "debiased_cka")), abs=1e-5)
+    for metric in METRICS.values():
+        here, there = metric.function(x[0], y[0]), metric.function(tensors[0][0], tensors[1][0])
+        assert there == pytest.approx(here, abs=1e-6), metric.name
+    there = procrustes(tensors[0][0], tensors[1][0]).score(tensors[0][1], tensors[1][1])
+    assert there.residual_ratio == pytest.approx(procrustes(x[0], y[0]).score(x[1], y[1]).residual_ratio)
+    with pytest.raises(ValueError, match="cpu and main memory"):
+        linear_cka(tensors[0][0], y[0])
+    tensors[0][1, 30, 2] = torch.inf
+    with pytest.raises(ValueError, match=r"states_x\[1\]\[30, 2\]"):
+        compare_layers(*tensors)
+
+
+def test_probes_on_a_device(rng, elsewhere):
+    x, _ = two_models(rng, 2, 120, 10)
+    labels = rng.integers(0, 3, 120)
+    for task, target in (("classification", labels), ("regression", labels + 0.5)):
+        pair = [fit_probes(form, target, task, threads=2) for form in (list(torch.from_numpy(x)), list(x))]
+        for a, b in zip(*pair, strict=True):
+            assert a.weights == pytest.approx(b.weights, abs=1e-4)
+            assert a.score(torch.from_numpy(x[0]), target) == pytest.approx(b.score(x[0], target), abs=1e-3)
