@@ -7,6 +7,7 @@ import mteb
 import numpy as np
 import pandas as pd
 import pytest
+from mteb.types import PromptType
 from sklearn.metrics import average_precision_score
 from tiny import tiny_backbone
 
@@ -43,6 +44,14 @@ class Recorder:
     def encode(self, texts, *, prompt, **kwargs):
         self.calls.append((prompt, list(texts)))
         return self.model.encode(texts, prompt=prompt, **kwargs)
+
+
+class Prompts(Recorder):
+    """Remembers as well, and encodes nothing: for what is asked, not for what comes back."""
+
+    def encode(self, texts, *, prompt, **kwargs):
+        self.calls.append((prompt, list(texts)))
+        return np.ones((len(texts), 2))
 
 
 def make_task(rng, family, instruction="Find the passage that answers.", **changes):
@@ -119,9 +128,32 @@ def test_task_without_instruction_is_refused_unless_told(model, rng, tmp_path):
         task_instruction(code.metadata)
 
 
-def test_bright_domains_have_their_own_instruction():
-    prompts = [task_instruction(task.metadata) for task in mteb.get_benchmark("BRIGHT(v1.1)").tasks]
-    assert len(set(prompts)) > len(prompts) / 2
+def test_queries_of_each_bright_domain_carry_its_own_instruction(model):
+    posts = ("Biology", "EarthScience", "Economics", "Psychology", "Robotics", "Stackoverflow", "SustainableLiving")
+    kinds = {name: f"{re.sub(r'(?<=[a-z])(?=[A-Z])', '_', name).lower()} post for searching relevant passages"
+             for name in posts}
+    kinds |= {"Pony": "Pony question for searching relevant passages",
+              "Leetcode": "Coding problem for searching relevant examples",
+              "Aops": "Math problem for searching relevant examples",
+              "TheoremQATheorems": "Math problem for searching relevant theorems",
+              "TheoremQAQuestions": "Math problem for searching relevant examples"}
+    tasks = list(study_tasks(profile_of(benchmarks=("BRIGHT(v1.1)",))))
+    assert len(tasks) == 20
+    for task in tasks:
+        domain = re.fullmatch("Bright(.+?)(Long)?Retrieval", task.metadata.name)[1]
+        recorder = Prompts(model)
+        for side in (PromptType.query, PromptType.document):
+            encoder(recorder).encode([{"text": ["a text"]}], task_metadata=task.metadata, hf_split="standard",
+                                     hf_subset="default", prompt_type=side)
+        assert [prompt for prompt, _ in recorder.calls] == [query_prompt(f"Represent this {kinds[domain]}: "), ""]
+
+
+@pytest.mark.parametrize(("name", "size"), [("MTEB(Multilingual, v2)", 131), ("MTEB(Code, v1)", 12),
+                                            ("MTEB(eng, v2)", 41)])
+def test_official_benchmarks_resolve_by_name(name, size):
+    tasks = list(study_tasks(profile_of(benchmarks=(name,))))
+    assert [t.metadata.name for t in tasks] == [t.metadata.name for t in mteb.get_benchmark(name).tasks]
+    assert len(tasks) == size and all(task_instruction(t.metadata, "generic") for t in tasks)
 
 
 def test_vectors_of_zeros_are_refused(model, rng, tmp_path):
@@ -200,7 +232,7 @@ def test_pair_accuracy_items_average_to_mtebs(model, rng, tmp_path):
 
 @pytest.mark.parametrize("name", ["MockMultilingualRerankingTask", "MockMultilingualRetrievalTask",
                                   "MockMultilingualSTSTask", "MockMultilingualPairClassificationTask",
-                                  "MockMultilabelClassification"])
+                                  "MockMultilabelClassification", "MockMultilingualInstructionReranking"])
 def test_mtebs_own_test_tasks_have_items(model, tmp_path, name):
     from mteb.mocks import mock_tasks
 
