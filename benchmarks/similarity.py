@@ -1,11 +1,12 @@
 """Similarity metrics against the straightforward way: one layer pair at a time, everything recomputed, all in memory.
 
-    python benchmarks/similarity.py A [--layers 4] [--threads 1] [--repeats 3] [--write benchmarks/similarity.md]
+    python benchmarks/similarity.py A B C memory cores [--threads 1] [--repeats 3] [--write benchmarks/similarity.md]
 
-Sizes: A 13 layers x 4,000 tokens x 576; B 25 x 8,000 x 896; C 29 x 20,000 x 1,536; --layers takes fewer of them. States
-are synthetic: a few dimensions a thousand times larger than the rest, massive tokens, a common mean, clusters. Ours and
-theirs run in turn; the table holds the least CPU seconds of each and the median of the per-turn ratios. Where theirs
-runs on some layer pairs only, its seconds are scaled to all and the column `measured` says on how many.
+Sizes: A 13 layers x 4,000 tokens x 576; B 25 x 8,000 x 896; C 29 x 20,000 x 1,536. States are synthetic: a few
+dimensions a thousand times larger than the rest, massive tokens, a common mean, clusters. Ours and theirs run in turn;
+the table holds the least CPU seconds of each and the median of the per-turn ratios. Where a side runs on a part only,
+its seconds are scaled to all, and the column `theirs on` says how much was run. At size C, CKA of all 29 layers is run
+on 4,096 tokens and scaled by the square of tokens, as its cost in Gram space is, and the rest on two layers.
 """
 
 from __future__ import annotations
@@ -20,25 +21,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 SIZES = {"A": (13, 4_000, 576), "B": (25, 8_000, 896), "C": (29, 20_000, 1_536)}
-KS = (5, 10, 50)
+SMALL = {"A": (4, 600, 64), "B": (5, 800, 64), "C": (6, 1_000, 96)}  # with --small: does it run?
+CKA_TOKENS = 4_096  # at size C
+FEW = 2  # layers of the other metrics at size C
 LIMITS = """\
-What limits each: CKA, correlation of few layers and Procrustes are bound by products and, for the rotation's
-map, by float64 and its SVD, where the straightforward way stays in float32; correlation of many layers by
-reading and transposing; k-NN by products; probes by the number of L-BFGS steps. "Straightforward" is float32
-unless it says otherwise; its error column is against float64 (for probes: how far the library's default
-tolerance stops above the optimum). Memory beyond blocks is a few vectors of n numbers."""
+What limits each: CKA is bound by float32 products, n^2 (sum of widths + l^2) of them, where the straightforward way
+has 3 l_x l_y n d^2; correlation by reading and transposing; k-NN by products and the scan of their results; Procrustes
+without a map by one float32 product and the eigenvalues of C'C in float64, with a map by float64 products and the SVD,
+where float32 gets the map wrong; probes by the number of products with the features, which are narrow and read from
+memory. The straightforward way is float32 unless it says otherwise. Errors are against float64. One forward pass per
+model serves all metrics of a run; recorded states are read from disk by all of them."""
 PAIRS = 6  # layer pairs on which the straightforward way is timed
 MEMORY = (10_000, 50_000, 200_000)  # tokens
 MEMORY_SHAPE = (3, 64)  # layers, dimensions of the memory runs
 MEMORY_METRICS = ("correlation", "cka", "debiased_cka", "procrustes")
+MEMORY_MB = 64
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("size", choices=[*SIZES, "memory"])
-    parser.add_argument("--layers", type=int, help="fewer layers than the size has")
+    parser.add_argument("sizes", choices=[*SIZES, "memory", "cores"], nargs="+")
+    parser.add_argument("--small", action="store_true", help="toy sizes, to see that everything runs")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="turns at size A; one at B and C")
     parser.add_argument("--folder", type=Path, help="states of a memory run, started by this script itself")
     parser.add_argument("--write", type=Path, help="Markdown file for the printed tables")
     return parser.parse_args()
@@ -51,10 +56,11 @@ if __name__ == "__main__":  # thread counts are read when the numerical librarie
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
-from sklearn.linear_model import LogisticRegression  # noqa: E402
+import similarity_plain as plain  # noqa: E402
 
 from hrsa.similarity import (  # noqa: E402
     compare_layers,
+    debiased_cka,
     fit_probes,
     linear_cka,
     minibatch_cka,
@@ -63,6 +69,7 @@ from hrsa.similarity import (  # noqa: E402
     procrustes,
 )
 from hrsa.similarity.knn import neighbours, overlap  # noqa: E402
+from hrsa.similarity.limits import Limits  # noqa: E402
 from hrsa.similarity.procrustes import compare_rotation  # noqa: E402
 
 
@@ -84,158 +91,168 @@ def write_states(folder: Path, layers: int, n: int, d: int) -> tuple[list[Path],
     return names
 
 
-# The straightforward way, written here from the definitions: float32, full arrays, one pair at a time.
-
-
-def plain_cka(x: np.ndarray, y: np.ndarray) -> float:
-    x, y = x - x.mean(0), y - y.mean(0)
-    return np.linalg.norm(x.T @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
-
-
-def plain_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    x, y = (x - x.mean(0)) / x.std(0), (y - y.mean(0)) / y.std(0)
-    return (x * y).mean(0).mean()
-
-
-def plain_knn(x: np.ndarray, y: np.ndarray) -> list[float]:
-    near = []
-    for part in (x, y):
-        unit = part / np.linalg.norm(part, axis=1, keepdims=True)
-        cosine = unit @ unit.T
-        np.fill_diagonal(cosine, -np.inf)
-        first = np.argpartition(-cosine, max(KS), axis=1)[:, : max(KS)]
-        order = np.argsort(-np.take_along_axis(cosine, first, axis=1), axis=1)
-        near.append(np.take_along_axis(first, order, axis=1))
-    values = []
-    for k in KS:
-        shared = (near[0][:, :k, None] == near[1][:, None, :k]).any(axis=2).sum(axis=1)  # compares (n, k, k)
-        values.append(float((shared / (2 * k - shared)).mean()))
-    return values
-
-
-def plain_procrustes(x: np.ndarray, y: np.ndarray) -> float:
-    x, y = x - x.mean(0), y - y.mean(0)
-    u, _, v = np.linalg.svd(x.T @ y)
-    return float(np.linalg.norm(x @ (u @ v) - y) ** 2 / np.linalg.norm(y) ** 2)
-
-
-def seconds(run: Callable[[], object]) -> tuple[float, object]:
+def seconds(run: Callable[[], object], clock: Callable[[], float] = time.process_time) -> tuple[float, object]:
     """CPU seconds of this process (all threads) and the result."""
-    start = time.process_time()
+    start = clock()
     result = run()
-    return time.process_time() - start, result
+    return clock() - start, result
 
 
-def in_turn(ours: Callable, theirs: Callable, repeats: int, scale: float) -> tuple[float, float, float]:
-    """Least seconds of ours and of theirs, and the median ratio over turns; `scale` completes a sample of theirs."""
-    times = [(seconds(ours)[0], seconds(theirs)[0] * scale) for _ in range(repeats)]
-    mine, other = zip(*times, strict=True)
-    return min(mine), min(other), float(np.median([b / a for a, b in times]))
-
-
-def gemm_rate(d: int, tile: int = pairs.TILE) -> float:
-    """GFLOP/s of float32 products (tile, d) (d, tile), the median of 30."""
+def gemm_rate(d: int, tile: int = 512) -> float:
+    """GFLOP/s of float32 products (tile, d) (d, tile), the median of 20."""
     a, b = np.random.default_rng(0).standard_normal((2, tile, d), dtype=np.float32)
     out = np.empty((tile, tile), np.float32)
-    times = sorted(seconds(lambda: [np.matmul(a, b.T, out=out) for _ in range(10)])[0] for _ in range(30))
-    return 2 * tile * tile * d * 10 / times[15] / 1e9
+    times = sorted(seconds(lambda: [np.matmul(a, b.T, out=out) for _ in range(10)])[0] for _ in range(20))
+    return 2 * tile * tile * d * 10 / times[10] / 1e9
 
 
-def run(options: argparse.Namespace) -> tuple[pd.DataFrame, list[str]]:
-    layers, n, d = SIZES[options.size]
-    layers = min(options.layers or layers, layers)
+class Table:
+    """Rows of one size: ours and theirs in turn."""
+
+    def __init__(self, repeats: int):
+        self.repeats, self.rows = repeats, []
+
+    def add(self, metric: str, ours: Callable, theirs: Callable, on: int, of: int, scale: float = 1.0,
+            **errors) -> float:
+        """Time `ours` (times `scale`) against `theirs`, which does `on` of `of` parts; our least seconds."""
+        times = [(seconds(ours)[0] * scale, seconds(theirs)[0] * of / on) for _ in range(self.repeats)]
+        mine, other = (min(part) for part in zip(*times, strict=True))
+        ratio = float(np.median([b / a for a, b in times]))
+        self.rows.append({"metric": metric, "ours s": mine, "theirs s": other, "ratio": ratio,
+                          "theirs on": f"{on} of {of}", **errors})
+        return mine
+
+
+def run(options: argparse.Namespace, size: str) -> tuple[list[str], pd.DataFrame]:
+    """Head lines and table of one size."""
+    layers, n, d = (SMALL if options.small else SIZES)[size]
+    tokens = min(n, CKA_TOKENS) if size == "C" else n
+    table = Table(options.repeats if size == "A" else 1)
+    few = FEW if size == "C" else layers
     with tempfile.TemporaryDirectory() as folder:
-        paths_x, paths_y = write_states(Path(folder), layers, n, d)
-        x, y = open_states(paths_x, "x"), open_states(paths_y, "y")
-        arrays = [[np.load(path) for path in names] for names in (paths_x, paths_y)]
-        sample = [(i, j) for i in range(layers) for j in range(layers)][:: max(1, layers * layers // PAIRS)][:PAIRS]
-        rows, notes = measure(options, x, y, arrays, sample, n)
-    head = f"Size {options.size}: {layers} layers x {n:,} tokens x {d}, {options.threads} thread(s), "
-    return pd.DataFrame(rows), [head + f"input {2 * layers * n * d * 4 / 1e9:.2f} GB", *notes]
+        head = cka_rows(table, write_states(Path(folder), layers, tokens, d), tokens, (n / tokens) ** 2, n, size)
+        if tokens < n:
+            for file in Path(folder).glob("*.npy"):
+                file.unlink()
+        files = write_states(Path(folder), few, n, d) if tokens < n else tuple(
+            sorted(Path(folder).glob(f"{model}-*.npy")) for model in (0, 1))
+        head += other_rows(table, files, layers)
+    first = (f"## Size {size}: {layers} layers x {n:,} tokens x {d}\n\n{options.threads} thread(s), input "
+             f"{2 * layers * n * d * 4 / 1e9:.2f} GB. {_load()}")
+    return [first, *head], pd.DataFrame(table.rows)
 
 
-def measure(options, x, y, arrays, sample, n):
-    a, b = arrays
-    layers, d = len(a), a[0].shape[1]
-    every, matched = layers * layers, [(i, i) for i in range(layers)][:3]
-    rows = []
+def _load() -> str:
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return f"Load of the machine at the end: {load} on {os.cpu_count()} cores."
 
-    def add(name, ours, theirs, on, of, error):
-        mine, other, ratio = in_turn(ours, lambda: [theirs(i, j) for i, j in on], options.repeats, of / len(on))
-        rows.append({"metric": name, "ours s": mine, "straightforward s": other, "ratio": ratio,
-                     "measured": f"{len(on)} of {of}", **error()})
 
-    def pair_errors(values, plain, exact):
-        truth = {at: exact(a[at[0]], b[at[1]]) for at in sample[:3]}
-        return {"error ours": max(abs(values[at] - v) for at, v in truth.items()),
-                "error straightforward": max(abs(plain(a[i], b[j]) - v) for (i, j), v in truth.items())}
+def cka_rows(table: Table, files, tokens: int, scale: float, n: int, size: str) -> list[str]:
+    """CKA of all layer pairs; `tokens` of n are run, times `scale`."""
+    layers, d = len(files[0]), np.load(files[0][0], mmap_mode="r").shape[1]
+    sample = [(i, j) for i in range(layers) for j in range(layers)][:: max(1, layers * layers // PAIRS)][:PAIRS]
+    some = sample[:3]
+    a, b = ({i: np.load(files[side][i]) for i in {pair[side] for pair in sample}} for side in (0, 1))
+    long = scale if tokens < n else 1.0  # theirs is linear in tokens in feature space
+    every = layers * layers
 
-    fresh = lambda: (open_states(x_files(x), "x"), open_states(x_files(y), "y"))  # noqa: E731
+    def ours():
+        sums = pairs.pair_sums(open_states(files[0], "x"), open_states(files[1], "y"))
+        return sums.cka(), sums.cka(debiased=True)
+
+    biased, debiased = ours()
+    truth = {pair: (linear_cka(a[pair[0]], b[pair[1]]), debiased_cka(a[pair[0]], b[pair[1]])) for pair in some}
+    errors = {"error ours": max(max(abs(biased[p] - t[0]), abs(debiased[p] - t[1])) for p, t in truth.items()),
+              "error theirs": max(abs(plain.cka_of_features(a[i], b[j]) - truth[i, j][0]) for i, j in some)}
+    linear = np.sqrt(long)
     rate = gemm_rate(d)
-    add("CKA and debiased CKA, all pairs", lambda: [(sums := pairs.pair_sums(*fresh())).cka(), sums.cka(debiased=True)],
-        lambda i, j: plain_cka(a[i], b[j]), sample, every,
-        lambda: pair_errors(pairs.pair_sums(x, y).cka(), plain_cka, linear_cka))
-    add("the same, theirs in float64", lambda: pairs.pair_sums(*fresh()).cka(),
-        lambda i, j: plain_cka(a[i].astype(float), b[j].astype(float)), sample[:3], every, dict)
-    gram_flops = n * n * (2 * layers * d + 4 * layers * layers)
-    notes = [f"Tile GEMM {rate:.0f} GFLOP/s; CKA of all pairs {gram_flops / rows[0]['ours s'] / 1e9:.0f} GFLOP/s "
-             f"({100 * gram_flops / rows[0]['ours s'] / 1e9 / rate:.0f}%), reading, centring and checks included"]
-    add("minibatch CKA, all pairs", lambda: minibatch_cka(*fresh(), np.random.default_rng(1)),
-        lambda i, j: plain_cka(a[i], b[j]), sample, every,
-        lambda: {"error ours": np.abs(minibatch_cka(x, y, np.random.default_rng(1))
-                                      - pairs.pair_sums(x, y).cka(debiased=True)).max()})
-    add("correlation, all pairs", lambda: pairs.correlation_pairs(*fresh()),
-        lambda i, j: plain_correlation(a[i], b[j]), sample, every,
-        lambda: pair_errors(pairs.correlation_pairs(x, y), plain_correlation,
-                            lambda p, q: plain_correlation(p.astype(float), q.astype(float))))
-    near = [neighbours(a[0], KS), neighbours(b[0], KS)]
+    mine = table.add("CKA, both kinds, all pairs; theirs from features, biased only", ours,
+                     lambda: [plain.cka_of_features(a[i], b[j]) for i, j in sample], len(sample),
+                     round(every * linear), scale, **errors)
+    table.add("the same, theirs in float64", lambda: None if table.rows else ours(),
+              lambda: [plain.cka_of_features(a[i].astype(float), b[j].astype(float)) for i, j in some], 3,
+              round(every * linear))
+    table.add("the same, theirs as published: centred once, collected per pair", lambda: None,
+              lambda: plain.cka_as_published(a, b, sample), len(sample), round(every * linear))
+    if tokens == n:
+        table.add("the same, theirs both kinds, from Gram matrices", lambda: None,
+                  lambda: [plain.cka_of_grams(a[i], b[j]) for i, j in some[:2]], 2, every)
+    if size == "A":
+        full = [[np.load(file) for file in side] for side in files]
+        for name, peer in plain.peers().items():
+            peer(*([part[:50] for part in side[:1]] for side in full), [(0, 0)])  # loads what it needs
+            whole = name.startswith("pytorch-cka")
+            table.add(f"the same, theirs {name} (debiased)", lambda: None,
+                      lambda peer=peer, whole=whole: peer(*full, sample if whole else some[:2]),
+                      1 if whole else 2, 1 if whole else every)
+    for row in table.rows[1:]:
+        row |= {"ours s": mine, "ratio": row["theirs s"] / mine}
+    gram = n * n * (2 * layers * d + 4 * layers * layers)
+    return [f"Tile GEMM {rate:.0f} GFLOP/s; CKA of all pairs {gram / mine / 1e9:.0f} GFLOP/s "
+            f"({100 * gram / mine / 1e9 / rate:.0f}%), reading, centring and checks included."]
+
+
+def other_rows(table: Table, files, layers: int) -> list[str]:
+    """Minibatch, correlation, neighbours, Procrustes and probes."""
+    few = len(files[0])
+    matched = [(i, i) for i in range(few)][:3]
+    sample = [(i, j) for i in range(few) for j in range(few)][:: max(1, few * few // PAIRS)][:PAIRS]
+    a, b = ({i: np.load(side[i]) for i in {p[at] for p in [*sample, *matched]}} for at, side in enumerate(files))
+    fresh = lambda: (open_states(files[0], "x"), open_states(files[1], "y"))  # noqa: E731
+    x, y = fresh()
+    part = "" if few == layers else f" of {few} layers"
+    rho = plain.correlation(a[0].astype(float), b[0].astype(float))
+    table.add(f"correlation, all pairs{part}", lambda: pairs.correlation_pairs(*fresh()),
+              lambda: [plain.correlation(a[i], b[j]) for i, j in sample], len(sample), few * few,
+              **{"error ours": abs(pairs.correlation_pairs(x, y)[0, 0] - rho),
+                 "error theirs": abs(plain.correlation(a[0], b[0]) - rho)})
+    near = [neighbours(a[0], plain.KS), neighbours(b[0], plain.KS)]
     found = overlap(*near).mean(axis=0)
-    add("k-NN overlap, a layer pair", lambda: overlap(neighbours(a[0], KS), neighbours(b[0], KS)),
-        lambda i, j: plain_knn(a[i], b[j]), [(0, 0)], 1,
-        lambda: {"error straightforward": np.abs(np.array(plain_knn(a[0], b[0])) - found).max()})
-    notes.append(f"k-NN: float64 settled {100 * near[0].reranked:.2f}% of rows; tied share {near[0].tied_share}")
-    exact = {i: procrustes(a[i], b[i]).residual_ratio for i, _ in matched[:1]}
-    for name, with_map in (("Procrustes with map", True), ("Procrustes, residual only", False)):
-        add(f"{name}, matched layers",
-            lambda m=with_map: [compare_rotation(p, q, with_map=m) for p, q in zip(*(s.layers for s in fresh()),
-                                                                                   strict=True)],
-            lambda i, j: plain_procrustes(a[i], b[j]), matched, layers,
-            lambda m=with_map: {
-                "error ours": abs(compare_rotation(x.layers[0], y.layers[0], with_map=m)["residual_ratio"] - exact[0]),
-                "error straightforward": abs(plain_procrustes(a[0], b[0]) - exact[0])})
-    rows.append(probe_row(options, a))
-    return rows, notes
+    rows = np.linspace(0, len(a[0]) - 1, 200).astype(int)  # on which float64 decides
+    table.add("k-NN overlap, a layer pair", lambda: overlap(neighbours(a[0], plain.KS), neighbours(b[0], plain.KS)),
+              lambda: plain.knn(a[0], b[0]), 1, 1,
+              **{"error ours": np.abs(overlap(*near)[rows] - plain.knn_in_float64(a[0], b[0], rows)).max(),
+                 "error theirs": np.abs(np.array(plain.knn(a[0], b[0])) - found).max()})
+    exact = procrustes(a[0], b[0]).residual_ratio
+    for name, with_map, kind in (("with map", True, np.float32), ("with map, theirs in float64", True, np.float64),
+                                 ("residual only", False, np.float32),
+                                 ("residual only, theirs in float64", False, np.float64)):
+        table.add(f"Procrustes {name}, matched layers{part}",
+                  lambda m=with_map: [compare_rotation(*pair, with_map=m)
+                                      for pair in zip(*(s.layers for s in fresh()), strict=True)],
+                  lambda k=kind: [plain.procrustes(a[i].astype(k), b[j].astype(k)) for i, j in matched[:2]], 2, few,
+                  **{"error ours": abs(compare_rotation(x.layers[0], y.layers[0], with_map=with_map)["residual_ratio"]
+                                       - exact),
+                     "error theirs": abs(plain.procrustes(a[0].astype(kind), b[0].astype(kind)) - exact)})
+    tied = ", ".join(f"{share:.4f} at k = {k}" for k, share in near[0].tied_share.items())
+    return [f"k-NN: float64 settled {100 * near[0].reranked:.2f}% of rows; tied share {tied}.", probe_rows(table, a)]
 
 
-def x_files(states):
-    return [layer.source for layer in states.layers]
-
-
-def probe_row(options, a):
-    """Ten classes, 1,000 texts; theirs: scikit-learn's solver run to the same gradient, one layer at a time."""
+def probe_rows(table: Table, a) -> str:
+    """Ten classes, 1,000 texts; theirs: scikit-learn, one layer at a time, as it stops and to the same gradient."""
     rng = np.random.default_rng(2)
-    texts, some = 1000, a[:4]
-    labels = (some[0][:texts] @ rng.standard_normal((some[0].shape[1], 10)) / np.abs(some[0]).max()).argmax(axis=1)
-    features = [part[:texts].astype(float) for part in some]
-    scaled = [(part - part.mean(0)) / part.std(0) for part in features]
-
-    def theirs(tolerance):
-        return [LogisticRegression(tol=tolerance, max_iter=20_000).fit(z, labels) for z in scaled]
-
-    mine, other, ratio = in_turn(lambda: fit_probes(features, labels, "classification"), lambda: theirs(1e-6),
-                                 options.repeats, 1)
-    probe, early = fit_probes(features[:1], labels, "classification")[0], theirs(1e-4)[0]
-    logp = early.predict_log_proba(scaled[0])[np.arange(texts), np.searchsorted(early.classes_, labels)]
-    gap = -logp.sum() + np.square(early.coef_).sum() / 2 - probe.objective
-    return {"metric": "probes, 4 layers, to the optimum", "ours s": mine, "straightforward s": other, "ratio": ratio,
-            "measured": "4 of 4", "error straightforward": gap}
+    some = [a[i][:1000].astype(float) for i in sorted(a)][:4]
+    labels = (some[0] @ rng.standard_normal((some[0].shape[1], 10)) / np.abs(some[0]).max()).argmax(axis=1)
+    scaled = [(part - part.mean(0)) / part.std(0) for part in some]
+    probes = fit_probes(some, labels, "classification")
+    said = []
+    for name, solver, tolerance in (("lbfgs, default", "lbfgs", 1e-4), ("lbfgs, 1e-6", "lbfgs", 1e-6),
+                                    ("newton-cg, 1e-6", "newton-cg", 1e-6)):
+        early = plain.probe(scaled[0], labels, solver, tolerance)
+        logp = early.predict_log_proba(scaled[0])[np.arange(len(labels)), np.searchsorted(early.classes_, labels)]
+        gap = -logp.sum() + np.square(early.coef_).sum() / 2 - probes[0].objective
+        said.append(f"{gap:.1g} ({name})")
+        table.add(f"probes, {len(some)} layers; theirs {name}", lambda: fit_probes(some, labels, "classification"),
+                  lambda s=solver, t=tolerance: [plain.probe(z, labels, s, t) for z in scaled], 1, 1)
+    return (f"Probes: objective of theirs less ours, of {probes[0].objective:.4g}: {', '.join(said)}; "
+            f"our largest gradient entry {max(p.gradient for p in probes):.1g} a text.")
 
 
 def memory_run(folder: Path) -> None:
     """In a process of its own: peak memory, above what importing took, of a comparison of states on disk."""
     files = sorted(folder.glob("*.npy"))
     before = peak_bytes()
-    compare_layers(files[: len(files) // 2], files[len(files) // 2 :], MEMORY_METRICS)
+    compare_layers(files[: len(files) // 2], files[len(files) // 2 :], MEMORY_METRICS, memory_mb=MEMORY_MB)
     print(peak_bytes() - before)
 
 
@@ -246,23 +263,49 @@ def peak_bytes() -> int:
 
 
 def memory_table() -> pd.DataFrame:
+    """Peak memory and the minibatch estimate's error, against the number of tokens."""
     layers, d = MEMORY_SHAPE
-    rng = np.random.default_rng(0)
     rows = []
     for tokens in MEMORY:
         with tempfile.TemporaryDirectory() as folder:
-            for at in range(2 * layers):
-                np.save(Path(folder) / f"{at}.npy", rng.standard_normal((tokens, d), dtype=np.float32))
+            files = write_states(Path(folder), layers, tokens, d)
             command = [sys.executable, __file__, "memory", "--folder", folder]
             peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        rows.append({"tokens": tokens, "input MB": 2 * layers * tokens * d * 4 / 1e6, "peak MB": peak / 1e6})
+            x, y = (open_states(side, "x") for side in files)
+            exact = pairs.pair_sums(x, y).cka(debiased=True)
+            wrong = [np.abs(minibatch_cka(x, y, np.random.default_rng(seed)) - exact).max() for seed in range(3)]
+        size = 2 * layers * tokens * d * 4
+        rows.append({"tokens": tokens, "input MB": size / 1e6, "peak MB": peak / 1e6, "peak / input": peak / size,
+                     "minibatch error": float(np.mean(wrong))})
+    return pd.DataFrame(rows)
+
+
+def two_threads() -> pd.DataFrame:
+    """Wall seconds of size A's work by one and by two threads."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_states(Path(folder), *SIZES["A"])
+        x, y = (open_states(side, "x") for side in files)
+        work = {
+            "CKA, all pairs": lambda limits: pairs.pair_sums(x, y, limits),
+            "correlation, all pairs": lambda limits: pairs.correlation_pairs(x, y, limits),
+            "k-NN, both models": lambda limits: list(limits.map(
+                lambda layer: neighbours(layer, plain.KS, limits), [x.layers[0], y.layers[0]])),
+            "Procrustes, residual only": lambda limits: list(limits.map(
+                lambda pair: compare_rotation(*pair, with_map=False), list(zip(x.layers, y.layers, strict=True)))),
+        }
+        rows = []
+        for metric, run_with in work.items():
+            walls = [min(seconds(lambda r=run_with, t=t: r(Limits(threads=t)), time.perf_counter)[0] for _ in range(2))
+                     for t in (1, 2)]
+            rows.append({"metric": metric, "one thread s": walls[0], "two threads s": walls[1],
+                         "ratio": walls[0] / walls[1]})
     return pd.DataFrame(rows)
 
 
 def markdown(table: pd.DataFrame) -> str:
     def cell(value):
         if isinstance(value, float):
-            return "" if np.isnan(value) else f"{value:.2g}" if abs(value) < 0.01 else f"{value:,.2f}"
+            return "" if np.isnan(value) else f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:,.2f}"
         return f"{value:,}" if isinstance(value, int) else str(value)
 
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
@@ -273,13 +316,25 @@ def markdown(table: pd.DataFrame) -> str:
 def main(options: argparse.Namespace) -> None:
     if options.folder:
         return memory_run(options.folder)
-    parts = []
-    if options.size != "memory":
-        table, notes = run(options)
-        parts = ["\n\n".join(notes), markdown(table)]
-    parts += [f"Peak memory of {', '.join(MEMORY_METRICS)} from files, {MEMORY_SHAPE[0]} layers of {MEMORY_SHAPE[1]}:",
-              markdown(memory_table())]
-    text = "\n\n".join([*parts, LIMITS]) + "\n"
+    left = [f"{name}: {why}" for name, why in plain.LEFT_OUT.items()]
+    left += [f"{name}: not installed ({how})" for name, how in plain.PEERS.items()
+             if not any(found.startswith(f"{name} ") for found in plain.peers())]
+    parts = ["# Similarity metrics: time, memory, exactness", LIMITS,
+             "Packages left out: " + "; ".join(left) + "."]
+    for size in options.sizes:
+        if size == "memory":
+            parts += [f"## Memory\n\nPeak memory of {', '.join(MEMORY_METRICS)} from files, {MEMORY_SHAPE[0]} layers "
+                      f"of {MEMORY_SHAPE[1]}, budget {MEMORY_MB} MB; error of the one-pass estimate of debiased CKA.",
+                      markdown(memory_table())]
+            continue
+        if size == "cores":
+            parts += [f"## Two threads (wall seconds, size A)\n\n{_load()}", markdown(two_threads())]
+            continue
+        head, table = run(options, size)
+        parts += [*head, markdown(table)]
+        if options.write:  # what is done so far
+            options.write.write_text("\n\n".join(parts) + "\n", encoding="utf8")
+    text = "\n\n".join(parts) + "\n"
     print(text)
     if options.write:
         options.write.write_text(text, encoding="utf8")
