@@ -20,9 +20,10 @@ from hrsa import paths
 from hrsa.backbone import leak_probe, prepare
 from hrsa.export import assemble, exact_prompts, prompt_tokens
 from hrsa.fingerprint import same_recipe
+from hrsa.order import batches, check_triples
 from hrsa.profile import Profile, Recipe
 from hrsa.texts import query_prompt
-from hrsa.train import arms, batches, check_triples, load_embedder, nearest, train, train_embedder
+from hrsa.train import arms, load_embedder, nearest, train, train_embedder
 from hrsa.trainer import CURVE, newest_checkpoint
 
 SIZES = {"stones": 40, "rivers": 20, "moons": 12}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hrsa import paths
+from hrsa import joint, paths
 from hrsa.profile import Recipe
 
 if TYPE_CHECKING:
@@ -51,12 +51,14 @@ def fingerprint(curve: pd.DataFrame, recipe: Recipe, seed: int, start: dict[str,
     """The record of one run.
 
     curve: one row per step with `batch` (hash of the queries, positives and negatives that the step consumed, in
-    order) and `learning_rate`. start: from `start_of`, taken before training.
+    order, over all processes, so that their number does not change it) and `learning_rate`. start:
+    from `start_of`, taken before training.
     """
     return {
         "data": text_hash(curve["batch"]),
         "learning_rate": text_hash(float(x).hex() for x in curve["learning_rate"]),
         "steps": len(curve),
+        "processes": joint.count(),
         "seed": seed,
         "recipe": recipe.model_dump(mode="json"),
         "pooling": {"mode": "mean", "include_prompt": False},

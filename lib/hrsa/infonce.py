@@ -14,15 +14,15 @@ import hashlib
 from functools import partial
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from hrsa.pieces import Features, Moment, Piece, pieces_of
+from hrsa import joint
+from hrsa.pieces import Features, Moment, Piece, blank, pieces_of
 
 PIECES = 4  # forward passes that share the token budget: shorter ones pad less, four keep a GPU busy
-SCORES = 2**24  # scores held at once (64 MiB in float32): queries are taken in blocks of this many scores
+SCORES = 2**20  # scores held at once (4 MiB in float32), in blocks of queries: memory stays flat in the batch
 
 
 def text_id(text: str) -> int:
@@ -67,20 +67,11 @@ def info_nce(scores: Tensor, own: Tensor, mask: Tensor, temperature: float) -> T
     return cross_entropy((scores / temperature).masked_fill(mask, -torch.inf), own, reduction="none")
 
 
-def _gathered(local: Tensor) -> tuple[Tensor, int]:
-    """Rows of all processes, rank after rank, and where this process's rows begin."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return local, 0
-    parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, local.contiguous())
-    return torch.cat(parts), dist.get_rank() * len(local)
+def _sharded(model: nn.Module) -> bool:
+    """Whether the weights are spread over processes (FSDP), so that every forward and backward pass is a joint one."""
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
-
-def _summed(value: Tensor) -> Tensor:
-    """Sum over processes."""
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(value)
-    return value
+    return any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules())
 
 
 def _no_sync(model: nn.Module, last: bool) -> contextlib.AbstractContextManager:
@@ -126,11 +117,14 @@ class InfoNCE(nn.Module):
         ids = _token_ids(features) if labels is None else labels["ids"]
         known = torch.cat([ids[:, :2], *([] if labels is None else [labels["known"]])], dim=1)  # (b, m)
         pieces, where = pieces_of(features, max(1, self.chunk_tokens // PIECES))
+        if _sharded(self.model):  # as many passes in every process
+            most = int(joint.largest(torch.tensor(len(pieces), device=ids.device)))
+            pieces += [blank(pieces[-1]) for _ in range(most - len(pieces))]
         distinct = self._embed(pieces, training)  # (k, d)
         embeddings = distinct[where.to(distinct.device)].requires_grad_(training)  # (n, d)
         loss = self._loss(embeddings, ids, known)
         tokens = sum(column["attention_mask"].sum() for column in features)
-        self.record |= {"loss": float(loss), "tokens": int(_summed(tokens))}
+        self.record |= {"loss": float(loss), "tokens": int(joint.summed(tokens))}
         if training:
             gradients = torch.zeros_like(distinct).index_add_(0, where.to(distinct.device), embeddings.grad)
             loss.requires_grad_().register_hook(partial(self._carry, pieces, gradients))
@@ -138,8 +132,8 @@ class InfoNCE(nn.Module):
 
     def _embed(self, pieces: list[Piece], training: bool) -> Tensor:
         """Embeddings (k, d) of the distinct texts, detached; the last pieces that fit the budget keep their graph."""
-        left, keep = self.chunk_tokens, len(pieces)
-        while training and keep and pieces[keep - 1].tokens <= left:
+        left, keep, sharded = self.chunk_tokens, len(pieces), _sharded(self.model)
+        while training and keep and not sharded and pieces[keep - 1].tokens <= left:
             keep -= 1
             left -= pieces[keep].tokens
         outputs = []
@@ -148,20 +142,24 @@ class InfoNCE(nn.Module):
             piece.moment = Moment(piece.features["input_ids"].device)
             last = keep == 0 and index == len(pieces) - 1
             with torch.set_grad_enabled(kept), _no_sync(self.model, last):
-                output = self.model(dict(piece.features))["sentence_embedding"]
+                output = self._pass(piece)
             outputs.append(output.detach())
             piece.kept = output if kept else None
         order = torch.argsort(torch.cat([piece.texts for piece in pieces]))
         return torch.cat(outputs)[order.to(outputs[0].device)]
+
+    def _pass(self, piece: Piece) -> Tensor:
+        """Embeddings (texts of the piece, d)."""
+        return self.model(dict(piece.features))["sentence_embedding"][: len(piece.texts)]
 
     def _loss(self, embeddings: Tensor, ids: Tensor, known: Tensor) -> Tensor:
         """Mean loss, detached; leaves its gradient, summed over processes, in `embeddings.grad` (n, d)."""
         count, places = len(ids), torch.arange(len(embeddings), device=embeddings.device)
         exact = torch.promote_types(embeddings.dtype, torch.float32)
         queries = embeddings.detach()[:count].to(exact).requires_grad_(embeddings.requires_grad)  # (b, d)
-        passages, begin = _gathered(embeddings.detach()[count:].to(exact))  # (p, d)
+        passages, begin = joint.gathered(embeddings.detach()[count:].to(exact))  # (p, d)
         passages.requires_grad_(embeddings.requires_grad)
-        passage_ids, _ = _gathered(ids[:, 1:].T.flatten())  # (p,)
+        passage_ids, _ = joint.gathered(ids[:, 1:].T.flatten())  # (p,)
         own = begin + places[:count]
         total, masked = embeddings.new_zeros((), dtype=exact), places.new_zeros(2)  # repeats, near positives
         step = max(1, SCORES // len(passages))
@@ -174,9 +172,9 @@ class InfoNCE(nn.Module):
             if embeddings.requires_grad:
                 part.backward()
             total, masked = total + part.detach(), masked + torch.stack([repeats.sum(), (mask & ~repeats).sum()])
-        self.record = dict(zip(("masked", "near"), _summed(masked).tolist(), strict=True))
+        self.record = dict(zip(("masked", "near"), joint.summed(masked).tolist(), strict=True))
         if embeddings.requires_grad:
-            theirs = _summed(passages.grad)[begin : begin + len(embeddings) - count]
+            theirs = joint.summed(passages.grad)[begin : begin + len(embeddings) - count]
             embeddings.grad = torch.cat([queries.grad, theirs]).to(embeddings.dtype)
         return total
 
@@ -192,4 +190,4 @@ class InfoNCE(nn.Module):
         for piece in again:
             gradient = gradients[piece.texts.to(gradients.device)] * scale
             with torch.enable_grad(), piece.moment.again(), _no_sync(self.model, piece is again[-1]):
-                self.model(dict(piece.features))["sentence_embedding"].backward(gradient)
+                self._pass(piece).backward(gradient)

@@ -49,6 +49,12 @@ class Piece:
     kept: Tensor | None = None  # embeddings with their graph
 
 
+def blank(piece: Piece) -> Piece:
+    """A pass over the last, shortest text of `piece` whose embedding is thrown away: it counts for nothing."""
+    features = {key: value[-1:] if isinstance(value, Tensor) else value for key, value in piece.features.items()}
+    return Piece(piece.texts[:0], features, features["input_ids"].numel())
+
+
 def cut(lengths: Tensor, budget: int) -> list[Tensor]:
     """Positions of texts, longest first, in pieces whose padded size (texts x longest) is at most `budget` tokens.
 

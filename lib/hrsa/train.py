@@ -1,76 +1,39 @@
 """Contrastive training of an embedder from a backbone: the stage, its data order, and loading what it made.
 
+    python -m hrsa.train PROFILE MODEL          also under `accelerate launch` or torchrun (docs/distributed.md)
+
 Arms of one seed see the same batches in the same order, so that nothing but the initial weights sets them apart; the
 fingerprint beside each embedder proves it. Libraries that are slow to import are imported inside the functions.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from hrsa import paths
+from hrsa import joint, paths
 from hrsa.backbone import backbone_folder, backbone_key, prepare
 from hrsa.fingerprint import fingerprint, same_recipe, start_of
 from hrsa.mining import mine
-from hrsa.profile import Model, Profile, Recipe
+from hrsa.order import COLUMNS, batches, check_triples
+from hrsa.profile import Model, Profile, Recipe, load_profile
 from hrsa.texts import query_prompt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sentence_transformers import SentenceTransformer
 
 log = logging.getLogger(__name__)
-COLUMNS = ["task", "instruction", "query", "positive", "negatives"]
 CANDIDATES, SHOWN = 300, 400  # passages among which an example is sought, and characters of it that are shown
 EXAMPLES = 8  # texts of each kind that an export must embed as the model in memory does
-
-
-def batches(groups: np.ndarray, batch_size: int, steps: int, seed: int) -> np.ndarray:
-    """Rows of each batch, (steps, batch_size): a pure function of its arguments.
-
-    groups (rows,): group of each triple (its task and instruction). Every pass shuffles each group, cuts it into
-    full batches of that group alone, leaves out the rest, and shuffles the batches of all groups; so groups come in
-    proportion to their size and no triple comes twice in a pass. Raises ValueError when a group is smaller than a
-    batch.
-    """
-    names, counts = np.unique(groups, return_counts=True)
-    small = {str(n): int(c) for n, c in zip(names, counts, strict=True) if c < batch_size}
-    if small or not len(groups):
-        raise ValueError(f"expected at least batch_size={batch_size} triples of every task, got "
-                         f"{small or 'no triples at all'}: lower recipe.batch_size, raise suite.max_pairs or leave "
-                         "the task out")
-    chance = np.random.default_rng([seed, batch_size])
-    members = [np.flatnonzero(groups == name) for name in names]
-    order: list[np.ndarray] = []
-    while len(order) < steps:
-        one_pass = []
-        for rows in members:
-            full = len(rows) // batch_size * batch_size
-            one_pass += list(chance.permutation(rows)[:full].reshape(-1, batch_size))
-        order += [one_pass[i] for i in chance.permutation(len(one_pass))]
-    return np.stack(order[:steps])
-
-
-def check_triples(triples: pd.DataFrame, negatives: int) -> None:
-    """ValueError unless `triples` has all columns, no empty text, and at least `negatives` negatives in each row."""
-    missing = [name for name in COLUMNS if name not in triples]
-    if missing:
-        raise ValueError(f"expected columns {COLUMNS}, got {list(triples.columns)}: add {missing}")
-    for name in ("query", "positive"):
-        empty = triples.index[triples[name].str.strip() == ""]
-        if len(empty):
-            raise ValueError(f"expected text in column {name}, got {len(empty)} empty ones, first in row {empty[0]}: "
-                             "remove these rows")
-    counts = triples["negatives"].map(len)
-    if (counts < negatives).any():
-        raise ValueError(f"expected {negatives} hard negatives in every triple, got fewer in "
-                         f"{int((counts < negatives).sum())} of {len(triples)} rows: lower recipe.hard_negatives or "
-                         "mine from a larger corpus")
 
 
 def train(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed: int, folder: Path, work: Path,
@@ -78,10 +41,11 @@ def train(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed:
     """Train one embedder and write `model/`, `checkpoints/step-000015/`, `curve.parquet` and `fingerprint.json`.
 
     backbone: folder or hub id; name: what to call it in the fingerprint; triples: table with `COLUMNS`; folder: where
-    to write; work: where unfinished work waits to be resumed. Returns the fingerprint. Raises ValueError for unfit
-    triples, RuntimeError when the attention is not that of the recipe or the export differs.
+    to write; work: where unfinished work waits to be resumed. Of several processes rank 0 alone writes. Returns the
+    fingerprint. Raises ValueError for unfit triples, RuntimeError when the attention is not that of the recipe or the
+    export differs.
     """
-    from hrsa.export import add_lora, assemble, check_export, export
+    from hrsa.export import assemble
     from hrsa.trainer import fit
 
     check_triples(triples, recipe.hard_negatives)
@@ -92,24 +56,63 @@ def train(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed:
     order = batches(groups, recipe.batch_size, recipe.steps, seed)
     first = triples.drop_duplicates("task")
     prompts = {task: query_prompt(text) for task, text in zip(first["task"], first["instruction"], strict=True)}
+
+    def fresh() -> SentenceTransformer:
+        return _with_adapters(assemble(backbone, recipe.attention, recipe.max_length, prompts), recipe)
+
     model = assemble(backbone, recipe.attention, recipe.max_length, prompts)
     start = start_of(model, name)
-    if recipe.lora:
-        add_lora(model, recipe.lora)
+    _with_adapters(model, recipe)
     steps = work / "checkpoints"
     steps.mkdir(parents=True, exist_ok=True)
-    curve = fit(model, triples, order, recipe, seed, work, run, lambda step: export(model, steps / _step(step)))
-    export(model, folder / "model")
+
+    def keep(step: int, weights: dict[str, Any] | None) -> None:
+        _export(model, weights, fresh, steps / _step(step))
+
+    curve, weights = fit(model, triples, order, recipe, seed, work, run, keep)
+    record = fingerprint(curve, recipe, seed, start)
+    final = _export(model, weights, fresh, folder / "model")
+    if joint.rank() == 0:
+        _write(final, triples.iloc[order[0][:EXAMPLES]], recipe, folder, steps, curve, record)
+    return record
+
+
+def _with_adapters(model: SentenceTransformer, recipe: Recipe) -> SentenceTransformer:
+    """The same model, with LoRA adapters where the recipe says so."""
+    from hrsa.export import add_lora
+
+    if recipe.lora:
+        add_lora(model, recipe.lora)
+    return model
+
+
+def _export(model: SentenceTransformer, weights: dict[str, Any] | None, fresh: Callable[[], SentenceTransformer],
+            folder: Path) -> SentenceTransformer:
+    """Write an embedder from rank 0 and return it: `model`, or where its weights are spread over processes a fresh one
+    with the whole `weights`."""
+    from hrsa.export import export
+
+    if joint.rank() == 0:
+        if weights is not None:
+            model = fresh()
+            model.load_state_dict(weights)
+        export(model, folder)
+    joint.wait()
+    return model
+
+
+def _write(model: SentenceTransformer, sample: pd.DataFrame, recipe: Recipe, folder: Path, steps: Path,
+           curve: pd.DataFrame, record: dict[str, Any]) -> None:
+    """Check the export on `sample` and write what stands beside it."""
+    from hrsa.export import check_export
+
     shutil.copytree(steps, folder / "checkpoints")
-    sample = triples.iloc[order[0][:EXAMPLES]]
     prompt = query_prompt(sample["instruction"].iloc[0])
     seen = check_export(model, folder / "model", recipe.attention, list(sample["query"]), prompt,
                         list(sample["positive"]))
     paths.write_table(folder / "curve.parquet", curve)
-    record = fingerprint(curve, recipe, seed, start)
     paths.write_json(folder / "fingerprint.json", record)
     paths.write_json(folder / "export.json", seen)
-    return record
 
 
 def _step(step: int) -> str:
@@ -127,17 +130,21 @@ def _embedder(profile: Profile, model_id: str) -> Model:
 def train_embedder(profile: Profile, model_id: str) -> Path:
     """Folder of the embedder `model_id` (such as `base-s0`), trained first if it is not there yet.
 
-    An interrupted run goes on where it was when called again. Raises ValueError for a backbone's id, for unfit
-    triples, and when the run differs from another arm of its seed in anything but the initial weights.
+    An interrupted run goes on where it was when called again. Several processes (`joint.start`) train one model on the
+    joint batch; rank 0 writes. Raises ValueError for a backbone's id, for unfit triples, and when the run differs from
+    another arm of its seed in anything but the initial weights.
     """
     model = _embedder(profile, model_id)
     recipe = profile.varied(model.ablation)
-    texts = mine(profile)
-    backbone = backbone_folder(profile, model.backbone)
+    texts = joint.in_turn(lambda: mine(profile))
+    backbone = joint.in_turn(lambda: backbone_folder(profile, model.backbone))
     arm = paths.key(recipe=recipe.model_dump(mode="json"), seed=model.seed, threads=profile.threads, texts=texts.name,
                     code=paths.code_hash("hrsa.train"))
     key = paths.key(arm=arm, backbone=backbone_key(profile, model.backbone))
     folder = paths.artefact(profile.name, "embedders", model_id, key)
+    if (theirs := joint.agreed(folder.name)) != folder.name:
+        raise ValueError(f"expected all processes to train {theirs}, got {folder.name} in process {joint.rank()}: give "
+                         "every machine the same code, profile and data")
 
     def build(temporary: Path) -> None:
         prepare(profile.threads, model.seed)
@@ -146,7 +153,14 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
                        model_id)
         same_recipe({model_id: record, **_arms(profile, model, arm)})
 
-    return paths.make(folder, build, model=model_id, arm=arm, inputs=[texts.name])
+    if joint.agreed((folder / "provenance.json").is_file()):
+        return folder
+    if joint.rank() == 0:
+        paths.make(folder, build, model=model_id, arm=arm, inputs=[texts.name], processes=joint.count())
+    else:
+        build(folder)
+    joint.wait()
+    return folder
 
 
 def weights_key(profile: Profile, model_id: str) -> str:
@@ -216,3 +230,25 @@ def nearest(profile: Profile, model_id: str) -> pd.DataFrame:
             ("nearest passage", cosines[i, best[i]], passages[best[i]])]
     return pd.DataFrame([(what, cosine, text[:SHOWN]) for what, cosine, text in rows],
                         columns=["what", "cosine", "text"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: train one embedder, as one process or as one of those that a launcher started."""
+    parser = argparse.ArgumentParser(description="Train one embedder of a profile.")
+    parser.add_argument("profile", help="name in notebooks/profiles, or a .yaml file")
+    parser.add_argument("model", help="embedder, such as base-s0")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        joint.start()
+        folder = train_embedder(load_profile(options.profile), options.model)
+    except (ValueError, RuntimeError) as error:
+        sys.stderr.write(f"hrsa: {error}\n")
+        return 1
+    if joint.rank() == 0:
+        log.info("trained: %s", folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

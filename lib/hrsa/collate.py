@@ -1,0 +1,84 @@
+"""Rows of training triples -> batches for the trainer, and the record of what a joint batch held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sentence_transformers.base.sampler import DefaultBatchSampler
+
+from hrsa import joint
+from hrsa.fingerprint import text_hash
+from hrsa.infonce import text_id
+from hrsa.texts import query_prompt
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+class Order(DefaultBatchSampler):
+    """Hands out batches in the given order: order (steps, b), rows of the data set."""
+
+    def __init__(self, order: np.ndarray):
+        super().__init__(range(order.size), batch_size=order.shape[1], drop_last=True)
+        self.order = order
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self.order.tolist()
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+class Collator:
+    """Rows of one task -> tokenised columns query, positive, negative_1 ... for the trainer, and labels for the loss.
+
+    known: query -> identifiers of all its positives in the training set. Besides the columns a batch carries `rows`
+    (hash of the texts of each row, in order) and `truncated` (how many texts were longer than the model's
+    max_seq_length). A process sees its share of the joint batch alone.
+    """
+
+    valid_label_columns = ("label",)
+
+    def __init__(self, model: SentenceTransformer, negatives: int, known: dict[str, list[int]]):
+        self.model, self.negatives, self.known = model, negatives, known
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The batch of `rows`, which share one instruction."""
+        columns = {"query": [row["query"] for row in rows], "positive": [row["positive"] for row in rows]}
+        for i in range(self.negatives):
+            columns[f"negative_{i + 1}"] = [row["negatives"][i] for row in rows]
+        batch: dict[str, Any] = {"truncated": 0}
+        for name, texts in columns.items():
+            prompt = query_prompt(rows[0]["instruction"]) if name == "query" else ""
+            features = self.model.preprocess(texts, prompt=prompt or None)
+            batch["truncated"] += self._truncated(features["attention_mask"], texts, prompt)
+            batch |= {f"{name}_{key}": value for key, value in features.items()}
+        most = max(len(self.known[query]) for query in columns["query"])
+        known = [ids + ids[:1] * (most - len(ids)) for ids in (self.known[query] for query in columns["query"])]
+        ids = [[text_id(text) for text in texts] for texts in columns.values()]
+        batch["label"] = {"ids": torch.tensor(ids).T, "known": torch.tensor(known)}  # (b, columns), (b, m)
+        batch["rows"] = [text_hash(texts) for texts in zip(*columns.values(), strict=True)]
+        return batch
+
+    def _truncated(self, mask: torch.Tensor, texts: list[str], prompt: str) -> int:
+        """How many texts lost tokens: those that fill the limit are tokenised once more, without it."""
+        limit = self.model.max_seq_length
+        full = [prompt + texts[i] for i in (mask.sum(1) >= limit).nonzero().flatten().tolist()]
+        if not full:
+            return 0
+        whole = self.model.tokenizer(full, truncation=False, padding=False, verbose=False)["input_ids"]
+        return sum(len(ids) > limit for ids in whole)
+
+
+def joint_record(rows: list[str], truncated: int, where: torch.device) -> dict[str, Any]:
+    """Of the joint batch: hash of its texts in order (`batch`), and how many texts were cut (`truncated`).
+
+    rows: hash of each row of this process's share. The same for any number of processes.
+    """
+    mine = torch.tensor([list(bytes.fromhex(row)) for row in rows], dtype=torch.uint8, device=where)  # (b, 32)
+    everything = joint.gathered(mine)[0].cpu().numpy()
+    total = int(joint.summed(torch.tensor(truncated, device=where)))
+    return {"batch": text_hash(row.tobytes().hex() for row in everything), "truncated": total}
