@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,10 +29,6 @@ where float32 gets the map wrong; probes by the number of products with the feat
 memory. The straightforward way is float32 unless it says otherwise. Errors are against float64. One forward pass per
 model serves all metrics of a run; recorded states are read from disk by all of them."""
 PAIRS = 6  # layer pairs on which the straightforward way is timed
-MEMORY = (10_000, 50_000, 200_000)  # tokens
-MEMORY_SHAPE = (3, 64)  # layers, dimensions of the memory runs
-MEMORY_METRICS = ("correlation", "cka", "debiased_cka", "procrustes")
-MEMORY_MB = 64
 
 
 def arguments() -> argparse.Namespace:
@@ -44,7 +37,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="toy sizes, to see that everything runs")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3, help="turns at size A; one at B and C")
-    parser.add_argument("--folder", type=Path, help="states of a memory run, started by this script itself")
     parser.add_argument("--write", type=Path, help="Markdown file for the printed tables")
     return parser.parse_args()
 
@@ -57,45 +49,19 @@ if __name__ == "__main__":  # thread counts are read when the numerical librarie
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import similarity_plain as plain  # noqa: E402
-
-from hrsa.similarity import (  # noqa: E402
-    compare_layers,
-    debiased_cka,
-    fit_probes,
-    linear_cka,
-    minibatch_cka,
-    open_states,
-    pairs,
-    procrustes,
+from similarity_limits import (  # noqa: E402
+    MEMORY_MB,
+    MEMORY_METRICS,
+    MEMORY_SHAPE,
+    memory_table,
+    seconds,
+    two_threads,
+    write_states,
 )
+
+from hrsa.similarity import debiased_cka, fit_probes, linear_cka, open_states, pairs, procrustes  # noqa: E402
 from hrsa.similarity.knn import neighbours, overlap  # noqa: E402
-from hrsa.similarity.limits import Limits  # noqa: E402
 from hrsa.similarity.procrustes import compare_rotation  # noqa: E402
-
-
-def write_states(folder: Path, layers: int, n: int, d: int) -> tuple[list[Path], list[Path]]:
-    """Two related models' states, one .npy of (n, d) float32 per layer."""
-    rng = np.random.default_rng(0)
-    centres = 2 * rng.standard_normal((200, d), dtype=np.float32)
-    state = centres[rng.integers(0, 200, n)] + rng.standard_normal(d, dtype=np.float32)
-    huge = np.ones(d, np.float32)
-    huge[rng.choice(d, 3, replace=False)] = 1000
-    names = ([], [])
-    for layer in range(layers):
-        state = state + 0.5 * rng.standard_normal((n, d), dtype=np.float32)
-        for model in (0, 1):
-            x = (state + 0.5 * model * rng.standard_normal((n, d), dtype=np.float32)) * huge
-            x[::50] *= 20
-            names[model].append(folder / f"{model}-{layer:02d}.npy")
-            np.save(names[model][-1], x)
-    return names
-
-
-def seconds(run: Callable[[], object], clock: Callable[[], float] = time.process_time) -> tuple[float, object]:
-    """CPU seconds of this process (all threads) and the result."""
-    start = clock()
-    result = run()
-    return clock() - start, result
 
 
 def gemm_rate(d: int, tile: int = 512) -> float:
@@ -143,8 +109,7 @@ def run(options: argparse.Namespace, size: str) -> tuple[list[str], pd.DataFrame
 
 
 def _load() -> str:
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return f"Load of the machine at the end: {load} on {os.cpu_count()} cores."
+    return f"Load of the machine at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."
 
 
 def cka_rows(table: Table, files, tokens: int, scale: float, n: int, size: str) -> list[str]:
@@ -153,8 +118,7 @@ def cka_rows(table: Table, files, tokens: int, scale: float, n: int, size: str) 
     sample = [(i, j) for i in range(layers) for j in range(layers)][:: max(1, layers * layers // PAIRS)][:PAIRS]
     some = sample[:3]
     a, b = ({i: np.load(files[side][i]) for i in {pair[side] for pair in sample}} for side in (0, 1))
-    long = scale if tokens < n else 1.0  # theirs is linear in tokens in feature space
-    every = layers * layers
+    every, whole = layers * layers, round(layers * layers * n / tokens)  # theirs is linear in tokens in feature space
 
     def ours():
         sums = pairs.pair_sums(open_states(files[0], "x"), open_states(files[1], "y"))
@@ -164,27 +128,24 @@ def cka_rows(table: Table, files, tokens: int, scale: float, n: int, size: str) 
     truth = {pair: (linear_cka(a[pair[0]], b[pair[1]]), debiased_cka(a[pair[0]], b[pair[1]])) for pair in some}
     errors = {"error ours": max(max(abs(biased[p] - t[0]), abs(debiased[p] - t[1])) for p, t in truth.items()),
               "error theirs": max(abs(plain.cka_of_features(a[i], b[j]) - truth[i, j][0]) for i, j in some)}
-    linear = np.sqrt(long)
     rate = gemm_rate(d)
     mine = table.add("CKA, both kinds, all pairs; theirs from features, biased only", ours,
-                     lambda: [plain.cka_of_features(a[i], b[j]) for i, j in sample], len(sample),
-                     round(every * linear), scale, **errors)
-    table.add("the same, theirs in float64", lambda: None if table.rows else ours(),
-              lambda: [plain.cka_of_features(a[i].astype(float), b[j].astype(float)) for i, j in some], 3,
-              round(every * linear))
-    table.add("the same, theirs as published: centred once, collected per pair", lambda: None,
-              lambda: plain.cka_as_published(a, b, sample), len(sample), round(every * linear))
+                     lambda: [plain.cka_of_features(a[i], b[j]) for i, j in sample], len(sample), whole, scale, **errors)
+    table.add("the same, theirs in float64", lambda: None,
+              lambda: [plain.cka_of_features(a[i].astype(float), b[j].astype(float)) for i, j in some], 3, whole)
+    once = [{i: plain.centred_with_norm(side[i]) for i in side} for side in (a, b)]
+    table.add("the same, theirs as published: one product and a garbage collection a pair", lambda: None,
+              lambda: [plain.cka_as_published(once[0][i], once[1][j]) for i, j in sample], len(sample), whole)
     if tokens == n:
         table.add("the same, theirs both kinds, from Gram matrices", lambda: None,
                   lambda: [plain.cka_of_grams(a[i], b[j]) for i, j in some[:2]], 2, every)
-    if size == "A":
+    if size == "A":  # the Gram matrices of all layers at once no longer fit at B
         full = [[np.load(file) for file in side] for side in files]
         for name, peer in plain.peers().items():
             peer(*([part[:50] for part in side[:1]] for side in full), [(0, 0)])  # loads what it needs
-            whole = name.startswith("pytorch-cka")
+            at_once = name.startswith("pytorch-cka")
             table.add(f"the same, theirs {name} (debiased)", lambda: None,
-                      lambda peer=peer, whole=whole: peer(*full, sample if whole else some[:2]),
-                      1 if whole else 2, 1 if whole else every)
+                      lambda peer=peer: peer(*full, some[:2]), 1 if at_once else 2, 1 if at_once else every)
     for row in table.rows[1:]:
         row |= {"ours s": mine, "ratio": row["theirs s"] / mine}
     gram = n * n * (2 * layers * d + 4 * layers * layers)
@@ -248,60 +209,6 @@ def probe_rows(table: Table, a) -> str:
             f"our largest gradient entry {max(p.gradient for p in probes):.1g} a text.")
 
 
-def memory_run(folder: Path) -> None:
-    """In a process of its own: peak memory, above what importing took, of a comparison of states on disk."""
-    files = sorted(folder.glob("*.npy"))
-    before = peak_bytes()
-    compare_layers(files[: len(files) // 2], files[len(files) // 2 :], MEMORY_METRICS, memory_mb=MEMORY_MB)
-    print(peak_bytes() - before)
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process (Linux)."""
-    status = Path("/proc/self/status").read_text(encoding="utf8")
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
-def memory_table() -> pd.DataFrame:
-    """Peak memory and the minibatch estimate's error, against the number of tokens."""
-    layers, d = MEMORY_SHAPE
-    rows = []
-    for tokens in MEMORY:
-        with tempfile.TemporaryDirectory() as folder:
-            files = write_states(Path(folder), layers, tokens, d)
-            command = [sys.executable, __file__, "memory", "--folder", folder]
-            peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            x, y = (open_states(side, "x") for side in files)
-            exact = pairs.pair_sums(x, y).cka(debiased=True)
-            wrong = [np.abs(minibatch_cka(x, y, np.random.default_rng(seed)) - exact).max() for seed in range(3)]
-        size = 2 * layers * tokens * d * 4
-        rows.append({"tokens": tokens, "input MB": size / 1e6, "peak MB": peak / 1e6, "peak / input": peak / size,
-                     "minibatch error": float(np.mean(wrong))})
-    return pd.DataFrame(rows)
-
-
-def two_threads() -> pd.DataFrame:
-    """Wall seconds of size A's work by one and by two threads."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = write_states(Path(folder), *SIZES["A"])
-        x, y = (open_states(side, "x") for side in files)
-        work = {
-            "CKA, all pairs": lambda limits: pairs.pair_sums(x, y, limits),
-            "correlation, all pairs": lambda limits: pairs.correlation_pairs(x, y, limits),
-            "k-NN, both models": lambda limits: list(limits.map(
-                lambda layer: neighbours(layer, plain.KS, limits), [x.layers[0], y.layers[0]])),
-            "Procrustes, residual only": lambda limits: list(limits.map(
-                lambda pair: compare_rotation(*pair, with_map=False), list(zip(x.layers, y.layers, strict=True)))),
-        }
-        rows = []
-        for metric, run_with in work.items():
-            walls = [min(seconds(lambda r=run_with, t=t: r(Limits(threads=t)), time.perf_counter)[0] for _ in range(2))
-                     for t in (1, 2)]
-            rows.append({"metric": metric, "one thread s": walls[0], "two threads s": walls[1],
-                         "ratio": walls[0] / walls[1]})
-    return pd.DataFrame(rows)
-
-
 def markdown(table: pd.DataFrame) -> str:
     def cell(value):
         if isinstance(value, float):
@@ -314,8 +221,6 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def main(options: argparse.Namespace) -> None:
-    if options.folder:
-        return memory_run(options.folder)
     left = [f"{name}: {why}" for name, why in plain.LEFT_OUT.items()]
     left += [f"{name}: not installed ({how})" for name, how in plain.PEERS.items()
              if not any(found.startswith(f"{name} ") for found in plain.peers())]
@@ -328,7 +233,7 @@ def main(options: argparse.Namespace) -> None:
                       markdown(memory_table())]
             continue
         if size == "cores":
-            parts += [f"## Two threads (wall seconds, size A)\n\n{_load()}", markdown(two_threads())]
+            parts += [f"## Two threads (wall seconds, size A)\n\n{_load()}", markdown(two_threads(SIZES["A"]))]
             continue
         head, table = run(options, size)
         parts += [*head, markdown(table)]

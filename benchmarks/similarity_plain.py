@@ -43,23 +43,24 @@ def cka_of_grams(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     n = len(k)
 
     def hsic(a, b):
-        return (a * b).sum() + a.sum() * b.sum() / (n - 1) / (n - 2) - 2 / (n - 2) * (a.sum(0) @ b.sum(0))
+        whole, rows = float(a.sum()) * float(b.sum()), float(a.sum(0) @ b.sum(0))
+        return float((a * b).sum()) + whole / (n - 1) / (n - 2) - 2 / (n - 2) * rows
 
     return biased, hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
 
 
-def cka_as_published(xs: list[np.ndarray], ys: list[np.ndarray], pairs: list[tuple[int, int]]) -> None:
-    """As the code published with arXiv 2601.21192 goes about it: centred once, a product and a collection per pair."""
-    centred = {}
-    for side, arrays in enumerate((xs, ys)):
-        for i in {pair[side] for pair in pairs}:
-            part = torch.from_numpy(arrays[i])
-            part = part - part.mean(0)
-            centred[side, i] = part, torch.linalg.norm(part.T @ part)
-    for i, j in pairs:
-        (x, norm_x), (y, norm_y) = centred[0, i], centred[1, j]
-        (torch.linalg.norm(x.T @ y) ** 2 / (norm_x * norm_y)).item()
-        gc.collect()
+def centred_with_norm(x: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the code published with arXiv 2601.21192 computes once per layer."""
+    part = torch.from_numpy(x)
+    part = part - part.mean(0)
+    return part, torch.linalg.norm(part.T @ part)
+
+
+def cka_as_published(x: tuple[torch.Tensor, torch.Tensor], y: tuple[torch.Tensor, torch.Tensor]) -> float:
+    """What that code does per layer pair: one product, then a collection of garbage."""
+    value = (torch.linalg.norm(x[0].T @ y[0]) ** 2 / (x[1] * y[1])).item()
+    gc.collect()
+    return value
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """Bounds of a comparison: memory, threads, interruption, devices. The values are those of arrays compared in one go."""
 
+import itertools
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hrsa.similarity import (
     METRICS,
@@ -67,6 +70,26 @@ def test_any_budget_and_any_threads_give_the_same(shape, rng, monkeypatch):
     same(compare_layers(x, y, EXACT, threads=2), expected, abs=1e-9)
     with pytest.raises(ValueError, match="at least 1 thread"):
         compare_layers(x, y, threads=0)
+
+
+@given(layers=st.tuples(st.integers(1, 3), st.integers(1, 3)), n=st.integers(12, 60),
+       widths=st.tuples(st.integers(2, 9), st.integers(2, 9)), seed=st.integers(0, 2**32 - 1),
+       kind=st.sampled_from(["bfloat16", "float16", "float32", "float64"]), data=st.data())
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_streams_of_any_shape_and_dtype_equal_the_array_and_the_metrics(layers, n, widths, seed, kind, data):
+    rng = np.random.default_rng(seed)
+    x, y = (torch.from_numpy(rng.standard_normal((count, n, width)) + 0.5).to(getattr(torch, kind))
+            for count, width in zip(layers, widths, strict=True))
+    cuts = sorted({0, n, *data.draw(st.lists(st.integers(1, n - 1), max_size=4))})
+    metrics, ks = ("cka", "debiased_cka", "residual_ratio", "knn"), (3,)
+    table = compare_layers(x, y, metrics, ks=ks)
+    streams = [iter([part[:, a:b] for a, b in itertools.pairwise(cuts)]) for part in (x, y)]
+    assert compare_layers(*streams, metrics, ks=ks).equals(table)
+    for row in table[table.metric != "knn"].itertuples():
+        expected = METRICS[row.metric].function(x[row.layer_x], y[row.layer_y])
+        assert row.value == pytest.approx(expected, abs=1e-6, nan_ok=True), row
+    for row in table[table.metric == "knn"].itertuples():
+        assert row.value == pytest.approx(knn_overlap(x[row.layer_x], y[row.layer_y], ks)[3], abs=1e-12)
 
 
 def test_too_small_a_budget_is_refused(rng):
