@@ -70,6 +70,12 @@ def test_answers_of_the_source_agree_with_the_problems(split, rng):
             assert eval(step) == int(problem.answer)
 
 
+def test_asked_problems_may_be_longer_than_those_of_the_text(rng):
+    zoo = Zoo(terms=(3, 4), asked=(5, 6), seed=int(rng.integers(2**31)))
+    assert {len(p.terms) for p in islice(stream("train", "test", zoo), 60)} == {5, 6}
+    assert {len(p.terms) for p in islice(stream("train", "test", zoo, zoo.terms), 60)} == {3, 4}
+
+
 def test_splits_are_disjoint_whatever_the_order_of_terms(rng):
     first, second = (Zoo(families=("sums", "products"), seed=int(s)) for s in rng.integers(2**31, size=2))
     held = draw("held-out", 150, "test", first)

@@ -70,7 +70,9 @@ class Zoo(Part):
     pretrain_lr: float = 3e-3  # small models take large rates; warm-up and cosine follow
     pretrain_precision: Literal["fp32", "bf16"] = "fp32"  # bf16 autocast is half as fast again on recent CPUs
     families: tuple[Literal["sums", "products"], ...] = Field(("sums",), min_length=1)  # of problems
-    terms: tuple[int, int] = (3, 4)  # fewest and most numbers in a problem
+    terms: tuple[int, int] = (3, 4)  # fewest and most numbers in a problem of the pretraining text
+    asked: tuple[int, int] | None = None  # the same of the problems that GRPO and SFT learn from and that are measured;
+    # harder ones than those pretrained on leave room to learn. None: those of `terms`
     worked_share: float = Field(0.55, ge=0, lt=1)  # of pretraining tokens: problems with their answers
     worked_documents: float = Field(0.5, ge=0, le=1)  # of these problems: with a worked solution
     grpo_steps: int = 30

@@ -39,7 +39,7 @@ def train_tokenizer(texts: Sequence[str], zoo: Zoo) -> PreTrainedTokenizerFast:
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     rng = np.random.default_rng([zoo.seed, 0])
     chosen = [texts[i] for i in rng.permutation(len(texts))[:TOKENIZER_DOCUMENTS]]
-    problems = documents(len(chosen) // 10, stream("train", "tokenizer", zoo), zoo, rng)
+    problems = documents(len(chosen) // 10, stream("train", "tokenizer", zoo, zoo.terms), zoo, rng)
     tokenizer.train_from_iterator(chosen + problems, trainer)
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in (THINK, END_THINK)])
     if tokenizer.get_vocab_size() != zoo.vocab_size:
@@ -63,7 +63,7 @@ def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, zoo: Zoo,
     needed = (zoo.pretrain_steps if first else zoo.cpt_steps) * zoo.pretrain_batch * zoo.pretrain_length
     share = zoo.worked_share if first else 0
     rng = np.random.default_rng([zoo.seed, 1 if first else 2])
-    real, source = _rounds(texts, rng), stream("train", stage, zoo)
+    real, source = _rounds(texts, rng), stream("train", stage, zoo, zoo.terms)
     rows, have = [], 0
     while have < needed:
         block = _encode(list(islice(real, BLOCK)), tokenizer)

@@ -79,22 +79,22 @@ def split_of(expression: str) -> Split:
     return "held-out" if int.from_bytes(digest[:4], "big") % HELD_OUT_OF == 0 else "train"
 
 
-def stream(split: Split, purpose: str, zoo: Zoo) -> Iterator[Problem]:
+def stream(split: Split, purpose: str, zoo: Zoo, terms: tuple[int, int] | None = None) -> Iterator[Problem]:
     """Endless problems of one split, the zoo's families in turn, in an order set by `purpose` and `zoo.seed`.
 
-    Repeats occur.
+    They have `terms` numbers, fewest and most; those of `zoo.asked` unless told. Repeats occur.
     """
     start = int(paths.key(purpose=purpose, seed=zoo.seed), 16) % 2**31
-    for source in cycle([_source(family, zoo, start) for family in zoo.families]):
+    for source in cycle([_source(family, terms or zoo.asked or zoo.terms, start) for family in zoo.families]):
         yield next(problem for problem in source if split_of(problem.expression) == split)
 
 
-def _source(family: str, zoo: Zoo, start: int) -> Iterator[Problem]:
+def _source(family: str, terms: tuple[int, int], start: int) -> Iterator[Problem]:
     """Endless problems of one family, of both splits."""
     from reasoning_gym import create_dataset
 
-    low, high = zoo.terms
-    common = {"min_terms": low, "max_terms": high, "min_digits": 1, "max_digits": 1, "size": ENDLESS, "seed": start}
+    common = {"min_terms": terms[0], "max_terms": terms[1], "min_digits": 1, "max_digits": 1, "size": ENDLESS,
+              "seed": start}
     items = create_dataset("chain_sum", **common) if family == "sums" else create_dataset(
         "basic_arithmetic", operators=["+", "-", "*"], allow_parentheses=False, allow_negation=False, **common)
     for index in range(ENDLESS):
