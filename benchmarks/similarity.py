@@ -130,7 +130,8 @@ def cka_rows(table: Table, files, tokens: int, scale: float, n: int, size: str) 
               "error theirs": max(abs(plain.cka_of_features(a[i], b[j]) - truth[i, j][0]) for i, j in some)}
     rate = gemm_rate(d)
     mine = table.add("CKA, both kinds, all pairs; theirs from features, biased only", ours,
-                     lambda: [plain.cka_of_features(a[i], b[j]) for i, j in sample], len(sample), whole, scale, **errors)
+                     lambda: [plain.cka_of_features(a[i], b[j]) for i, j in sample], len(sample), whole, scale,
+                     **errors)
     table.add("the same, theirs in float64", lambda: None,
               lambda: [plain.cka_of_features(a[i].astype(float), b[j].astype(float)) for i, j in some], 3, whole)
     once = [{i: plain.centred_with_norm(side[i]) for i in side} for side in (a, b)]
