@@ -29,7 +29,8 @@ TRAINING: tuple[Callable[[Sources], Training | list[Training]], ...] = (
     wordnet.training, manuals.gene_ontology, manuals.postgresql, manuals.office, code.training)
 EVALUATION: tuple[Callable[[Sources], Evaluation], ...] = (
     manuals.perl_faq, tools.evaluation, code.networkx, mathematics.champ_concepts, mathematics.champ_solutions,
-    mathematics.metamath, bible.books, bible.paraphrases, wordnet.classification)
+    mathematics.metamath, bible.books, bible.paraphrases, wordnet.classification,
+    wordnet.similarity)
 PROBE_CARDS = {
     "general": Card(("wordnet-base",), "WordNet 3.0 licence (permissive; notice kept)",
                     "Entries of nouns from 15 lexicographer files (the topic), the longest of synsets that are in no "

@@ -35,7 +35,8 @@ def _card(name: str, content: dict) -> str:
     tables = "; ".join(f"`{k}` {v['rows']} rows, sha256 of content `{v['sha256']}`"
                        for k, v in content["tables"].items())
     facts = [("instruction", content.get("instruction")), ("family", content.get("family")),
-             ("metric", content.get("metric")), ("reasoning-intensive", content.get("reasoning")),
+             ("metric", content.get("metric")),
+             ("reasoning-intensive", {True: "yes", False: "no"}.get(content.get("reasoning"))),
              ("source", "; ".join(content["source"])), ("licence", content["licence"]),
              ("made from it", content["how"]), ("known faults", content["faults"]),
              ("pairs available", content.get("available")),

@@ -14,6 +14,7 @@ from suite_sources.pieces import Card, Evaluation, Training, norm, share, shuffl
 
 PARTS = {"n": "noun", "v": "verb", "a": "adj", "r": "adv"}
 TRAINING_SHARE = 0.75  # of synsets; the rest is for the classification task and the probe texts
+PROBED = 110  # probe texts a topic
 # Lexicographer files (WordNet manual, lexnames(5WN)) that serve as topic labels, by number in the data files.
 TOPICS = {
     "04": "act", "05": "animal", "06": "artifact", "07": "attribute", "08": "body", "09": "cognition",
@@ -128,12 +129,59 @@ def classification(sources: Sources) -> Evaluation:
                       "Identify the topic of a dictionary entry.", card, tables)
 
 
-def probe(sources: Sources, per_topic: int = 110) -> pd.DataFrame:
+def _spare(sources: Sources) -> dict[str, list[Synset]]:
+    """What the classification task leaves of the held-out nouns by topic, the longest first."""
+    return {topic: sorted(found[140:], key=lambda s: (-words(" ".join((s.gloss, *s.examples))), s.entry))
+            for topic, found in _topical(sources).items()}
+
+
+def similarity(sources: Sources, pairs: int = 600) -> Evaluation:
+    """Graded similarity of definitions: Wu and Palmer's measure (1994) on the noun hierarchy, times five.
+
+    Definitions are too short to share 13 words with a training text. Half of the pairs join a definition with the most
+    similar one left, a quarter stay within a topic, a quarter do not.
+    """
+    every = synsets(sources)
+    spare = {topic: found[PROBED:] for topic, found in _spare(sources).items()}  # the probe texts are the longest
+    keys = {synset: key for key, synset in every.items()}
+    chains = {s: [*_chain(every, s), keys[s]] for found in spare.values() for s in found if 6 <= words(s.gloss) < 13}
+    left, rows = shuffled(list(chains), "similarity", lambda s: s.entry), []
+    while len(rows) < pairs and len(left) > 1:
+        first = left.pop()
+        alike, same = len(rows) % 2 == 0, len(rows) % 4 == 1
+        there = [s for s in left if not same or s.file == first.file]
+        other = max(there, key=lambda s: _wu_palmer(chains[first], chains[s])) if alike else there[0]
+        left.remove(other)
+        rows.append((first.gloss, other.gloss, round(5 * _wu_palmer(chains[first], chains[other]), 3)))
+    card = Card(**CARD, how="Pairs of definitions of nouns that are in no other task and no probe text. The score is "
+                "five times Wu and Palmer's similarity of the two senses: twice the depth of the nearest synset above "
+                "both, over the sum of their depths.", faults="The hierarchy says it, not people: depth is uneven, and "
+                "things used together but of different kinds count as far apart.")
+    table = pd.DataFrame(rows, columns=["sentence1", "sentence2", "score"])
+    return Evaluation("WordNetSenseSTS", "sts", "cosine_spearman", "Retrieve definitions of things of the same kind.",
+                      card, {"test": table})
+
+
+def _chain(every: dict[tuple[str, str], Synset], synset: Synset) -> list[tuple[str, str]]:
+    """Keys of the synsets above, the root first."""
+    chain = []
+    while synset.above in every:
+        chain.append(synset.above)
+        synset = every[synset.above]
+    return chain[::-1]
+
+
+def _wu_palmer(one: list[tuple[str, str]], other: list[tuple[str, str]]) -> float:
+    """Wu and Palmer's similarity of two synsets from the chains that lead down to them; the root has depth 1."""
+    shared = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return 2 * shared / (len(one) + len(other))
+
+
+def probe(sources: Sources, per_topic: int = PROBED) -> pd.DataFrame:
     """General probe texts [id, set, difficulty, text, topic, target]: the target is the depth below `entity`."""
     every = synsets(sources)
     rows = []
-    for topic, found in _topical(sources).items():
-        longest = sorted(found[140:], key=lambda s: (-words(" ".join((s.gloss, *s.examples))), s.entry))
+    for topic, longest in _spare(sources).items():
         for synset in longest[:per_topic]:
             text = ". ".join((synset.entry, *synset.examples))
             rows.append((f"wn-{len(rows):04d}", "general", "none", text, topic, float(_depth(every, synset))))
