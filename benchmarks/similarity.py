@@ -128,7 +128,6 @@ def cka_rows(table: Table, files, tokens: int, scale: float, n: int, size: str) 
     truth = {pair: (linear_cka(a[pair[0]], b[pair[1]]), debiased_cka(a[pair[0]], b[pair[1]])) for pair in some}
     errors = {"error ours": max(max(abs(biased[p] - t[0]), abs(debiased[p] - t[1])) for p, t in truth.items()),
               "error theirs": max(abs(plain.cka_of_features(a[i], b[j]) - truth[i, j][0]) for i, j in some)}
-    rate = gemm_rate(d)
     mine = table.add("CKA, both kinds, all pairs; theirs from features, biased only", ours,
                      lambda: [plain.cka_of_features(a[i], b[j]) for i, j in sample], len(sample), whole, scale,
                      **errors)
@@ -150,7 +149,7 @@ def cka_rows(table: Table, files, tokens: int, scale: float, n: int, size: str) 
     for row in table.rows[1:]:
         row |= {"ours s": mine, "ratio": row["theirs s"] / mine}
     gram = n * n * (2 * layers * d + 4 * layers * layers)
-    return [f"Tile GEMM {rate:.0f} GFLOP/s; CKA of all pairs {gram / mine / 1e9:.0f} GFLOP/s "
+    return [f"Tile GEMM {(rate := gemm_rate(d)):.0f} GFLOP/s; CKA of all pairs {gram / mine / 1e9:.0f} GFLOP/s "
             f"({100 * gram / mine / 1e9 / rate:.0f}%), reading, centring and checks included."]
 
 
