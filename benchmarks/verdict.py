@@ -3,7 +3,8 @@
     python benchmarks/verdict.py [--repeats 1000] [--write]
 
 Each scenario draws studies whose differences have known seed, task, query and residual variation; the true mean
-difference is the margin (a claim of equivalence is an error) or zero (it is right). Methods:
+difference is the margin (a claim of equivalence is an error) or zero (it is right). Two scenarios (`limit`) break what
+the rule assumes, to show what then happens. Methods:
 
 - `verdict`: `hrsa.verdict.verdict`; `planned` is what `hrsa.power` foretells for the power at zero.
 - `p > .05`: no significant difference of seed means (paired t) is read as "the same".
@@ -27,7 +28,8 @@ from hrsa.verdict import verdict
 
 MARGIN, ALPHA, RESAMPLES = 0.02, 0.05, 1000
 RESULT = paths.ROOT / "data" / "results" / "verdict_simulation.parquet"
-SCENARIOS = {  # seeds, tasks, queries per task, standard deviations: seed, task, seed x task, query, residual
+SCENARIOS = {  # seeds, tasks, queries per task (or of each), standard deviations: seed, task, seed x task, query,
+    # residual; all are normal, but query differences in "heavy tails" (t with 3 degrees of freedom) and in MOVING
     "seeds differ": (3, 1, 300, (0.008, 0, 0, 0.02, 0.02)),
     "seeds differ much": (3, 1, 300, (0.015, 0, 0, 0.02, 0.02)),
     "queries differ": (3, 1, 300, (0.001, 0, 0, 0.12, 0.04)),
@@ -39,18 +41,35 @@ SCENARIOS = {  # seeds, tasks, queries per task, standard deviations: seed, task
     "eight tasks alike": (3, 8, 40, (0.003, 0, 0, 0.04, 0.04)),
     "five seeds": (5, 4, 75, (0.006, 0.005, 0, 0.04, 0.06)),
     "two tasks differ": (5, 2, 150, (0.002, 0.005, 0, 0.03, 0.03)),
+    "tasks of unequal size": (3, 5, (10, 30, 60, 100, 300), (0.002, 0.004, 0.002, 0.03, 0.03)),
+    "two seeds": (2, 1, 300, (0.002, 0, 0, 0.05, 0.04)),
+    "few queries move": (3, 1, 300, (0.001, 0, 0, 0.10, 0.02)),
+    "hardly a query moves": (3, 1, 60, (0.001, 0, 0, 0.05, 0.02)),
+    "clusters not named": (3, 10, 30, (0.002, 0.015, 0, 0.03, 0.03)),
 }
+MOVING = {"few queries move": 1 / 12, "hardly a query moves": 1 / 20}  # share of queries that differ, all one way
+LIMITS = ("hardly a query moves", "clusters not named")  # where the rule's assumptions fail: shown, not warranted
 
 
 def draw(name, shift, rng):
     """Differences (seeds, queries) and task ids of one study."""
     seeds, tasks, queries, (seed, task, seed_task, query, residual) = SCENARIOS[name]
-    tails = rng.standard_t(3, (1, tasks * queries)) / np.sqrt(3) if name == "heavy tails" else \
-        rng.standard_normal((1, tasks * queries))
+    of_task = np.repeat(np.arange(tasks), queries)
     cells = task * rng.standard_normal((1, tasks)) + seed_task * rng.standard_normal((seeds, tasks))
-    noise = residual * rng.standard_normal((seeds, tasks * queries))
-    difference = shift + seed * rng.standard_normal((seeds, 1)) + np.repeat(cells, queries, axis=1) + query * tails
-    return difference + noise, np.repeat(np.arange(tasks), queries)
+    noise = residual * rng.standard_normal((seeds, len(of_task)))
+    difference = shift + seed * rng.standard_normal((seeds, 1)) + cells[:, of_task]
+    named = of_task if name != "clusters not named" else np.zeros_like(of_task)
+    return difference + query * query_effects(name, len(of_task), rng) + noise, named
+
+
+def query_effects(name, queries, rng):
+    """Effects of mean 0 and variance 1, one per query: (1, queries)."""
+    if name == "heavy tails":
+        return rng.standard_t(3, (1, queries)) / np.sqrt(3)
+    if name in MOVING:  # a study that misses some of the movers looks both better and surer
+        share = MOVING[name]
+        return ((rng.random((1, queries)) < share) - share) / np.sqrt(share * (1 - share))
+    return rng.standard_normal((1, queries))
 
 
 def naive(difference, rng):
@@ -86,10 +105,13 @@ def simulate(repeats, seed=0):
         for truth, shift in (("margin", MARGIN), ("zero", 0.0)):
             found = pd.DataFrame([claims(*draw(name, shift, rng), repeat, rng) for repeat in range(repeats)])
             rates[truth] = found.mean()
-        planned = power(Variances(*np.square(deviations)), MARGIN, seeds, queries, tasks, repeats=4000)
-        rows += [{"scenario": name, "seeds": seeds, "tasks": tasks, "queries": tasks * queries,
+        sizes = np.broadcast_to(queries, tasks)
+        typical = round(len(sizes) / (1 / sizes).sum())  # harmonic mean, as in hrsa.power
+        planned = power(Variances(*np.square(deviations)), MARGIN, seeds, typical, tasks, repeats=4000)
+        rows += [{"scenario": name, "seeds": seeds, "tasks": tasks, "queries": int(sizes.sum()),
                   "method": method, "false_equivalence": rates["margin"][method],
-                  "power_at_zero": rates["zero"][method], "planned": planned if method == "verdict" else np.nan,
+                  "power_at_zero": rates["zero"][method], "limit": name in LIMITS,
+                  "planned": planned if method == "verdict" and name not in LIMITS else np.nan,
                   "false_difference": rates["zero"]["difference"] if method == "verdict" else np.nan,
                   "repeats": repeats}
                  for method in rates["margin"].index if method != "difference"]

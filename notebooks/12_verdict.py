@@ -28,7 +28,7 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa import claims, evidence, merge, overview, plots, published, synthesis, wording
+from hrsa import claims, evidence, merge, overview, paths, plots, published, synthesis, wording
 from hrsa.profile import load_profile
 
 study = load_profile(profile)
@@ -256,7 +256,7 @@ plots.table(published.entropy_change(), "Published inverse row entropy before an
 
 # %%
 simulated, record = synthesis.committed("verdict_simulation")
-Markdown(f"{wording.proof(simulated)}\n\nCommitted result of `{record['command']}`.")
+Markdown(f"{wording.proof(simulated)}\n\n{wording.origin(record, paths.code_hash('hrsa.verdict'))}")
 
 # %%
 plots.heatmap(simulated, x="method", y="scenario", value="false_equivalence", xlabel="method",
@@ -269,8 +269,9 @@ plots.heatmap(simulated, x="method", y="scenario", value="false_equivalence", xl
 # margin; 0.05 is allowed. "p > .05" takes a missing proof for a proof. "within std" asks whether the difference is
 # smaller than its standard deviation over three seeds. "pooled queries" forgets that queries share a training run. The
 # naive bootstrap resamples three seeds as if they were many. A low number alone is no merit: see the power beside it.
+# Scenarios marked `limit` break what the rule assumes: many queries that move, and clusters of queries named as tasks.
 
 # %%
 columns = ["scenario", "seeds", "tasks", "queries", "method", "false_equivalence", "power_at_zero", "planned",
-           "false_difference"]
+           "false_difference", "limit"]
 plots.table(simulated[columns], "Committed simulation: error rate at the margin, power at zero, the planner's forecast")

@@ -289,7 +289,10 @@ def test_committed_simulation_bears_the_rule_out(tmp_path, monkeypatch):
     assert record["settings"]["repeats"] >= 1000 and "keeps its promise" in wording.proof(table)
     naive = table[table["method"] != "verdict"].groupby("method")["false_equivalence"].max()
     assert naive["p > .05"] > 0.3 and naive["pooled queries"] > 0.1
+    assert table["limit"].any() and "has no warranty" in wording.proof(table)
     assert "breaks its promise" in wording.proof(table.assign(false_equivalence=0.2))
+    assert "as it is now" in wording.origin(record, record["code"])
+    assert "run the command again" in wording.origin(record, "another")
     folder = tmp_path / "data" / "results"
     folder.mkdir(parents=True)
     for suffix in ("parquet", "json"):
