@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -18,9 +20,7 @@
 # other: does what one model knows lie where the readout looks for it in the other? Embeddings are mean-pooled,
 # L2-normalised and standardised by each model's own training texts; the readout is softmax regression for the topic
 # of a text and ridge regression for a number. *Own* is the score on the model it was fitted on, *cross* on the other,
-# *delta* own minus cross. Texts are split 80/10/10, and each set of texts has readouts of its own: in general texts
-# (dictionary entries) the topic is a field of meaning and the number the depth of the word in WordNet; in mathematics
-# the topic is what is asked for and the number counts the steps of the solution.
+# *delta* own minus cross. Texts are split 80/10/10, and each set of texts has readouts of its own.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -35,38 +35,44 @@ from hrsa.profile import load_profile
 study = load_profile(profile)
 folder = compare.compare_pair(study, pair, "probes")
 
-# %% [markdown]
-# ## Topic of a text
-#
-# Accuracy, own and cross. Values are means over seeds and over both directions (fitted on the pair's first model, and
-# on its second); error bars cover the 95% bootstrap intervals over texts of all of them.
+# %% [markdown] tags=["suite-texts"]
+# In general texts (dictionary entries) the topic is a field of meaning and the number the depth of the word in WordNet;
+# in mathematics the topic is what is asked for and the number counts the steps of the solution.
 
 # %%
 probes = findings.over_seeds(paths.read_table(folder / "probes.parquet").drop(columns="direction"))
 probes["where"] = probes["set"] + ", " + probes["models"]
 scores = probes[probes["quantity"] != "delta"]
+
+# %% [markdown] tags=["classification"]
+# ## Topic of a text
+#
+# Accuracy, own and cross. Values are means over seeds and over both directions (fitted on the pair's first model, and
+# on its second); error bars cover the 95% bootstrap intervals over texts of all of them.
+
+# %% tags=["classification"]
 plots.bars(scores[scores["task"] == "classification"], x="split", y="value", hue="quantity", facet="where", low="low",
            high="high", quantity="accuracy", xlabel="split", ylabel="accuracy").publish(
     study.name, f"09_probes/{pair}", "classification",
     f"Accuracy of topic probes on their own and on the other model by split and set of texts, pair {pair}")
 
-# %% [markdown]
+# %% [markdown] tags=["classification"]
 # How to read it: own on the training texts shows how much the readout can memorise; judge by dev and test. Cross as
 # high as own says that the readout found what it needs in the other model, in the same place. Cross above own by more
 # than the intervals would be surprising.
 
-# %% [markdown]
+# %% [markdown] tags=["regression"]
 # ## A number to predict
 #
 # The share of variance explained, $R^2$: 1 is perfect, 0 as good as the mean of the texts, below 0 worse than that.
 
-# %%
+# %% tags=["regression"]
 plots.bars(scores[scores["task"] == "regression"], x="split", y="value", hue="quantity", facet="where", low="low",
            high="high", xlabel="split", ylabel="R²").publish(
     study.name, f"09_probes/{pair}", "regression",
     f"R squared of ridge probes on their own and on the other model by split and set of texts, pair {pair}")
 
-# %% [markdown]
+# %% [markdown] tags=["regression"]
 # How to read it: as above. A readout applied to an unrelated model scores far below zero, because its predictions
 # vary but do not fit; so a cross score near own is a strong statement, and a very negative one a weak readout.
 
@@ -85,9 +91,12 @@ plots.forest(cost, label="texts", value="value", low="low", high="high", hue="mo
 
 # %% [markdown]
 # How to read it: right of zero, the readout loses by the change of model. An interval that holds zero shows no loss,
-# which is not proof of none. The noise floor tells how much a readout loses between two seeds of one arm:
+# which is not proof of none.
 
-# %%
+# %% [markdown] tags=["embedders"]
+# The noise floor tells how much a readout loses between two seeds of one arm:
+
+# %% tags=["embedders"]
 floor = cost[cost["models"] == "embedders"][["task", "set", "split", "value", "low", "high", "floor"]]
 plots.table(floor, "Embedders: delta with its interval, and the mean delta between two seeds of one arm (floor)")
 
@@ -97,4 +106,4 @@ plots.table(floor, "Embedders: delta with its interval, and the mean delta betwe
 # On texts that no readout was fitted on, from both directions together:
 
 # %%
-Markdown("\n\n".join(findings.transfer(probes, task) for task in ("classification", "regression")))
+Markdown("\n\n".join(findings.transfer(probes, task) for task in probes["task"].unique()))

@@ -139,7 +139,11 @@ def test_yardsticks_are_joined_to_what_they_are_for():
     table = pd.DataFrame({"metric": "cka", "layer_x": "0", "layer_y": "0", "set": "all",
                           "k": pd.array([pd.NA] * 7, "Int64"),
                           "models": ["backbones", "embedders", "floor", "floor", "floor", "ceiling", "ceiling"],
+                          "a": ["p", "p-s0", "p-s0", "p-s0", "p-s1", "p", "q"],
+                          "b": ["q", "q-s0", "p-s1", "p-s2", "p-s2", "p-bf16", "q-bf16"],
                           "value": [0.9, 0.8, 0.5, 0.6, 1.0, 0.98, 0.96]})
+    table.loc[[0, 1, 6], "layer_y"] = "1"  # the other model is deeper
+    table.loc[6, "layer_x"] = "1"
     table["low"], table["high"] = table["value"] - 0.1, table["value"] + 0.1
     joined = compare.with_yardsticks([table[:2], table[2:]], layerwise.PLACE).set_index("models")
     assert list(joined.index) == ["backbones", "embedders"]

@@ -151,18 +151,22 @@ def _named(case: Case, table: pd.DataFrame) -> pd.DataFrame:
 def with_yardsticks(tables: list[pd.DataFrame], place: list[str]) -> pd.DataFrame:
     """Join tables of cases; what embedders and backbones are held against becomes columns.
 
-    Rows of "floor" become floor, floor_low and floor_high of the embedders: the mean over all two seeds at the same
-    `place`, and the bounds that cover all their intervals. Rows of "ceiling" become the column ceiling of the
-    backbones: the mean over both. NaN where there are none.
+    Rows of "floor" become floor, floor_low and floor_high of the embedders: the mean over all two seeds of arm a at the
+    same `place` (its layer), and the bounds that cover all their intervals. Rows of "ceiling" become the column ceiling
+    of the backbones: the mean of a's at its layer and b's at its own. NaN where there are none.
     """
     table = pd.concat(tables, ignore_index=True)
-    by_kind = dict(list(table.groupby("models", sort=False)))
-    none = table.iloc[:0]
-    floor = by_kind.get("floor", none).groupby(place, dropna=False)
-    ceiling = by_kind.get("ceiling", none).groupby(place, dropna=False)
+    of_a = [name for name in place if name != "layer_y"]
+    floor = table[table["models"] == "floor"].groupby(of_a, dropna=False)
     columns = floor.agg(floor=("value", "mean"), floor_low=("low", "min"), floor_high=("high", "max"))
-    rows = table[~table["models"].isin(["floor", "ceiling"])].merge(columns, how="left", on=place)
-    rows = rows.merge(ceiling.agg(ceiling=("value", "mean")), how="left", on=place)
+    rows = table[~table["models"].isin(["floor", "ceiling"])].merge(columns, how="left", on=of_a)
     rows.loc[rows["models"] == "backbones", list(columns)] = np.nan
-    rows.loc[rows["models"] == "embedders", "ceiling"] = np.nan
-    return rows
+    ceiling = table[table["models"] == "ceiling"]
+    if ceiling.empty:
+        return rows.assign(ceiling=np.nan)
+    mine = ceiling[["a", *of_a, "value"]].rename(columns={"value": "ceiling_a"})
+    names = {"a": "b", "layer_x": "layer_y", "ceiling_a": "ceiling_b"}
+    rows = rows.merge(mine, how="left", on=["a", *of_a])
+    rows = rows.merge(mine.rename(columns=names), how="left", on=[names.get(name, name) for name in ("a", *of_a)])
+    both = [rows.pop("ceiling_a"), rows.pop("ceiling_b")]
+    return rows.assign(ceiling=np.where(rows["models"] == "backbones", sum(both) / 2, np.nan))

@@ -18,6 +18,7 @@ from hrsa.profile import Analysis
 from hrsa.similarity import fit_probe
 
 TASKS = {"classification": "topic", "regression": "target"}  # task -> column with its labels
+LEAST = 20  # texts with a label
 SHARES = (0.8, 0.1)  # train, dev; the rest is test
 LEVEL = 0.95
 SEED = 0  # of splits and resamples; one value, so that every model is split alike
@@ -25,8 +26,8 @@ SEED = 0  # of splits and resamples; one value, so that every model is split ali
 
 def splits(n: int, seed: int = SEED) -> dict[str, np.ndarray]:
     """Seeded 80/10/10 split of n texts: train, dev, test -> indices. ValueError below 20 texts."""
-    if n < 20:
-        raise ValueError(f"expected at least 20 labelled probe texts, got {n}: raise analysis.probe_texts")
+    if n < LEAST:
+        raise ValueError(f"expected at least {LEAST} labelled probe texts, got {n}: raise analysis.probe_texts")
     order = np.random.default_rng(seed).permutation(n)
     cuts = np.round(np.cumsum(SHARES) * n).astype(int)
     return dict(zip(("train", "dev", "test"), np.split(order, cuts), strict=True))
@@ -46,7 +47,8 @@ def compare_probes(x: Recording, y: Recording, analysis: Analysis) -> list[dict[
     Keys: set, task, direction ("a to b": fitted on a), split, quantity (own, cross, delta), value (accuracy, or R^2),
     low, high (bootstrap over texts), null (mean cross score with the texts of the other model shuffled) and n. Sets
     are probed apart, since their labels mean different things. Cross and delta are NaN for models of unequal width,
-    where no readout can be carried over. ValueError: recordings of other texts, fewer than 20 texts with a label.
+    where no readout can be carried over. A set without any label of one kind has no readout of it. ValueError:
+    recordings of other texts, no label at all, fewer than 20 texts with a label.
     """
     (pooled_x, table), (pooled_y, table_y) = x.pooled(), y.pooled()
     if not table["id"].equals(table_y["id"]):
@@ -54,12 +56,16 @@ def compare_probes(x: Recording, y: Recording, analysis: Analysis) -> list[dict[
     rows = []
     for (name, part), (task, column) in product(table.groupby("set", sort=True), TASKS.items()):
         known = part.index[part[column].notna()].to_numpy()
+        if not len(known):
+            continue
         labels = table[column][known].to_numpy(dtype=float if task == "regression" else object)
         parts = splits(len(known))
         a, b = (features(pooled[known], parts["train"]) for pooled in (pooled_x, pooled_y))
         for direction, own, other in (("a to b", a, b), ("b to a", b, a)):
             rows += [{"set": name, "task": task, "direction": direction, **row}
                      for row in _scores(own, other, labels, parts, task, analysis)]
+    if not rows:
+        raise ValueError(f"expected probe texts with a label or a target, got none among {len(table)}: label them")
     return rows
 
 

@@ -70,7 +70,8 @@ def last_states(x: Recording, y: Recording) -> tuple[np.ndarray, np.ndarray, pd.
 def _compared(variant: calibrate.Variant, tokens: pd.DataFrame, metrics: list[str], analysis: Analysis) -> pd.DataFrame:
     fewer = analysis.model_copy(update={"bootstrap": min(analysis.bootstrap, RESAMPLES),
                                         "permutations": min(analysis.permutations, PERMUTATIONS)})
-    ks = sorted(analysis.ks)
+    n = len(tokens)
+    ks = [k for k in sorted(analysis.ks) if 4 * k <= n] or [max(1, n // 4)]
     tables = []
     for metric in metrics:
         options: dict[str, Any] = calibration(tokens.iloc[variant.rows], metric, fewer, null=True)
