@@ -7,17 +7,30 @@
 # Guards: records are small and written atomically by the job itself after success; executed notebooks are kept
 # apart from the outputs, so a failed one survives; checkpoints live in data/runs/ beside the artefacts; inputs are
 # the py:percent sources; `params.fingerprint` makes changed code or settings run again.
+#
+# Jobs that run a model ask for one `gpu` where this machine has any; hrsa.devices hands each its own. On a cluster the
+# profiles in configs/snakemake/ ask for it (docs/cluster.md).
 
 import sys
 
-from hrsa import pipeline
+from hrsa import devices, paths, pipeline
 from hrsa.profile import load_profile
 
 STUDY = load_profile(config.get("profile", "mini"))
 STAGES = ("backbone", "mine", "embedder", "measure")
 PRIORITY = {"backbone": 3, "mine": 3, "03_training": 2, "embedder": 2, "measure": 1}  # what most others wait for, first
 CHAPTERS = [rule for rule in pipeline.jobs(STUDY) if rule not in (*STAGES, "book")]
-COMMAND = f"{sys.executable} -m hrsa.run {{params.rule}} {{wildcards.name}} --profile {config.get('profile', 'mini')}"
+MODEL_RULES = ("backbone", "mine", "03_training", "embedder", "measure", "10_dynamics")
+CARDS = min(1, len(devices.visible()))
+RUN = f"hrsa.run {{params.rule}} {{wildcards.name}} --profile {config.get('profile', 'mini')}"
+COMMAND = f"{sys.executable} -m {RUN}"
+MODEL_COMMAND = f"{sys.executable} -m hrsa.devices {{resources.gpu}} {RUN}"
+
+
+def kept(command, rule="{params.rule}"):
+    """The command, and a copy of its record where Snakemake keeps its files elsewhere (a pod without shared files)."""
+    record = paths.ROOT / pipeline.record(STUDY, rule, "{wildcards.name}")
+    return f"{command} && {{{{ test {record} -ef {{output}} || cp {record} {{output}}; }}}}"
 
 
 def records(rule):
@@ -44,7 +57,9 @@ for stage in STAGES:
             fingerprint=pipeline.fingerprint(STUDY, stage),
         priority: PRIORITY[stage]
         threads: STUDY.threads
-        shell: COMMAND
+        resources:
+            gpu=CARDS,
+        shell: kept(MODEL_COMMAND)
 
 
 for chapter in CHAPTERS:
@@ -60,7 +75,9 @@ for chapter in CHAPTERS:
             fingerprint=pipeline.fingerprint(STUDY, chapter),
         priority: PRIORITY.get(chapter, 0)
         threads: STUDY.threads
-        shell: COMMAND
+        resources:
+            **({"gpu": CARDS} if chapter in MODEL_RULES else {}),
+        shell: kept(MODEL_COMMAND if chapter in MODEL_RULES else COMMAND)
 
 
 rule book:
@@ -72,4 +89,4 @@ rule book:
     params:
         rule="book",
         fingerprint=pipeline.fingerprint(STUDY, "book"),
-    shell: COMMAND
+    shell: kept(COMMAND, "book")

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 import joblib
 
-from hrsa import evidence, paths, pipeline
+from hrsa import devices, evidence, paths, pipeline
 from hrsa.profile import Profile, load_profile
 from hrsa.run import OWNER_VARIABLE, follow_owner, kill_children
 
@@ -51,7 +51,13 @@ def only_engine() -> Iterator[None]:
 
 def command(profile: Profile, cores: int, *more: str) -> list[str]:
     """Snakemake's command line for a profile."""
-    return [*SNAKEMAKE, "--cores", str(cores), *OPTIONS, *more, "--config", f"profile={profile.name}"]
+    return [*SNAKEMAKE, "--cores", str(cores), *OPTIONS, *_cards(), *more, "--config", f"profile={profile.name}"]
+
+
+def _cards() -> list[str]:
+    """Snakemake's option for the graphics cards of this machine, so that jobs queue for them; nothing without one."""
+    cards = len(devices.visible())
+    return ["--resources", f"gpu={cards}"] if cards else []
 
 
 class Display:

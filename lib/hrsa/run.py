@@ -38,7 +38,8 @@ class JobError(RuntimeError):
 
 def environment(profile: Profile) -> dict[str, str]:
     """Environment variables of a job: threads, quiet libraries, and no look at the hub when nothing comes from it."""
-    online = profile.suite.benchmarks or any(b.source == "hub" for b in profile.backbones)
+    online = (profile.suite.benchmarks or any(b.source == "hub" for b in profile.backbones)
+              or any(name.startswith("hub:") for name in profile.suite.train))
     threads = str(profile.threads)
     return {
         "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads,
