@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from hrsa import backbone, paths
-from hrsa.profile import Profile, Zoo
-from hrsa.zoo import corpus, make_backbone, measure, pretrain, report
+from hrsa.profile import Profile, Zoo, load_profile
+from hrsa.zoo import corpus, make_backbone, measure, pretrain, report, ship
 from hrsa.zoo.grpo import exact_reward, train_rounds
 from hrsa.zoo.problems import Problem, documents, draw, is_correct, is_worked, split_of, stream
 
@@ -301,6 +301,26 @@ def test_prolonged_rlvr_goes_on_after_the_last_finished_round(tokenizer, tmp_pat
     resumed, _, again = train_rounds(tmp_path / "start", zoo, tmp_path / "work", 2)
     pd.testing.assert_frame_equal(curve, again, check_exact=True)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_shipped_backbones_are_what_their_cards_say():
+    folders = sorted((paths.ROOT / "data" / "backbones").iterdir())
+    assert {"base", "rlvr", "sft"} <= {folder.name for folder in folders}
+    for folder in folders:
+        card = paths.read_json(folder / "card.json")
+        files = {name: digest for name, digest in card["hashes"].items() if " " not in name}
+        assert {name: paths.file_hash(folder / name) for name in files} == files, folder.name
+        assert (folder / "model.safetensors").stat().st_size <= ship.LARGEST
+        model = AutoModel.from_pretrained(folder)
+        assert model.dtype == torch.bfloat16 and model.config.max_position_embeddings >= 256
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        backbone.leak_probe(model.float(), tokenizer, "causal")
+        answers = pd.read_parquet(folder / "problems.parquet")
+        for mode, share in card["accuracy"].items():
+            correct = answers.loc[answers["mode"] == mode, "correct"]
+            assert (share["value"], share["n"]) == (correct.mean(), len(correct))
+        text = (folder / "README.md").read_text(encoding="utf8")
+        assert text == ship.model_card(load_profile("backbones"), folder.name, card)
 
 
 def test_only_zoo_backbones_are_made(micro):
