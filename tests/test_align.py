@@ -164,6 +164,8 @@ def test_chapters_depend_on_widths_and_labels(pair):
     assert profile.chapters == ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
     assert [b.name for b in profile.backbones] == ["tiny-1-a", "tiny-1-b"] and "Left out" not in front
     assert "classification" not in tags
+    few, front, _ = pairing.profile_of(str(a), str(a), texts, "text")
+    assert "06_procrustes" not in few.chapters and "not unique on these texts, which give 30 rows" in front
 
 
 def test_tokens_of_different_tokenizers_are_refused_by_a_message_that_names_word(pair, capsys):

@@ -25,7 +25,7 @@ import yaml
 from hrsa import own_texts, paths, pipeline
 from hrsa.compare_probes import LEAST, TASKS
 from hrsa.front import front_page
-from hrsa.profile import Profile
+from hrsa.profile import Analysis, Profile
 
 UNITS = ("token", "word", "text")
 LEAST_TEXTS = 8  # fewer say nothing about texts in general, and intervals are over texts
@@ -60,16 +60,20 @@ def check_unit(unit: str, a: dict[str, Any], b: dict[str, Any], texts: pd.DataFr
                          "unit word (states of words, aligned by character spans) or text")
 
 
-def chosen(a: dict[str, Any], b: dict[str, Any], texts: pd.DataFrame) -> tuple[list[str], dict[str, str], list[str]]:
-    """Chapters that can be run for a pair, why others cannot, and the kinds of readout that the texts' labels allow."""
+def chosen(a: dict[str, Any], b: dict[str, Any], texts: pd.DataFrame,
+           rows: int) -> tuple[list[str], dict[str, str], list[str]]:
+    """Chapters that can be run for a pair on so many `rows`, why others cannot, and the kinds of readout that the
+    texts' labels allow."""
     left_out, tasks = {}, []
+    if rows <= (wide := max(a["width"], b["width"])):
+        left_out["06_procrustes"] = f"a map of {wide} dimensions is not unique on these texts, which give {rows} rows"
     for task, column in TASKS.items():
         known = texts.dropna(subset=[column]).groupby("set")[column].agg(["size", "nunique"])
         if len(known) == texts["set"].nunique() and known["size"].min() >= LEAST and known["nunique"].min() > 1:
             tasks.append(task)
     if a["width"] != b["width"]:
         why = f"the models are {a['width']} and {b['width']} dimensions wide, and it needs equal widths"
-        left_out = dict.fromkeys(("05_correlation", "09_probes"), why)
+        left_out |= dict.fromkeys(("05_correlation", "09_probes"), why)
     elif not tasks:
         left_out["09_probes"] = (f"it needs a label or a target, with two values or more, for at least {LEAST} texts "
                                  "of each set")
@@ -87,11 +91,12 @@ def profile_of(a: str, b: str, texts: Path, unit: str, max_length: int = 64) -> 
         raise ValueError(f"expected at least {LEAST_TEXTS} texts in {texts.name}, got {len(table)}: add some")
     models = [describe(model) for model in (a, b)]
     check_unit(unit, *models, table)
-    chapters, left_out, tasks = chosen(*models, table)
+    used = table.groupby("set").head(MOST_TEXTS)["text"]
+    rows = len(used) if unit == "text" else sum(min(len(text.split()), max_length) for text in used)
+    chapters, left_out, tasks = chosen(*models, table, min(rows, Analysis().max_tokens))
     names = names_of(a, b)
     pair = "-vs-".join(names)
     sets = table["set"].nunique()
-    rows = len(table) if unit == "text" else MOST_TEXTS
     profile = Profile.model_validate({
         "name": pair, "title": f"{names[0]} and {names[1]}, compared", "seeds": (), "chapters": chapters,
         "backbones": [{"name": name, "source": model["source"], "path": model["path"], "arm": "base"}
