@@ -65,6 +65,7 @@ def assemble(folder: str, attention: Attention, max_length: int,
     attention: as `hrsa.backbone.load_encoder`, which proves it. max_length: tokens of a text, instruction included.
     prompts: name -> instruction prompt, saved with the model. Raises ValueError when a prompt fills `max_length`.
     """
+    from safetensors.torch import save_model
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -74,8 +75,10 @@ def assemble(folder: str, attention: Attention, max_length: int,
         if (length := prompt_tokens(tokenizer, prompt)) >= max_length:
             raise ValueError(f"expected an instruction of fewer tokens than max_length={max_length}, got {length} in "
                              f"{prompt!r}: raise recipe.max_length or shorten the instruction")
-    with tempfile.TemporaryDirectory() as temporary:
-        encoder.save_pretrained(temporary)
+    with tempfile.TemporaryDirectory() as temporary:  # of this process: save_pretrained would write in rank 0 alone
+        encoder.config.architectures, encoder.config.dtype = [type(encoder).__name__], encoder.dtype
+        encoder.config.save_pretrained(temporary)
+        save_model(encoder, str(Path(temporary) / "model.safetensors"), metadata={"format": "pt"})
         tokenizer.save_pretrained(temporary)
         del encoder
         transformer = Transformer(temporary, max_seq_length=max_length)
