@@ -94,8 +94,8 @@ class InfoNCE(nn.Module):
     model: a SentenceTransformer; temperature > 0; chunk_tokens: tokens, padding included, whose activations may be
     held at once; margin: as for `near_positives`, None masks none of them. Under torch.distributed the passages of
     all processes are negatives; every process must bring the same number of queries, and the mean of the processes'
-    losses and gradients is that of the joint batch. After each forward pass `record` holds the loss of this process,
-    and of all processes the count of scores masked as repeats of a known text (`masked`), of others masked as near
+    losses and gradients is that of the joint batch. After each forward pass `record` holds, of the joint batch, the
+    loss, and the count of scores masked as repeats of a known text (`masked`), of others masked as near
     positives (`near`) and of tokens without padding.
     """
 
@@ -124,7 +124,7 @@ class InfoNCE(nn.Module):
         embeddings = distinct[where.to(distinct.device)].requires_grad_(training)  # (n, d)
         loss = self._loss(embeddings, ids, known)
         tokens = sum(column["attention_mask"].sum() for column in features)
-        self.record |= {"loss": float(loss), "tokens": int(joint.summed(tokens))}
+        self.record |= {"loss": float(joint.summed(loss.clone()) / joint.count()), "tokens": int(joint.summed(tokens))}
         if training:
             gradients = torch.zeros_like(distinct).index_add_(0, where.to(distinct.device), embeddings.grad)
             loss.requires_grad_().register_hook(partial(self._carry, pieces, gradients))

@@ -21,10 +21,10 @@ PATIENCE = timedelta(hours=12)  # the others wait while rank 0 mines negatives o
 def start() -> None:
     """Join the process group that the launcher describes, if there is one; its device becomes this process's own."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        import torch
         from accelerate import PartialState
 
-        cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
-        PartialState(cpu=cpu, timeout=PATIENCE)
+        PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
 def _together() -> bool:

@@ -1,0 +1,115 @@
+"""Two processes train what one trains with the joint batch: by the documented command, on CPU."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from sentence_transformers import SentenceTransformer
+from test_train import recipe, triples_table
+from tiny import tiny_backbone
+
+from hrsa import joint, paths
+from hrsa.infonce import InfoNCE
+from hrsa.pieces import blank, pieces_of
+from hrsa.profile import Profile, load_profile
+from hrsa.train import main, train_embedder
+
+CONFIGS = paths.ROOT / "configs/accelerate"
+LAUNCHED = "import sys; from pathlib import Path; from hrsa import paths; root = Path(sys.argv.pop(1)); " \
+           "paths.ROOT, paths.RUNS, paths.SUITE = root, root / 'RUNS', root / 'SUITE'; " \
+           "from hrsa.train import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A tiny profile in a tree of its own; returns its file."""
+    for name, folder in (("ROOT", tmp_path), ("RUNS", tmp_path / "RUNS"), ("SUITE", tmp_path / "SUITE")):
+        monkeypatch.setattr(paths, name, folder)
+    paths.write_json(tmp_path / "SUITE/train/tasks.json", {})
+    table = triples_table()
+    table = table[table["task"] == "stones"].drop_duplicates("query").drop_duplicates("positive")
+    table[["instruction", "query", "positive"]].to_json(tmp_path / "stones.jsonl", orient="records", lines=True)
+    content = {"name": "tiny", "title": "Tiny", "seeds": [0],
+               "backbones": [{"name": "a", "source": "folder", "path": str(tiny_backbone(tmp_path / "a", 0)),
+                              "arm": "base"}],
+               "pairs": [], "recipe": recipe(steps=3, checkpoints=(2,)).model_dump(mode="json"),
+               "suite": {"train": ["stones.jsonl"], "mining": {"embedder": "bm25"}}}
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf8")
+    return file
+
+
+def read(folder):
+    return (paths.read_table(folder / "curve.parquet"), paths.read_json(folder / "fingerprint.json"),
+            {part: SentenceTransformer(str(folder / part), device="cpu").state_dict()
+             for part in ("model", "checkpoints/step-000002")})
+
+
+def test_two_processes_are_one_with_the_joint_batch(study, tmp_path):
+    (tmp_path / "launched.py").write_text(LAUNCHED, encoding="utf8")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu.yaml"),
+               "--main_process_port", "0", str(tmp_path / "launched.py"), str(tmp_path), str(study), "a-s0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert result.returncode == 0, result.stderr[-3000:]
+    profile = load_profile(study)
+    folders = list((tmp_path / "RUNS").rglob("a-s0-*/provenance.json"))
+    assert len(folders) == 1 and not list(tmp_path.rglob("*.partial"))
+    folder = folders[0].parent
+    curve, record, weights = read(folder)
+    assert train_embedder(profile, "a-s0") == folder  # one process takes what two have made
+    folder.rename(tmp_path / "two")
+    one_curve, one_record, one_weights = read(train_embedder(profile, "a-s0"))
+    assert (record.pop("processes"), one_record.pop("processes")) == (2, 1) and record == one_record
+    same = ["step", "learning_rate", "masked", "near", "truncated", "tokens", "batch"]
+    pd.testing.assert_frame_equal(curve[same], one_curve[same], check_exact=True)
+    assert np.allclose(curve["loss"], one_curve["loss"], rtol=1e-4)
+    for part, values in weights.items():
+        for name, value in values.items():
+            assert torch.allclose(value, one_weights[part][name], atol=1e-4), (part, name)
+
+
+def test_every_configuration_is_read_by_accelerate():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    kinds = {file.stem: load_config_from_file(str(file)) for file in CONFIGS.glob("*.yaml")}
+    assert {name: str(c.distributed_type).rpartition(".")[2] for name, c in kinds.items()} == {
+        "cpu": "MULTI_GPU", "one_machine": "MULTI_GPU", "fsdp": "FSDP"}
+    assert kinds["fsdp"].num_machines == 2 and kinds["fsdp"].fsdp_config["fsdp_version"] == 2
+
+
+def test_blank_passes_change_nothing(tmp_path, rng):
+    from test_infonce import columns_of, difference, embedder, gradients
+
+    model = embedder(tiny_backbone(tmp_path, 0))
+    features, labels = columns_of(model, rng)
+    loss, expected, _ = gradients(model, features, labels, 160)
+    pieces, where = pieces_of(features, 40)
+    pieces += [blank(pieces[-1])] * 2
+    module = InfoNCE(model, 0.1, 160)
+    distinct = module._embed(pieces, True)
+    embeddings = distinct[where].requires_grad_()
+    model.zero_grad()
+    again = module._loss(embeddings, labels["ids"], torch.cat([labels["ids"][:, :2], labels["known"]], 1))
+    module._carry(pieces, torch.zeros_like(distinct).index_add_(0, where, embeddings.grad), torch.ones(()))
+    got = {name: p.grad for name, p in model.named_parameters()}
+    assert float(again) == pytest.approx(loss, rel=1e-5) and difference(got, expected) < 1e-6
+
+
+def test_a_batch_that_does_not_divide(monkeypatch, tmp_path):
+    from hrsa.trainer import arguments
+
+    monkeypatch.setattr(joint, "count", lambda: 3)
+    with pytest.raises(ValueError, match="multiple of the 3 processes, got 4"):
+        arguments(recipe(), 0, tmp_path)
+
+
+def test_command_line_errors(study, capsys):
+    assert main([str(study), "a-s7"]) == 1
+    assert "hrsa: expected a model of profile tiny" in capsys.readouterr().err
+    assert isinstance(load_profile("paper"), Profile) and load_profile("paper").recipe.batch_size % 16 == 0
