@@ -50,7 +50,7 @@ def export(profile: Profile, folder: Path | None = None) -> Path:
         bar.update()
     with paths.atomic(folder) as temporary:
         temporary.mkdir(parents=True)
-        evidence.write(temporary / f"{SCORES}.parquet", profile, per_query, "committed")
+        evidence.write(temporary / f"{SCORES}.parquet", profile, per_query, THERE, families.to_dict())
         for name, table in tables.items():
             paths.write_table(temporary / f"{name}.parquet", table)
         hashes = {file.stem: paths.file_hash(file) for file in sorted(temporary.glob("*.parquet"))}
