@@ -55,7 +55,7 @@ def shape(profile: Profile, backbone: Backbone) -> dict:
     if backbone.source == "zoo":
         return {"model_type": "qwen3", "hidden_size": zoo.hidden_size, "num_hidden_layers": zoo.layers,
                 "num_attention_heads": zoo.heads, "num_key_value_heads": zoo.kv_heads,
-                "head_dim": zoo.hidden_size // zoo.heads, "intermediate_size": zoo.intermediate_size,
+                "head_dim": zoo.head_dim or zoo.hidden_size // zoo.heads, "intermediate_size": zoo.intermediate_size,
                 "vocab_size": zoo.vocab_size}
     if backbone.source == "folder":
         from transformers import AutoConfig
