@@ -74,14 +74,8 @@ def load(name: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """
     folder = FOLDER / name
     record = paths.read_json(folder / RECORD)
-    tables = {}
-    for table, expected in record["sha256"].items():
-        file = folder / f"{table}.parquet"
-        found = paths.file_hash(file)
-        if found != expected:
-            raise ValueError(f"expected {file.name} of {name} with SHA-256 {expected}, got {found}: restore the file, "
-                             f"or run `{record['command']}` again")
-        tables[table] = paths.read_table(file)
+    tables = {table: synthesis.verified(folder / f"{table}.parquet", expected, record["command"])
+              for table, expected in record["sha256"].items()}
     return tables, record
 
 

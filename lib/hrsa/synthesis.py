@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -170,8 +171,13 @@ def committed(name: str) -> tuple[pd.DataFrame, dict]:
     """A table of `data/results/` and its provenance; ValueError when the file is not the one its provenance names."""
     file = paths.ROOT / "data" / "results" / f"{name}.parquet"
     record = paths.read_json(file.with_suffix(".json"))
+    return verified(file, record["sha256"], record["command"]), record
+
+
+def verified(file: Path, sha256: str, command: str) -> pd.DataFrame:
+    """The table in a committed file; ValueError when its hash is another: it says to restore it or run `command`."""
     found = paths.file_hash(file)
-    if found != record["sha256"]:
-        raise ValueError(f"expected {file.name} with SHA-256 {record['sha256']}, got {found}: restore it, or run "
-                         f"`{record['command']}` again")
-    return paths.read_table(file), record
+    if found != sha256:
+        raise ValueError(f"expected {file.name} of {file.parent.name} with SHA-256 {sha256}, got {found}: "
+                         f"to restore it, restore the file from the repository or run `{command}` again")
+    return paths.read_table(file)
