@@ -15,6 +15,7 @@ from hrsa import backbone, paths
 from hrsa.profile import Profile, Zoo, load_profile
 from hrsa.zoo import corpus, make_backbone, measure, pretrain, report, ship
 from hrsa.zoo.grpo import exact_reward, train_rounds
+from hrsa.zoo.make import settings_of
 from hrsa.zoo.problems import Problem, documents, draw, is_correct, is_worked, split_of, stream
 
 MICRO = {"vocab_size": 310, "hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 48,
@@ -321,6 +322,18 @@ def test_shipped_backbones_are_what_their_cards_say():
             assert (share["value"], share["n"]) == (correct.mean(), len(correct))
         text = (folder / "README.md").read_text(encoding="utf8")
         assert text == ship.model_card(load_profile("backbones"), folder.name, card)
+
+
+def test_a_setting_makes_only_the_arms_anew_that_it_bears_on(micro):
+    def settings(**changed):
+        profile = micro.model_copy(update={"zoo": micro.zoo.model_copy(update=changed)})
+        return {b.arm: settings_of(profile, b) for b in profile.backbones}
+
+    before = settings()
+    for changed, arms in ({"sft_lr": 0.5}, {"sft"}), ({"grpo_rounds": 7}, {"rlvr-long"}), ({"cpt_steps": 9}, {"cpt"}), (
+            {"grpo_lr": 0.5}, {"rlvr", "rlvr-long"}), ({"pretrain_lr": 0.5}, {"base", "cpt"}), (
+            {"problems_held_out": 11}, set(before)):
+        assert {arm for arm, value in settings(**changed).items() if value != before[arm]} == arms
 
 
 def test_only_zoo_backbones_are_made(micro):

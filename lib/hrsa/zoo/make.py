@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MODES = ("greedy", "sampled")
 SAMPLES = 6  # completions shown in the card
+OWN = {"pretrain_": {"base", "cpt"}, "cpt_": {"cpt"}, "grpo_rounds": {"rlvr-long"}, "grpo_": {"rlvr", "rlvr-long"},
+       "sft_": {"sft"}}  # begin of a setting's name -> the arms it bears on; any other bears on all
 
 
 def make_backbone(profile: Profile, name: str) -> Path:
@@ -33,7 +35,7 @@ def make_backbone(profile: Profile, name: str) -> Path:
     other = profile.compared_with(name)
     origin = make_backbone(profile, other) if other else None
     suite = sorted((paths.SUITE / "train").glob("*")) if backbone.arm in ("base", "cpt") else []
-    key = paths.key(zoo=zoo_of(profile, backbone).model_dump(), arm=backbone.arm, start=backbone.start,
+    key = paths.key(zoo=settings_of(profile, backbone), arm=backbone.arm, start=backbone.start,
                     compared_with=origin.name if origin else None, threads=profile.threads,
                     suite=[paths.file_hash(p) for p in suite if p.is_file()], code=paths.code_hash("hrsa.zoo.make"))
     folder = paths.artefact(profile.name, "backbones", name, key)
@@ -45,6 +47,14 @@ def make_backbone(profile: Profile, name: str) -> Path:
 def zoo_of(profile: Profile, backbone: Backbone) -> Zoo:
     """The zoo's settings with the seed of this backbone's pretraining."""
     return profile.zoo if backbone.seed is None else profile.zoo.model_copy(update={"seed": backbone.seed})
+
+
+def settings_of(profile: Profile, backbone: Backbone) -> dict[str, Any]:
+    """The zoo's settings that bear on this backbone: a change of the others does not make it again."""
+    def bears(setting: str) -> bool:
+        return next((backbone.arm in arms for begin, arms in OWN.items() if setting.startswith(begin)), True)
+
+    return {setting: value for setting, value in zoo_of(profile, backbone).model_dump().items() if bears(setting)}
 
 
 def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Path, work: Path) -> None:
