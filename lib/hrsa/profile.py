@@ -1,192 +1,32 @@
-"""The profile: one YAML file that says what to study. Strict, frozen, and the reason stands beside each default."""
+"""The profile: one YAML file that says what to study. Its sections and their defaults are in `hrsa.parts`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from hrsa import paths
+from hrsa.parts import (
+    SLUG,
+    Ablation,
+    Analysis,
+    Backbone,
+    Lora,
+    Mining,
+    Model,
+    Pair,
+    Part,
+    Recipe,
+    Suite,
+    Verdict,
+    Zoo,
+)
 
+__all__ = ["Ablation", "Analysis", "Backbone", "Lora", "Mining", "Model", "Pair", "Profile", "Recipe", "Suite",
+           "Verdict", "Zoo", "load_profile"]
 PROFILES = paths.NOTEBOOKS / "profiles"
-SLUG = r"^[a-z0-9][a-z0-9.]*(-[a-z0-9.]+)*$"
-
-
-class Part(BaseModel):
-    """Base of all profile sections: frozen, unknown keys fail."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Backbone(Part):
-    """One decoder LM: made on the spot (`zoo`), or loaded from a `folder` or the `hub`."""
-
-    name: str = Field(pattern=SLUG)
-    source: Literal["zoo", "folder", "hub"]
-    path: str | None = None  # folder (relative to the repository) or hub id; none for zoo arms
-    arm: Literal["base", "cpt", "sft", "rlvr", "rlvr-long"]  # how it was made; `base` is where the others start
-    start: str | None = None  # backbone that an arm other than base starts from
-    seed: int | None = None  # of a zoo base, where it is not `zoo.seed`: the same recipe from other random weights
-
-    @model_validator(mode="after")
-    def _complete(self) -> Backbone:
-        if (self.path is None) != (self.source == "zoo"):
-            raise ValueError(f"backbone {self.name}: expected a path for source folder or hub and none for zoo, "
-                             f"got source={self.source}, path={self.path}")
-        if self.source == "zoo" and (self.start is None) != (self.arm == "base"):
-            raise ValueError(f"backbone {self.name}: expected start for every zoo arm but base, "
-                             f"got arm={self.arm}, start={self.start}")
-        if self.seed is not None and (self.source, self.arm) != ("zoo", "base"):
-            raise ValueError(f"backbone {self.name}: expected a seed of its own for a zoo base only, "
-                             f"got seed={self.seed}, source={self.source}, arm={self.arm}")
-        return self
-
-
-class Pair(Part):
-    """Two backbones to compare; every difference is `b` minus `a`."""
-
-    name: str = Field(pattern=SLUG)
-    a: str
-    b: str
-    kind: Literal["SFT", "RLVR", "RLVR, prolonged", "control", "other"]  # other: any two models, of no known relation
-
-
-class Zoo(Part):
-    """How zoo backbones are made: one small Qwen3-architecture LM, then real GRPO and real SFT from it."""
-
-    vocab_size: int = 2048  # half of what reads English best: the LM head is then a third of the cost, not half
-    hidden_size: int = 160
-    layers: int = 4  # five states with the embedding output: enough for a curve over depth
-    heads: int = 4
-    head_dim: int | None = None  # hidden_size / heads unless told
-    kv_heads: int = 2
-    intermediate_size: int = 448
-    context: int = 256
-    pretrain_steps: int = 1300
-    pretrain_batch: int = 16  # sequences of `pretrain_length` tokens; small, so that few tokens give many updates
-    pretrain_length: int = 128
-    pretrain_lr: float = 3e-3  # small models take large rates; warm-up and cosine follow
-    pretrain_precision: Literal["fp32", "bf16"] = "fp32"  # bf16 autocast is half as fast again on recent CPUs
-    families: tuple[Literal["sums", "products"], ...] = Field(("sums",), min_length=1)  # of problems
-    terms: tuple[int, int] = (3, 4)  # fewest and most numbers in a problem of the pretraining text
-    asked: tuple[int, int] | None = None  # the same of the problems that GRPO and SFT learn from and that are measured;
-    # harder ones than those pretrained on leave room to learn. None: those of `terms`
-    worked_share: float = Field(0.55, ge=0, lt=1)  # of pretraining tokens: problems with their answers
-    worked_documents: float = Field(0.5, ge=0, le=1)  # of these problems: with a worked solution
-    grpo_steps: int = 30
-    grpo_lr: float = 1e-4  # three times as much collapsed in trials
-    grpo_prompts: int = 32  # per step
-    grpo_completions: int = 8  # per prompt: the group whose mean is the baseline
-    grpo_beta: float = Field(0.0, ge=0)  # weight of the KL penalty against the reference, the policy a round began with
-    grpo_rounds: int = Field(4, ge=2)  # of the prolonged arm: reference and optimizer start anew with each
-    completion_tokens: int = 28  # the longest worked solution has 23
-    sft_steps: int = 50
-    sft_batch: int = 64
-    sft_lr: float = 5e-4
-    cpt_steps: int = 50  # updates of continued pretraining, on batches like those of pretraining
-    cpt_lr: float = 3e-4
-    problems_held_out: int = 400  # for accuracy with its interval; +-5 points at 50%
-    seed: int = 0
-
-
-class Lora(Part):
-    """LoRA adapters on all linear layers, as published."""
-
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.1
-
-
-class Recipe(Part):
-    """Contrastive training. Defaults are the published recipe; profiles scale it down."""
-
-    temperature: float = Field(0.02, gt=0)
-    batch_size: int = Field(2048, ge=2)  # queries; the more, the more in-batch negatives
-    steps: int = Field(782, ge=1)  # one epoch of 1,603,172 triples
-    hard_negatives: int = Field(3, ge=0)
-    learning_rate: float = 2e-5
-    warmup_ratio: float = Field(0.03, ge=0, le=1)
-    weight_decay: float = 0.05
-    max_length: int = Field(512, ge=8)  # tokens, of query and of passage
-    precision: Literal["fp32", "bf16"] = "bf16"
-    gradient_checkpointing: bool = True  # memory for one more forward pass
-    chunk_tokens: int = Field(65536, ge=64)  # tokens per forward pass of the cached gradient
-    near_positive_margin: float | None = Field(None, ge=0)  # mask a negative this much nearer to the query than its
-    # positive: likely right too. Qwen3-Embedding takes 0.1; the published study masks none
-    attention: Literal["bidirectional", "causal"] = "bidirectional"
-    lora: Lora | None = None
-    checkpoints: tuple[int, ...] = ()  # steps kept for the dynamics chapter; 0 is the backbone itself
-
-
-class Ablation(Part):
-    """A variant of the recipe: the named fields take these values, all else stays."""
-
-    name: str = Field(pattern=SLUG)
-    change: dict[str, float | int | str | dict]
-    backbones: tuple[str, ...]
-    seeds: tuple[int, ...] = (0,)
-
-
-class Mining(Part):
-    """Hard negatives."""
-
-    embedder: str = "Qwen/Qwen3-Embedding-0.6B"  # the published reference; `minilm` is offline, `bm25` the quickest
-    margin: float = Field(0.95, gt=0, le=1)  # keep a candidate only below this share of the positive's similarity
-    skip_ranks: int = Field(100, ge=0)  # take from ranks below min(this, skip_share of N): nearer ones may be right
-    skip_share: float = Field(0.10, ge=0, le=1)
-
-
-class Suite(Part):
-    """Texts to train on and tasks to score."""
-
-    train: tuple[str, ...] | Literal["all"] = "all"  # task names in data/suite/train, or a path to jsonl or parquet
-    max_pairs: int | None = None  # per training task, the first of a seeded shuffle
-    tasks: tuple[str, ...] = ()  # local evaluation tasks, names in data/suite/eval
-    benchmarks: tuple[str, ...] = ()  # mteb benchmarks by name (needs the hub)
-    uninstructed: Literal["refuse", "generic", "bare"] = "refuse"  # a benchmark task that brings no instruction: stop,
-    # or mteb's phrase for the task type, or the text alone; silence here changes scores unseen
-    max_docs: int | None = None  # cap on each local corpus; relevant documents always stay
-    max_queries: int | None = None
-    mining: Mining = Mining()
-
-
-class Analysis(Part):
-    """HRSA."""
-
-    texts: str | None = None  # probe texts of one's own: a .txt (one text a line), .jsonl or .parquet file
-    unit: Literal["token", "word", "text"] = "token"  # what is compared; words and texts fit tokenizers that differ
-    texts_per_set: int = 200  # probe texts of each set whose token states are compared
-    max_length: int = 128  # tokens per probe text
-    max_tokens: int = Field(4000, le=50_000)  # seeded sample of tokens, the same for every model
-    ks: tuple[int, ...] = (5, 10, 50)  # neighbours, as published
-    memory_mb: int = Field(512, ge=64)  # states of both models held at once by a comparison of layers
-    bootstrap: int = 200  # resamples of texts for an interval
-    permutations: int = 20  # row shuffles for a null
-    probe_texts: int = 1200  # split 80/10/10
-
-
-class Verdict(Part):
-    """Stated before the run and hashed into its results."""
-
-    margin: float = Field(0.02, gt=0)  # on 0..1: a smaller difference would not change a choice
-    alpha: float = Field(0.05, gt=0, lt=0.5)
-    resamples: int = 2000
-
-
-class Model(Part):
-    """A model of the study: a backbone as it came (`seed` None) or an embedder trained from it."""
-
-    backbone: str
-    seed: int | None = None
-    ablation: str | None = None
-
-    @property
-    def id(self) -> str:
-        """`base`, `base-s0` or, for a variant of the recipe, `base-s0-causal`."""
-        parts = [self.backbone, "" if self.seed is None else f"s{self.seed}", self.ablation or ""]
-        return "-".join(part for part in parts if part)
 
 
 class Profile(Part):
