@@ -64,7 +64,8 @@ Markdown(f"{wording.verdicts(verdicts)}\n\n{wording.sources(pool, study.seeds)}"
 # margin: this run's are in `data/runs/<profile>/evidence.parquet`, those received go to `data/evidence/<profile>/`.
 
 # %%
-plots.table(pool.sources, "Files that the verdict rests on")
+short = {"written": pool.sources["written"].str[:10], "commit": pool.sources["commit"].str[:7]}
+plots.table(pool.sources.assign(**short), "Files that the verdict rests on")
 
 # %%
 plots.forest(verdicts, label="family", value="difference", low="low", high="high", margin=study.verdict.margin,
@@ -80,10 +81,17 @@ plots.forest(verdicts, label="family", value="difference", low="low", high="high
 # seeds almost everything is inconclusive: two runs say little about how runs vary.
 
 # %%
-columns = ["pair", "family", "verdict", "difference", "low", "high", "smallest_margin", "seeds", "tasks", "queries",
-           "alone", "holm_difference", "holm_equivalence"]
+columns = ["pair", "family", "verdict", "difference", "low", "high", "smallest_margin"]
 plots.table(verdicts[columns], f"Verdicts at margin {study.verdict.margin:g}, {100 - 200 * study.verdict.alpha:.0f}% "
-            "intervals; p-values after Holm; alone: the verdict without correction", decimals=4)
+            "intervals", decimals=4)
+
+# %% [markdown]
+# What they rest on: how much was measured, the p-values of the two tests after Holm's correction, and *alone*, the
+# verdict without it.
+
+# %%
+columns = ["pair", "family", "seeds", "tasks", "queries", "holm_difference", "holm_equivalence", "alone"]
+plots.table(verdicts[columns], "Data and p-values behind each verdict", decimals=4)
 
 # %%
 Markdown(wording.families(verdicts))
