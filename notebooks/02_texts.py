@@ -54,13 +54,12 @@ plots.table(texts_report.sources(), "The text suite: parts, sizes, packages and 
 
 # %%
 training = texts.load_training(study)
-plots.table(texts_report.training_counts(training, study.recipe.max_length),
-            f"Training tasks of profile {study.name}; cut: share of texts with more than "
-            f"{study.recipe.max_length} words, which do not fit into as many tokens")
+plots.table(texts_report.training_counts(training), f"Training tasks of profile {study.name}")
 
 # %% [markdown]
-# How to read it: a word is one token or more, so the shares of cut texts are lower bounds. A cut passage keeps its
-# beginning. It would be surprising if many queries were cut.
+# How to read it: *pairs here* are what this profile may train on; a run consumes as many of them as its steps take.
+# How many queries and passages were longer than the limit of tokens, and lost their end, depends on the backbone's
+# tokenizer and is counted, text by text, in the chapter on each training run.
 
 # %%
 plots.histogram(texts_report.lengths(training), "words", hue="side", facet="task", xlabel="words in a text").publish(

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -30,10 +32,10 @@ seed = 0
 import pandas as pd
 from IPython.display import Markdown
 
-from hrsa import paths, plots
+from hrsa import paths, plots, training_report
 from hrsa.fingerprint import flat, same_recipe
 from hrsa.profile import load_profile
-from hrsa.train import arms, nearest, train_embedder
+from hrsa.train import arms, train_embedder
 
 study, model = load_profile(profile), f"{backbone}-s{seed}"
 folder = train_embedder(study, model)
@@ -76,18 +78,44 @@ plots.curves(curve.assign(model=model), x="step", y="learning_rate", hue="model"
 # How to read it: a short linear warm-up, then half a cosine down to zero. The curve is the same for every arm; its hash
 # is part of the fingerprint below.
 #
-# ## What was left out and cut off
+# ## What was left out of the loss
 #
-# A passage that repeats a query's positive, or is known as another right answer to it, must not count as a negative.
-# Such scores are masked. Texts beyond the length limit lose their end.
+# A right answer must not count as a negative. Scores of three kinds are masked: *duplicates*, passages that repeat the
+# query's own positive or the query itself; *known positives*, other right answers that the training set gives for the
+# same query; and, where the recipe sets a margin, *near positives*, passages so much nearer to the query than its own
+# that they are likely right too.
 
 # %%
-per_step = study.recipe.batch_size * (2 + study.recipe.hard_negatives)
-Markdown(f"In {len(curve)} steps, {int(curve['masked'].sum())} scores were masked "
-         f"({curve['masked'].mean():.1f} a step), in {int((curve['masked'] > 0).sum())} of the steps at least one. "
-         f"{int(curve['truncated'].sum())} of {per_step * len(curve)} texts "
-         f"({curve['truncated'].sum() / (per_step * len(curve)):.1%}) were cut at {study.recipe.max_length} tokens. "
-         f"A step took {curve['tokens'].mean():,.0f} tokens on average.")
+plots.curves(training_report.masked(curve), x="step", y="scores", hue="reason", xlabel="step",
+             ylabel="scores masked in a step").publish(
+    study.name, f"03_training/{model}", "masked", f"Scores masked in the loss of {model} over training steps, by reason.")
+
+# %% [markdown]
+# How to read it: one line for each reason; a score that falls under several counts for the first. Duplicates come in
+# batches of a task whose passages repeat. A line of near positives that rises during training would mean that the
+# embedder comes to prefer other passages to the right ones.
+
+# %%
+Markdown(training_report.masked_sentence(curve, study.recipe))
+
+# %% [markdown]
+# ## What was cut off
+#
+# Texts beyond the limit of tokens lose their end, the instruction counted. The trainer counts them one by one as it
+# consumes them.
+
+# %%
+cut = training_report.cut_counts(curve, study.recipe)
+plots.table(cut, f"Texts consumed by {model}, and how many of them were cut at {study.recipe.max_length} tokens; share: "
+            "of queries and passages together")
+
+# %% [markdown]
+# How to read it: *passages* are positives and hard negatives; a text counts each time it is consumed. A cut passage
+# keeps its beginning. It would be surprising if many queries were cut.
+
+# %%
+Markdown(f"A step took {curve['tokens'].mean():,.0f} tokens on average, padding not counted, and "
+         f"{curve['seconds'].mean():.2f} s.")
 
 # %% [markdown]
 # ## Nothing but the start differs
@@ -131,7 +159,7 @@ Markdown(f"Loaded from its folder, {model} attends **{export['attention']}**, as
 # The first training query whose nearest passage, among some hundreds of its task, is not its own, if there is one.
 
 # %%
-case = nearest(study, model)
+case = training_report.nearest(study, model)
 plots.table(case, f"A query, its positive, and the passage that {model} puts nearest")
 
 # %% [markdown]

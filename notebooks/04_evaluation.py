@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -26,8 +28,9 @@ profile = "smoke"
 from IPython.display import Markdown
 
 from hrsa import contrast, plots
-from hrsa.evaluate import collect
+from hrsa.evaluate import collect, kept_sentence
 from hrsa.profile import load_profile
+from hrsa.score_table import difference_table, score_table
 
 study = load_profile(profile)
 
@@ -46,19 +49,20 @@ study = load_profile(profile)
 models = [model.id for model in study.models() if model.ablation is None]
 baselines = ["bm25"] if study.suite.tasks else []
 scores, per_query = collect(study, baselines + models)
+Markdown(kept_sentence(study, models))
 
 # %% [markdown]
 # ## Scores
 #
-# One row per starting point, one column per task.
+# One row per task and condition, one column per starting point; BM25 stands with the untrained ones.
 
 # %%
-plots.table(contrast.score_table(study, scores), f"Scores x 100 (profile {study.name}): mean ± standard deviation "
+plots.table(score_table(study, scores), f"Scores x 100 (profile {study.name}): mean ± standard deviation "
             f"over {len(study.seeds)} seeds; single runs have none")
 
 # %% [markdown]
-# How to read it: compare rows within a column; tasks have different metrics, so columns do not compare with each
-# other. The standard deviation is that of training runs, and says nothing about how a score would move with other
+# How to read it: compare columns within a row, and the rows of one task; tasks have different metrics, so tasks do not
+# compare with each other. The standard deviation is that of training runs, and says nothing about how a score would move with other
 # queries. It would be surprising if an embedder did not score above its own backbone.
 
 # %%
@@ -109,9 +113,9 @@ lines = [f"- {contrast.sentence(row, study.verdict.margin)}" for _, row in overa
 Markdown("\n".join(lines) + "\n\nTask by task, without correction for their number:\n\n" + contrast.counted(trained))
 
 # %%
-columns = ["pair", "task", "difference", "low", "high", "verdict", "smallest_margin", "seeds", "queries"]
-plots.table(trained[columns], f"Differences b − a after training, {100 * (1 - 2 * study.verdict.alpha):.0f}% intervals; "
-            "the smallest margin is the one these data could have proved", decimals=4)
+plots.table(difference_table(trained), f"Differences b − a after training, scores x 100, {len(study.seeds)} seeds, "
+            f"{100 * (1 - 2 * study.verdict.alpha):.0f}% intervals; margin: the smallest that these data could have "
+            f"proved (stated: {100 * study.verdict.margin:g})", decimals=2)
 
 # %% [markdown]
 # ## Query by query

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -27,6 +29,7 @@ from IPython.display import Markdown
 from hrsa import ablation, contrast, paths, plots
 from hrsa.evaluate import collect
 from hrsa.profile import load_profile
+from hrsa.score_table import score_table
 
 study = load_profile(profile)
 conditions = [ablation.RECIPE, *(a.name for a in study.ablations)]
@@ -49,7 +52,7 @@ arms = {name for a in study.ablations for name in a.backbones}
 seeds = {seed for a in study.ablations for seed in a.seeds}
 models = [m.id for m in study.models() if m.backbone in arms and m.seed in seeds]
 scores, per_query = collect(study, models)
-plots.table(contrast.score_table(study, scores), f"Scores x 100 by condition and arm, seeds {sorted(seeds)}")
+plots.table(score_table(study, scores), f"Scores x 100 by condition and arm, seeds {sorted(seeds)}")
 
 # %%
 means = contrast.overall_scores(study, scores)

@@ -6,6 +6,7 @@ import pytest
 
 from hrsa import ablation, contrast
 from hrsa.profile import Profile, load_profile
+from hrsa.score_table import MEAN, PAD, difference_table, score_table
 
 TASKS = {"Easy": "retrieval", "Hard": "retrieval", "Group": "clustering"}
 SIZES = {"Easy": 60, "Hard": 40, "Group": 30}
@@ -65,14 +66,33 @@ def test_sentences_follow_the_verdict(study, tables):
     assert "base-vs-sft, recipe: of 3 tasks 3 different" in contrast.counted(rows)
 
 
-def test_score_table_has_a_row_per_condition_and_arm(study, tables):
+def test_score_table_has_a_row_per_task_and_condition(study, tables):
     scores, _ = tables
-    table = contrast.score_table(study, scores).set_index(["condition", "arm"]).sort_index()
-    assert {*TASKS, "mean"} == set(table.columns)
-    assert table.loc[("bm25", "BM25"), "Easy"] == "50.0"
-    assert pd.isna(table.loc[("bm25", "BM25"), "mean"])
-    assert "±" in table.loc[("recipe", "base"), "Easy"] and "±" not in table.loc[("untrained", "base"), "Easy"]
-    assert set(table.index) >= {("causal", "base"), ("causal", "rlvr"), ("recipe", "sft")}
+    table = score_table(study, scores)
+    assert list(table.columns) == ["task", "condition", "base", "rlvr", "sft", "BM25"]
+    assert table["task"].drop_duplicates().tolist() == [*scores["task"].drop_duplicates(), MEAN]
+    rows = table.set_index(["task", "condition"]).sort_index()
+    assert set(rows.index) == {(task, name) for task in (*TASKS, MEAN) for name in ("untrained", "recipe", "causal")}
+    assert rows.loc[("Easy", "untrained"), "BM25"] == "50.0"
+    assert pd.isna(rows.loc[(MEAN, "untrained"), "BM25"]) and pd.isna(rows.loc[("Easy", "recipe"), "BM25"])
+    assert pd.isna(rows.loc[("Easy", "causal"), "sft"])
+    assert "±" in rows.loc[("Easy", "recipe"), "base"] and "±" not in rows.loc[("Easy", "untrained"), "base"]
+    value = scores.set_index(["model", "task"])["value"]
+    seeds = [100 * value[f"sft-s{s}", "Hard"] for s in (0, 1, 2)]
+    assert rows.loc[("Hard", "recipe"), "sft"].replace(PAD, "") == f"{np.mean(seeds):.1f} ± {np.std(seeds, ddof=1):.1f}"
+    for arm in ("base", "rlvr", "sft"):
+        assert len({cell.index(".") for cell in table[arm].dropna()}) == 1  # points stand below each other
+
+
+def test_difference_table_keeps_the_numbers(study, tables):
+    _, per_query = tables
+    found = contrast.differences(study, per_query, "base-vs-sft")
+    table = difference_table(found)
+    assert list(table.columns) == ["pair", "task", "b − a [interval]", "verdict", "margin"]
+    for shown, (_, row) in zip(table["b − a [interval]"], found.iterrows(), strict=True):
+        read = [float(x) for x in shown.replace(PAD, "").replace("−", "-").rstrip("]").replace("[", ",").split(",")
+                if x.strip()]
+        assert read == pytest.approx(100 * row[["difference", "low", "high"]].astype(float).to_numpy(), abs=0.006)
 
 
 def test_families_and_gains(study, tables):

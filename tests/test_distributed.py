@@ -14,7 +14,8 @@ from test_train import recipe, triples_table
 from tiny import tiny_backbone
 
 from hrsa import joint, paths
-from hrsa.infonce import InfoNCE
+from hrsa.collate import CUT
+from hrsa.infonce import MASKED, InfoNCE
 from hrsa.pieces import blank, pieces_of
 from hrsa.profile import Profile, load_profile
 from hrsa.train import main, train_embedder
@@ -66,7 +67,7 @@ def test_two_processes_are_one_with_the_joint_batch(study, tmp_path):
     folder.rename(tmp_path / "two")
     one_curve, one_record, one_weights = read(train_embedder(profile, "a-s0"))
     assert (record.pop("processes"), one_record.pop("processes")) == (2, 1) and record == one_record
-    same = ["step", "learning_rate", "masked", "near", "truncated", "tokens", "batch"]
+    same = ["step", "task", "learning_rate", *MASKED, *CUT, "tokens", "batch"]
     pd.testing.assert_frame_equal(curve[same], one_curve[same], check_exact=True)
     assert np.allclose(curve["loss"], one_curve["loss"], rtol=1e-4)
     for part, values in weights.items():

@@ -13,6 +13,7 @@ from tiny import tiny_backbone
 
 from hrsa import evaluate, paths
 from hrsa.bm25 import BM25, BM25Search
+from hrsa.embeddings import Embeddings, size, text_key
 from hrsa.encoder import InstructedEncoder, model_meta, task_instruction
 from hrsa.export import assemble
 from hrsa.items import item_scores, precision_at_positives, rescore, right_at_best_threshold, watch
@@ -39,7 +40,10 @@ class Recorder:
     """A real encoder that remembers which texts it was given under which prompt."""
 
     def __init__(self, model):
-        self.model, self.max_seq_length, self.calls = model, model.max_seq_length, []
+        self.model, self.max_seq_length, self.tokenizer, self.calls = model, model.max_seq_length, model.tokenizer, []
+
+    def __getitem__(self, i):
+        return self.model[i]
 
     def encode(self, texts, *, prompt, **kwargs):
         self.calls.append((prompt, list(texts)))
@@ -82,7 +86,7 @@ def make_task(rng, family, instruction="Find the passage that answers.", **chang
 
 
 def encoder(model, **kwargs):
-    return InstructedEncoder(model, META, **kwargs)
+    return InstructedEncoder(model, META, "bidirectional", **kwargs)
 
 
 # --- instructions -----------------------------------------------------------------------------------------------
@@ -160,6 +164,62 @@ def test_vectors_of_zeros_are_refused(model, rng, tmp_path):
     task = make_task(rng, "retrieval", instruction="Find " + " ".join(WORDS * 4))
     with pytest.raises(RuntimeError, match="max_seq_length of 256 tokens leaves no room"):
         evaluate.run_task(encoder(model), local_task(task), tmp_path)
+
+
+# --- the leak probe and the store -------------------------------------------------------------------------------
+
+
+def test_a_model_whose_switch_is_undone_is_refused(tmp_path):
+    loaded = assemble(str(tiny_backbone(tmp_path, seed=0)), "bidirectional", max_length=64)
+    encoder(loaded)
+    with pytest.raises(RuntimeError, match="expected causal attention"):
+        InstructedEncoder(loaded, META, "causal")
+    loaded[0].model.config.is_causal = True
+    with pytest.raises(RuntimeError, match=r"expected bidirectional attention.*Set config\.is_causal"):
+        encoder(loaded)
+
+
+def test_stored_embeddings_come_back_and_only_new_texts_are_encoded(model, rng, tmp_path):
+    first, second = make_task(rng, "retrieval"), make_task(rng, "sts")
+    queries, corpus = first.queries["text"], first.corpus["text"]
+    plain = evaluate.run_task(encoder(model), local_task(first), tmp_path / "plain")
+    filling = encoder(model, store=Embeddings(tmp_path / "s"))
+    assert evaluate.run_task(filling, local_task(first), tmp_path / "a") == plain
+    recorder, store = Recorder(model), Embeddings(tmp_path / "s")
+    assert evaluate.run_task(encoder(recorder, store=store), local_task(first), tmp_path / "b") == plain
+    assert recorder.calls == []
+    first.corpus.loc[0, "text"] = "a text that was not there"
+    for task in (first, second):
+        evaluate.run_task(encoder(recorder, store=store), local_task(task), tmp_path / "c")
+    encoded = {text for _, texts in recorder.calls for text in texts}
+    assert encoded == {"a text that was not there", *second.test["sentence1"], *second.test["sentence2"]}
+    count, used = size(tmp_path / "s")
+    assert count == len(set(queries)) + len({*corpus, "a text that was not there"}) + len(encoded) - 1
+    assert count * (4 * 32 + 32) < used == sum(f.stat().st_size for f in (tmp_path / "s").iterdir())
+
+
+def test_half_written_embeddings_are_never_used(rng, tmp_path, caplog):
+    folder, keys = tmp_path / "s", [text_key("", f"text {i}") for i in range(8)]
+    vectors = rng.normal(size=(8, 5)).astype(np.float32)
+    store = Embeddings(folder)
+    store.add(keys[:4], vectors[:4])
+    store.add(keys[4:], vectors[4:])
+    (folder / f".{'0' * 16}.safetensors.1.partial").write_bytes(b"cut short")
+    again = Embeddings(folder).take([*keys, text_key("", "unknown")])
+    assert list(again) == keys and all((again[key] == row).all() for key, row in zip(keys, vectors, strict=True))
+    whole = {file: file.read_bytes() for file in folder.glob("*.safetensors")}
+    harms = {"cut": lambda content: content[: int(rng.integers(1, len(content)))],
+             "zeros": lambda content: content.replace(vectors[1].tobytes(), bytes(20)).replace(
+                 vectors[5].tobytes(), bytes(20)), "empty": lambda content: b""}
+    for harm in harms.values():
+        for file in whole:
+            opened = Embeddings(folder)
+            file.write_bytes(harm(whole[file]))
+            for found in (opened, Embeddings(folder)):  # met while in use, and when opened
+                left = found.take(keys)
+                assert len(left) == 4 and all((left[key] == vectors[keys.index(key)]).all() for key in left)
+            assert not file.exists() and "is not whole" in caplog.text
+            file.write_bytes(whole[file])
 
 
 # --- scores per item --------------------------------------------------------------------------------------------

@@ -167,13 +167,6 @@ def test_two_sources_of_one_task_name_are_refused(tmp_path):
         texts.load_training(with_suite(train=(f"{tmp_path}/a/own.parquet", f"{tmp_path}/b/own.parquet")))
 
 
-def test_overlong_counts_words():
-    pairs = pd.DataFrame({"task": "t", "query": ["a b", "a b c"], "positive": ["a", "a b c d"]})
-    found = texts.overlong(pairs, 2).set_index("side")
-    assert found["overlong"].to_dict() == {"query": 1, "positive": 1}
-    assert found["longest"].to_dict() == {"query": 3, "positive": 4}
-
-
 def tasks():
     return paths.read_json(paths.SUITE / "eval" / "tasks.json")
 

@@ -16,15 +16,16 @@ from sentence_transformers import SentenceTransformer
 from tiny import tiny_backbone, tiny_tokenizer
 from transformers import AutoTokenizer, Qwen2Tokenizer
 
-from hrsa import paths
+from hrsa import evaluate, paths
 from hrsa.backbone import leak_probe, prepare
 from hrsa.export import assemble, exact_prompts, prompt_tokens
 from hrsa.fingerprint import same_recipe
 from hrsa.order import batches, check_triples
 from hrsa.profile import Profile, Recipe
 from hrsa.texts import query_prompt
-from hrsa.train import arms, load_embedder, nearest, train, train_embedder
+from hrsa.train import arms, load_embedder, train, train_embedder
 from hrsa.trainer import CURVE, newest_checkpoint
+from hrsa.training_report import cut_counts, masked, masked_sentence, nearest
 
 SIZES = {"stones": 40, "rivers": 20, "moons": 12}
 STEPS, BATCH = 8, 4
@@ -175,16 +176,39 @@ def test_files_and_curve(trained):
     assert curve["step"].tolist() == list(range(1, STEPS + 1)) and curve["loss"].iloc[-1] < curve["loss"].iloc[0]
     rates = curve["learning_rate"].to_numpy()
     assert rates.max() == pytest.approx(1e-3) and rates[0] < rates[1] and (np.diff(rates[2:]) < 0).all()
-    assert (curve["masked"] > 0).any() and (curve["tokens"] > 0).all() and (curve["seconds"] >= 0).all()
+    assert (curve["duplicates"] > 0).any() and (curve["tokens"] > 0).all() and (curve["seconds"] >= 0).all()
     assert paths.read_json(folder / "fingerprint.json") == record
     assert (folder / "checkpoints/step-000003/model.safetensors").is_file()
 
 
-def test_truncation_is_counted(backbones, tmp_path):
-    table = triples_table()
-    table["positive"] = "stone " * 60
-    run(backbones[0], tmp_path, triples=table, steps=2, checkpoints=())
-    assert paths.read_table(tmp_path / "curve.parquet")["truncated"].ge(BATCH).all()
+def test_cut_texts_are_counted_one_by_one(backbones, tmp_path):
+    table, limit, steps = triples_table(), 14, 4
+    run(backbones[0], tmp_path, steps=steps, max_length=limit, checkpoints=())
+    curve = paths.read_table(tmp_path / "curve.parquet")
+    order = batches((table["task"] + "\t" + table["instruction"]).to_numpy(dtype=str), BATCH, steps, 0)
+    tokenizer = exact_prompts(AutoTokenizer.from_pretrained(backbones[0]))
+    for (_, seen), rows in zip(curve.iterrows(), order, strict=True):
+        batch = table.iloc[rows]
+        queries = [query_prompt(batch["instruction"].iloc[0]) + text for text in batch["query"]]
+        passages = [*batch["positive"], *(text for given in batch["negatives"] for text in given[:2])]
+        cut = [sum(len(tokenizer(text)["input_ids"]) > limit for text in texts) for texts in (queries, passages)]
+        assert [seen["task"], seen["queries_cut"], seen["passages_cut"]] == [batch["task"].iloc[0], *cut]
+    counts = cut_counts(curve, recipe()).set_index("task")
+    assert counts["steps"].tolist() == [*curve["task"].value_counts(sort=False), steps]
+    assert (counts["passages"] == 3 * counts["queries"]).all() and counts.loc["all tasks", "queries"] == BATCH * steps
+    assert counts.loc["all tasks", "passages_cut"] == curve["passages_cut"].sum() > 0 < curve["queries_cut"].sum()
+
+
+def test_masked_scores_are_told_by_reason(trained, backbones, tmp_path):
+    curve = paths.read_table(trained[0] / "curve.parquet")
+    lines = masked(curve).groupby("reason")["scores"].sum()
+    assert lines["duplicate"] == curve["duplicates"].sum() and lines["near positive"] == 0
+    assert "sets no `near_positive_margin`" in masked_sentence(curve, recipe())
+    run(backbones[0], tmp_path, near_positive_margin=0.0, steps=2, checkpoints=())
+    near = paths.read_table(tmp_path / "curve.parquet")
+    said = masked_sentence(near, recipe(near_positive_margin=0.0))
+    assert near["near"].sum() > 0 and f"{near['near'].sum():,} near positives (more than 0 nearer" in said
+    assert f"of {2 * BATCH * BATCH * 3:,} scores" in said
 
 
 def test_the_folder_loads_plainly_and_is_bidirectional(trained, backbones):
@@ -366,6 +390,30 @@ def test_the_stage(study):
                           (lambda: load_embedder(study, "a", 2), "step 0 or None")):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def sts_task(root):
+    """One local evaluation task in the suite under `root`."""
+    paths.write_json(root / "eval/tasks.json", {"Own": {"family": "sts", "reasoning": False, "instruction": "Compare.",
+                                                        "metric": "cosine_spearman"}})
+    table = pd.DataFrame({"sentence1": ["a stone", "a river", "paper", "the moon"] * 3,
+                          "sentence2": ["stones", "green", "a paper", "wander"] * 3, "score": range(12)})
+    paths.write_table(root / "eval/Own/test.parquet", table.astype({"score": float}))
+
+
+def test_evaluation_refuses_an_embedder_whose_switch_is_undone(study):
+    sts_task(paths.SUITE)
+    study = study.model_copy(update={"suite": study.suite.model_copy(update={"tasks": ("Own",)})})
+    config = train_embedder(study, "a-s0") / "model/config.json"
+    whole = paths.read_json(config)
+    assert whole["is_causal"] is False
+    paths.write_json(config, {**whole, "is_causal": True})
+    with pytest.raises(RuntimeError, match="expected bidirectional attention"):
+        evaluate.evaluate_model(study, "a-s0")
+    assert not list(paths.RUNS.rglob("evaluation/a-s0-*/*"))
+    paths.write_json(config, whole)
+    assert (evaluate.evaluate_model(study, "a-s0") / "scores.parquet").is_file()
+    assert "8 embeddings of 1 models are kept" in evaluate.kept_sentence(study, ["a-s0"])
 
 
 def test_an_arm_that_differs_stops_the_study(study):

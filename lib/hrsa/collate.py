@@ -17,6 +17,8 @@ from hrsa.texts import query_prompt
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+CUT = ("queries_cut", "passages_cut")
+
 
 class Order(DefaultBatchSampler):
     """Hands out batches in the given order: order (steps, b), rows of the data set."""
@@ -36,8 +38,8 @@ class Collator:
     """Rows of one task -> tokenised columns query, positive, negative_1 ... for the trainer, and labels for the loss.
 
     known: query -> identifiers of all its positives in the training set. Besides the columns a batch carries `rows`
-    (hash of the texts of each row, in order) and `truncated` (how many texts were longer than the model's
-    max_seq_length). A process sees its share of the joint batch alone.
+    (hash of the texts of each row, in order) and `cut` (how many queries, and how many passages, were longer than the
+    model's max_seq_length and lost tokens). A process sees its share of the joint batch alone.
     """
 
     valid_label_columns = ("label",)
@@ -50,18 +52,18 @@ class Collator:
         columns = {"query": [row["query"] for row in rows], "positive": [row["positive"] for row in rows]}
         for i in range(self.negatives):
             columns[f"negative_{i + 1}"] = [row["negatives"][i] for row in rows]
-        batch: dict[str, Any] = {"truncated": 0}
+        batch: dict[str, Any] = {}
+        cut = [0, 0]  # queries, passages
         for name, texts in columns.items():
             prompt = query_prompt(rows[0]["instruction"]) if name == "query" else ""
             features = self.model.preprocess(texts, prompt=prompt or None)
-            batch["truncated"] += self._truncated(features["attention_mask"], texts, prompt)
+            cut[name != "query"] += self._truncated(features["attention_mask"], texts, prompt)
             batch |= {f"{name}_{key}": value for key, value in features.items()}
         most = max(len(self.known[query]) for query in columns["query"])
         known = [ids + ids[:1] * (most - len(ids)) for ids in (self.known[query] for query in columns["query"])]
         ids = [[text_id(text) for text in texts] for texts in columns.values()]
         batch["label"] = {"ids": torch.tensor(ids).T, "known": torch.tensor(known)}  # (b, columns), (b, m)
-        batch["rows"] = [text_hash(texts) for texts in zip(*columns.values(), strict=True)]
-        return batch
+        return batch | {"rows": [text_hash(texts) for texts in zip(*columns.values(), strict=True)], "cut": cut}
 
     def _truncated(self, mask: torch.Tensor, texts: list[str], prompt: str) -> int:
         """How many texts lost tokens: those that fill the limit are tokenised once more, without it."""
@@ -73,12 +75,12 @@ class Collator:
         return sum(len(ids) > limit for ids in whole)
 
 
-def joint_record(rows: list[str], truncated: int, where: torch.device) -> dict[str, Any]:
-    """Of the joint batch: hash of its texts in order (`batch`), and how many texts were cut (`truncated`).
+def joint_record(rows: list[str], cut: list[int], where: torch.device) -> dict[str, Any]:
+    """Of the joint batch: hash of its texts in order (`batch`), and how many texts were cut (`CUT`).
 
-    rows: hash of each row of this process's share. The same for any number of processes.
+    rows: hash of each row of this process's share; cut: its `cut`. The same for any number of processes.
     """
     mine = torch.tensor([list(bytes.fromhex(row)) for row in rows], dtype=torch.uint8, device=where)  # (b, 32)
     everything = joint.gathered(mine)[0].cpu().numpy()
-    total = int(joint.summed(torch.tensor(truncated, device=where)))
-    return {"batch": text_hash(row.tobytes().hex() for row in everything), "truncated": total}
+    totals = joint.summed(torch.tensor(cut, device=where)).tolist()
+    return {"batch": text_hash(row.tobytes().hex() for row in everything), **dict(zip(CUT, totals, strict=True))}

@@ -32,27 +32,6 @@ def described(profile: Profile, table: pd.DataFrame) -> pd.DataFrame:
         condition=[BM25 if model is None else condition(model) for model in models])
 
 
-def score_table(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
-    """One row per condition and arm, one column per task and their mean: "mean ± std over seeds", scores x 100.
-
-    A single run has no std. The mean is over tasks and is empty for a row that lacks a task (BM25 outside retrieval).
-    """
-    rows = described(profile, scores).pivot_table(index=["condition", "arm", "model"], columns="task", values="value",
-                                                  sort=False, observed=True)
-    rows["mean"] = rows.mean(axis=1, skipna=False)
-    by_arm = rows.groupby(level=["condition", "arm"], sort=False)
-    mean, std = 100 * by_arm.mean(), 100 * by_arm.std()
-    shown = [[_cell(m, s) for m, s in zip(*pair, strict=True)]
-             for pair in zip(mean.to_numpy(), std.to_numpy(), strict=True)]
-    return pd.DataFrame(shown, index=mean.index, columns=list(mean.columns)).reset_index()
-
-
-def _cell(mean: float, std: float) -> str | None:
-    if np.isnan(mean):
-        return None
-    return f"{mean:.1f}" if np.isnan(std) else f"{mean:.1f} ± {std:.1f}"
-
-
 def family_scores(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
     """Mean over a family's tasks, then over seeds: [condition, arm, family, value, low, high].
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +11,8 @@ from mteb.models.model_meta import ScoringFunction
 from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
 
+from hrsa.backbone import Attention, leak_probe
+from hrsa.embeddings import Embeddings, text_key
 from hrsa.texts import query_prompt
 
 Uninstructed = Literal["refuse", "generic", "bare"]
@@ -51,12 +52,17 @@ class InstructedEncoder(AbsEncoder):
     there and carries the instruction, which is mteb's convention for instructed models and that of the published
     embedders. The instruction travels as `prompt`, so that pooling can leave its tokens out as in training.
 
-    Embeddings are kept by content (prompt and text) as long as the object lives; equal texts are encoded once.
-    One object per task: then a resumed run meets the same batches, and gets the same bits, as an unbroken one.
+    attention: what the recipe says; RuntimeError when the network that is to be scored attends otherwise, whatever its
+    configuration claims (`leak_probe`). Embeddings are kept by content (prompt and text) as long as the object lives,
+    and in `store` beyond that; equal texts are encoded once. One object per task: a resumed run then meets the same
+    batches, and gets the same bits, as an unbroken one. Embeddings that another list of tasks left in the store may
+    differ from fresh ones in the last bits, since texts that are embedded together are padded together.
     """
 
-    def __init__(self, model: SentenceTransformer, meta: ModelMeta, uninstructed: Uninstructed = "refuse"):
-        self.model, self.mteb_model_meta, self.uninstructed = model, meta, uninstructed
+    def __init__(self, model: SentenceTransformer, meta: ModelMeta, attention: Attention,
+                 uninstructed: Uninstructed = "refuse", store: Embeddings | None = None):
+        leak_probe(model[0].model, model.tokenizer, attention)
+        self.model, self.mteb_model_meta, self.uninstructed, self.store = model, meta, uninstructed, store
         self.kept: dict[bytes, np.ndarray] = {}
 
     def encode(self, inputs: Any, *, task_metadata: Any, hf_split: str, hf_subset: str,
@@ -67,11 +73,17 @@ class InstructedEncoder(AbsEncoder):
         if prompt_type != PromptType.document:
             instruction = task_instruction(task_metadata, self.uninstructed)
         prompt = query_prompt(instruction) if instruction else ""
-        names = [hashlib.sha256(f"{prompt}\0{text}".encode()).digest() for text in texts]
+        names = [text_key(prompt, text) for text in texts]
         new = {name: text for name, text in zip(names, texts, strict=True) if name not in self.kept}
+        if new and self.store is not None:
+            found = self.store.take(list(new))
+            self.kept |= found
+            new = {name: text for name, text in new.items() if name not in found}
         if new:
             fresh = self._embed(list(new.values()), prompt, task_metadata.name, kwargs.get("batch_size", 32))
             self.kept.update(zip(new, fresh, strict=True))
+            if self.store is not None:
+                self.store.add(list(new), fresh)
         return np.stack([self.kept[name] for name in names])  # (b, d)
 
     def _embed(self, texts: list[str], prompt: str, task: str, batch_size: int) -> np.ndarray:

@@ -105,25 +105,46 @@ def _score_tasks(make_model: Any, model_id: str, tasks: list, work: Path) -> tup
 
 
 def _encoder_maker(profile: Profile, model_id: str, revision: str) -> partial:
-    """Load a model of the study, check its attention, and return what makes a fresh mteb encoder around it."""
+    """Load a model of the study; what makes a fresh mteb encoder around it, which checks its attention each time."""
     from hrsa import backbone, train
+    from hrsa.embeddings import Embeddings
     from hrsa.encoder import InstructedEncoder, model_meta
 
     model = profile.model(model_id)
     backbone.prepare(profile.threads, model.seed or 0)
     loaded = train.load_embedder(profile, model_id)
     attention = "causal" if model.seed is None else profile.varied(model.ablation).attention
-    backbone.leak_probe(loaded[0].model, loaded.tokenizer, attention)
-    return partial(InstructedEncoder, loaded, model_meta(model_id, revision), profile.suite.uninstructed)
+    store = Embeddings(embedding_folder(profile, model_id))
+    return partial(InstructedEncoder, loaded, model_meta(model_id, revision), attention, profile.suite.uninstructed,
+                   store)
 
 
-def _weights(profile: Profile, model_id: str) -> str:
-    """What identifies the weights of a model; BM25 has none and is its own name."""
+def _made_by(profile: Profile, model_id: str) -> dict[str, Any]:
+    """What decides a model's embedding of a text, beside code: weights and length limit. BM25 is its own name."""
     if model_id == BM25:
-        return BM25
+        return {"weights": BM25}
     from hrsa.train import weights_key
 
-    return weights_key(profile, model_id)
+    recipe = profile.varied(profile.model(model_id).ablation)
+    return {"weights": weights_key(profile, model_id), "max_length": recipe.max_length}
+
+
+def embedding_folder(profile: Profile, model_id: str) -> Path:
+    """Where a model's embeddings of evaluation texts are kept (`hrsa.embeddings`), for every list of tasks."""
+    key = paths.key(**_made_by(profile, model_id), threads=profile.threads,
+                    code=[paths.code_hash(name) for name in ("hrsa.encoder", "hrsa.train")],
+                    versions=[metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")])
+    return paths.artefact(profile.name, "embeddings", model_id, key)
+
+
+def kept_sentence(profile: Profile, model_ids: list[str]) -> str:
+    """How many embeddings of evaluation texts are kept for these models, and what they take on disk."""
+    from hrsa.embeddings import size
+
+    sizes = [size(embedding_folder(profile, model_id)) for model_id in model_ids]
+    texts, used = (sum(part) for part in zip(*sizes, strict=True))
+    return (f"{texts:,} embeddings of {len(sizes)} models are kept in `data/runs/{profile.name}/embeddings` and take "
+            f"{used / 2**20:,.1f} MB; a changed list of tasks embeds new texts only. The folder may be deleted.")
 
 
 def _suite_key(profile: Profile) -> str:
@@ -152,7 +173,7 @@ def evaluate_model(profile: Profile, model_id: str) -> Path:
     `suite.uninstructed` says otherwise), RuntimeError when the leak probe or any task fails: then the stage has
     no result at all. Finished tasks are not run again.
     """
-    made_from = {"weights": _weights(profile, model_id), "suite": _suite_key(profile), "mteb": metadata.version("mteb"),
+    made_from = {**_made_by(profile, model_id), "suite": _suite_key(profile), "mteb": metadata.version("mteb"),
                  "threads": profile.threads, "code": paths.code_hash("hrsa.evaluate")}
     folder = paths.artefact(profile.name, "evaluation", model_id, paths.key(**made_from))
     work = paths.scratch(folder)

@@ -22,6 +22,7 @@ from hrsa import joint
 from hrsa.pieces import Features, Moment, Piece, blank, pieces_of
 
 PIECES = 4  # forward passes that share the token budget: shorter ones pad less, four keep a GPU busy
+MASKED = ("duplicates", "known", "near")  # why a score is left out, in the order in which reasons are tried
 SCORES = 2**20  # scores held at once (4 MiB in float32), in blocks of queries: memory stays flat in the batch
 
 
@@ -95,8 +96,8 @@ class InfoNCE(nn.Module):
     held at once; margin: as for `near_positives`, None masks none of them. Under torch.distributed the passages of
     all processes are negatives; every process must bring the same number of queries, and the mean of the processes'
     losses and gradients is that of the joint batch. After each forward pass `record` holds, of the joint batch, the
-    loss, and the count of scores masked as repeats of a known text (`masked`), of others masked as near
-    positives (`near`) and of tokens without padding.
+    loss, the count of tokens without padding, and of scores left out: those of passages that repeat the query's own
+    positive or the query itself (`duplicates`), else one of its other positives (`known`), else `near` positives.
     """
 
     def __init__(self, model: nn.Module, temperature: float, chunk_tokens: int, margin: float | None = None):
@@ -152,8 +153,19 @@ class InfoNCE(nn.Module):
         """Embeddings (texts of the piece, d)."""
         return self.model(dict(piece.features))["sentence_embedding"][: len(piece.texts)]
 
+    def _mask(self, scores: Tensor, passages: Tensor, own: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores left out (b, p), and how many for each reason in `MASKED`; known as for `_loss`."""
+        duplicates = false_negatives(passages, own, known[:, :2])
+        mask = repeats = duplicates | false_negatives(passages, own, known[:, 2:])
+        if self.margin is not None:
+            mask = repeats | near_positives(scores, own, self.margin)
+        return mask, torch.stack([duplicates.sum(), (repeats & ~duplicates).sum(), (mask & ~repeats).sum()])
+
     def _loss(self, embeddings: Tensor, ids: Tensor, known: Tensor) -> Tensor:
-        """Mean loss, detached; leaves its gradient, summed over processes, in `embeddings.grad` (n, d)."""
+        """Mean loss, detached; leaves its gradient, summed over processes, in `embeddings.grad` (n, d).
+
+        known (b, m): identifiers of each row's query, of its positive, then of its other known positives.
+        """
         count, places = len(ids), torch.arange(len(embeddings), device=embeddings.device)
         exact = torch.promote_types(embeddings.dtype, torch.float32)
         queries = embeddings.detach()[:count].to(exact).requires_grad_(embeddings.requires_grad)  # (b, d)
@@ -161,18 +173,16 @@ class InfoNCE(nn.Module):
         passages.requires_grad_(embeddings.requires_grad)
         passage_ids, _ = joint.gathered(ids[:, 1:].T.flatten())  # (p,)
         own = begin + places[:count]
-        total, masked = embeddings.new_zeros((), dtype=exact), places.new_zeros(2)  # repeats, near positives
+        total, masked = embeddings.new_zeros((), dtype=exact), places.new_zeros(len(MASKED))
         step = max(1, SCORES // len(passages))
         for rows in (slice(i, i + step) for i in range(0, count, step)):
             scores = cosines(queries[rows], passages)
-            mask = repeats = false_negatives(passage_ids, own[rows], known[rows])
-            if self.margin is not None:
-                mask = repeats | near_positives(scores, own[rows], self.margin)
+            mask, counts = self._mask(scores, passage_ids, own[rows], known[rows])
             part = info_nce(scores, own[rows], mask, self.temperature).sum() / count
             if embeddings.requires_grad:
                 part.backward()
-            total, masked = total + part.detach(), masked + torch.stack([repeats.sum(), (mask & ~repeats).sum()])
-        self.record = dict(zip(("masked", "near"), joint.summed(masked).tolist(), strict=True))
+            total, masked = total + part.detach(), masked + counts
+        self.record = dict(zip(MASKED, joint.summed(masked).tolist(), strict=True))
         if embeddings.requires_grad:
             theirs = joint.summed(passages.grad)[begin : begin + len(embeddings) - count]
             embeddings.grad = torch.cat([queries.grad, theirs]).to(embeddings.dtype)

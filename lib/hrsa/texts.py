@@ -99,20 +99,6 @@ def _first(table: pd.DataFrame, limit: int | None) -> pd.DataFrame:
     return table.iloc[np.sort(chosen)].reset_index(drop=True)
 
 
-def overlong(training: pd.DataFrame, max_length: int) -> pd.DataFrame:
-    """Texts of more than `max_length` words [task, side, texts, overlong, share, longest (words)].
-
-    A word is at least one token, so these are certain to be cut at `max_length` tokens; others may be too.
-    """
-    rows = []
-    for task, group in training.groupby("task", sort=False):
-        for side in ("query", "positive"):
-            words = group[side].str.split().str.len()
-            rows.append((task, side, len(words), int((words > max_length).sum()), float((words > max_length).mean()),
-                         int(words.max())))
-    return pd.DataFrame(rows, columns=["task", "side", "texts", "overlong", "share", "longest"])
-
-
 def load_task(name: str, profile: Profile) -> EvalTask:
     """A local evaluation task, capped by the profile.
 

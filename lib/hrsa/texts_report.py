@@ -25,13 +25,11 @@ def sources() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["part", "name", "texts", "source", "licence"])
 
 
-def training_counts(training: pd.DataFrame, max_length: int) -> pd.DataFrame:
-    """Per training task: pairs of this profile and of the suite, instruction, and share of texts sure to be cut."""
+def training_counts(training: pd.DataFrame) -> pd.DataFrame:
+    """Per training task: pairs of this profile and of the suite, and its instruction."""
     cards = paths.read_json(paths.SUITE / PARTS["train"])
-    cut = texts.overlong(training, max_length).set_index(["task", "side"])["share"]
     rows = [{"task": task, "pairs here": len(part), "pairs in the suite": cards.get(task, {}).get("pairs"),
-             "instruction": part["instruction"].iloc[0], "passages cut": cut[task, "positive"],
-             "queries cut": cut[task, "query"]} for task, part in training.groupby("task", sort=False)]
+             "instruction": part["instruction"].iloc[0]} for task, part in training.groupby("task", sort=False)]
     return pd.DataFrame(rows)
 
 

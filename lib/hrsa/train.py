@@ -15,11 +15,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from hrsa import joint, paths
-from hrsa.backbone import backbone_folder, backbone_key, prepare
+from hrsa.backbone import backbone_folder, backbone_key, leak_probe, prepare
 from hrsa.fingerprint import fingerprint, same_recipe, start_of
 from hrsa.mining import mine
 from hrsa.order import COLUMNS, batches, check_triples
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 log = logging.getLogger(__name__)
-CANDIDATES, SHOWN = 300, 400  # passages among which an example is sought, and characters of it that are shown
 EXAMPLES = 8  # texts of each kind that an export must embed as the model in memory does
 
 
@@ -62,7 +60,7 @@ def train(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed:
 
     model = assemble(backbone, recipe.attention, recipe.max_length, prompts)
     start = start_of(model, name)
-    _with_adapters(model, recipe)
+    leak_probe(_with_adapters(model, recipe)[0].model, model.tokenizer, recipe.attention)
     steps = work / "checkpoints"
     steps.mkdir(parents=True, exist_ok=True)
 
@@ -210,26 +208,6 @@ def load_embedder(profile: Profile, model_id: str, step: int | None = None) -> S
         raise ValueError(f"expected a step kept for {model_id}, one of {[0, *recipe.checkpoints]}, got {step}: add it "
                          "to recipe.checkpoints and train again")
     return load(folder / "checkpoints" / _step(step))
-
-
-def nearest(profile: Profile, model_id: str) -> pd.DataFrame:
-    """An example from the largest training task: a query, its positive and the passage nearest to it [what, cosine,
-    text]; of the first `CANDIDATES` triples the first whose nearest passage is another, else the first of all."""
-    from hrsa.export import embed
-
-    triples = paths.read_table(mine(profile) / "triples.parquet", COLUMNS)
-    triples = triples[triples["task"] == triples["task"].mode()[0]].head(CANDIDATES)
-    passages = list(dict.fromkeys(triples["positive"]))
-    model = load_embedder(profile, model_id)
-    x = embed(model, list(triples["query"]), query_prompt(triples["instruction"].iloc[0]))  # (b, d)
-    cosines = x @ embed(model, passages).T  # (b, p)
-    own = np.array([passages.index(text) for text in triples["positive"]])
-    best = cosines.argmax(1)
-    i = int(np.argmax(best != own))
-    rows = [("query", None, triples["query"].iloc[i]), ("its positive", cosines[i, own[i]], passages[own[i]]),
-            ("nearest passage", cosines[i, best[i]], passages[best[i]])]
-    return pd.DataFrame([(what, cosine, text[:SHOWN]) for what, cosine, text in rows],
-                        columns=["what", "cosine", "text"])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -26,9 +26,9 @@ from transformers import PrinterCallback, TrainerCallback
 
 from hrsa import joint, paths
 from hrsa.backbone import device
-from hrsa.collate import Collator, Order, joint_record
+from hrsa.collate import CUT, Collator, Order, joint_record
 from hrsa.fingerprint import CLIP
-from hrsa.infonce import InfoNCE, text_id
+from hrsa.infonce import MASKED, InfoNCE, text_id
 from hrsa.profile import Recipe
 from hrsa.progress import progress
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 Weights = dict[str, torch.Tensor]
 SAVES = 10  # checkpoints per run: an interruption costs at most a tenth of the run
 WEIGHTS, MARKER = "trained.safetensors", "complete.json"
-CURVE = ["step", "loss", "learning_rate", "grad_norm", "masked", "near", "truncated", "tokens", "seconds", "batch"]
+CURVE = ["step", "task", "loss", "learning_rate", "grad_norm", *MASKED, *CUT, "tokens", "seconds", "batch"]
 
 
 class _Watch(TrainerCallback):
@@ -75,7 +75,7 @@ class _Trainer(SentenceTransformerTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self.began = time.monotonic()
-        self.seen = joint_record(inputs.pop("rows"), inputs.pop("truncated"), self.args.device)
+        self.seen = joint_record(inputs.pop("rows"), inputs.pop("cut"), self.args.device)
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -149,30 +149,36 @@ def arguments(recipe: Recipe, seed: int, work: Path) -> SentenceTransformerTrain
     )
 
 
-def fit(model: SentenceTransformer, triples: pd.DataFrame, order: np.ndarray, recipe: Recipe, seed: int, work: Path,
-        run: str, keep: Callable[[int, Weights | None], None]) -> tuple[pd.DataFrame, Weights | None]:
-    """Train `model` in place, from the newest whole checkpoint in `work` if there is one.
-
-    triples: columns instruction, query, positive, negatives; order (steps, b): rows of each batch; keep(step, weights)
-    is called after each of `recipe.checkpoints`, by all processes alike; weights: as `_Trainer.weights`. work: a folder
-    that all processes see. Returns one row per step with the columns `CURVE`, and the final weights likewise. Raises
-    FloatingPointError naming the step when the loss stops being finite.
-    """
+def _trainer(model: SentenceTransformer, triples: pd.DataFrame, order: np.ndarray, recipe: Recipe,
+             args: SentenceTransformerTrainingArguments, watch: _Watch) -> _Trainer:
+    """The trainer that hands the rows of `triples` to our loss in the given order."""
     known: dict[str, dict[int, None]] = {}
     for query, positive in zip(triples["query"], triples["positive"], strict=True):
         known.setdefault(query, {})[text_id(positive)] = None
     columns = ["instruction", "query", "positive", "negatives"]
-    data = Dataset.from_pandas(triples[columns], preserve_index=False)
-    if recipe.gradient_checkpointing:
-        model[0].model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    args, watch = arguments(recipe, seed, work), _Watch(run, recipe.checkpoints)
     args.batch_sampler = lambda dataset, **rest: Order(order)
     trainer = _Trainer(
-        model=model, args=args, train_dataset=data,
+        model=model, args=args, train_dataset=Dataset.from_pandas(triples[columns], preserve_index=False),
         loss=InfoNCE(model, recipe.temperature, recipe.chunk_tokens, recipe.near_positive_margin),
         data_collator=Collator(model, recipe.hard_negatives, {q: list(ids) for q, ids in known.items()}),
         callbacks=[watch])
     trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def fit(model: SentenceTransformer, triples: pd.DataFrame, order: np.ndarray, recipe: Recipe, seed: int, work: Path,
+        run: str, keep: Callable[[int, Weights | None], None]) -> tuple[pd.DataFrame, Weights | None]:
+    """Train `model` in place, from the newest whole checkpoint in `work` if there is one.
+
+    triples: columns task, instruction, query, positive, negatives; order (steps, b): rows of each batch, which is of
+    one task; keep(step, weights) is called after each of `recipe.checkpoints`, by all processes alike; weights: as
+    `_Trainer.weights`. work: a folder that all processes see. Returns one row per step with the columns `CURVE`, and
+    the final weights likewise. Raises FloatingPointError naming the step when the loss stops being finite.
+    """
+    if recipe.gradient_checkpointing:
+        model[0].model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    watch = _Watch(run, recipe.checkpoints)
+    trainer = _trainer(model, triples, order, recipe, arguments(recipe, seed, work), watch)
     watch.keep = lambda step: keep(step, trainer.weights())
     resume = joint.agreed(newest_checkpoint(work))
     if resume:
@@ -180,10 +186,11 @@ def fit(model: SentenceTransformer, triples: pd.DataFrame, order: np.ndarray, re
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     weights = trainer.weights()
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    curve = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])[CURVE]
-    log.info("%s: %d of %d texts truncated; scores masked: %d repeats of a known text, %d near positives", run,
-             curve["truncated"].sum(), order.size * (2 + recipe.hard_negatives), curve["masked"].sum(),
-             curve["near"].sum())
+    curve = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
+    tasks = triples["task"].to_numpy()[order[:, 0]]  # (steps,); a batch is of one task
+    curve = curve.assign(task=tasks[curve["step"] - 1])[CURVE]
+    log.info("%s: %d queries and %d passages cut; scores masked: %d duplicates, %d known positives, %d near positives",
+             run, *curve[[*CUT, *MASKED]].sum())
     if not np.isfinite(curve["loss"]).all():
         step = int(curve.loc[~np.isfinite(curve["loss"]), "step"].iloc[0])
         raise FloatingPointError(f"expected a finite loss, got none at step {step}: lower recipe.learning_rate")
