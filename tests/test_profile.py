@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from hrsa.profile import PROFILES, Recipe, load_profile
+from hrsa.profile import PROFILES, Profile, Recipe, load_profile
 
 
 @pytest.mark.parametrize("name", [p.stem for p in sorted(PROFILES.glob("*.yaml"))])
@@ -41,6 +41,8 @@ def _write(folder, **changes):
         ({"ablations": [{"name": "x", "change": {"nothing": 1}, "backbones": ["base"]}]}, "nothing"),
         ({"name": "other"}, "expected the name of the profile"),
         ({"backbones": [{"name": "base", "source": "folder", "arm": "base"}]}, "expected a path"),
+        ({"backbones": [{"name": "base", "source": "package", "arm": "base"}]}, "expected a path"),
+        ({"backbones": [{"name": "b", "source": "package", "path": "x", "arm": "sft"}]}, "expected arm base"),
     ],
 )
 def test_a_wrong_profile_says_which_key_and_what_came(tmp_path, changes, said):
@@ -55,6 +57,16 @@ def test_unknown_and_broken_profiles_are_named(tmp_path):
     broken.write_text("a: [", encoding="utf8")
     with pytest.raises(ValueError, match="expected YAML"):
         load_profile(broken)
+
+
+def test_adapters_are_for_the_arms_that_learn_from_problems_alone():
+    content = load_profile("backbones").model_dump()
+    content["zoo"]["lora"] = {"r": 4}
+    with pytest.raises(ValueError, match=r"expected zoo.lora with arms base, sft and rlvr alone, got .*cpt"):
+        Profile.model_validate(content)
+    content["backbones"] = [b for b in content["backbones"] if b["arm"] in ("base", "sft", "rlvr")]
+    assert Profile.model_validate(content).model_dump()["zoo"]["lora"] == {"r": 4, "alpha": 32, "dropout": 0.1}
+    assert "lora" not in load_profile("backbones").model_dump()["zoo"]  # the statement of older evidence stays valid
 
 
 def test_an_ablation_changes_only_what_it_names():

@@ -339,7 +339,7 @@ def test_a_setting_makes_only_the_arms_anew_that_it_bears_on(micro):
 def test_only_zoo_backbones_are_made(micro):
     other = {"name": "mine", "source": "folder", "path": "somewhere", "arm": "base"}
     content = micro.model_dump() | {"backbones": [other]}
-    with pytest.raises(ValueError, match="expected a backbone of source zoo, got mine of source folder"):
+    with pytest.raises(ValueError, match="expected a backbone of source zoo or package, got mine of source folder"):
         make_backbone(Profile.model_validate(content), "mine")
 
 

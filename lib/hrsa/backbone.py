@@ -28,6 +28,7 @@ Attention = Literal["causal", "bidirectional"]
 Kernel = Literal["sdpa", "eager"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+MADE = ("zoo", "package")  # sources whose model folder is an artefact, with a card
 PROBE_LENGTHS = (8, 5)  # tokens of the two rows of the leak probe: the second is padded
 TOLERANCE = 1e-6  # of the largest state: masked positions have weight 0, so that what is not seen moves nothing
 
@@ -58,12 +59,12 @@ def device() -> torch.device:
 
 
 def backbone_folder(profile: Profile, name: str) -> str:
-    """Where the backbone `name` is: a folder's path (zoo arms are made first when needed) or a hub id.
+    """Where the backbone `name` is: a folder's path (made first for zoo arms and packages) or a hub id.
 
     Raises ValueError for an unknown name and for a folder that is missing or holds no model with its tokenizer.
     """
     backbone = profile.backbone(name)
-    if backbone.source == "zoo":
+    if backbone.source in MADE:
         from hrsa.zoo import make_backbone
 
         return str(make_backbone(profile, name) / "model")
@@ -75,15 +76,15 @@ def backbone_folder(profile: Profile, name: str) -> str:
 
 
 def has_card(backbone: Backbone) -> bool:
-    """Whether a card tells how this backbone was made: always for the zoo's, and for shipped folders."""
-    return backbone.source == "zoo" or (
+    """Whether a card describes this backbone: always for the zoo's and packages, and for shipped folders."""
+    return backbone.source in MADE or (
         backbone.source == "folder" and (paths.ROOT / str(backbone.path) / "card.json").is_file())
 
 
 def backbone_key(profile: Profile, name: str) -> str:
     """What stands for a backbone's weights in keys: the artefact's name, the hub id, the hash of a folder's files."""
     source, folder = profile.backbone(name).source, backbone_folder(profile, name)
-    if source == "zoo":
+    if source in MADE:
         return Path(folder).parent.name
     if source == "hub":
         return folder

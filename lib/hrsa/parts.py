@@ -16,11 +16,11 @@ class Part(BaseModel):
 
 
 class Backbone(Part):
-    """One decoder LM: made on the spot (`zoo`), or loaded from a `folder` or the `hub`."""
+    """One decoder LM: made on the spot (`zoo`), or loaded from a Python `package`, a `folder` or the `hub`."""
 
     name: str = Field(pattern=SLUG)
-    source: Literal["zoo", "folder", "hub"]
-    path: str | None = None  # folder (relative to the repository) or hub id; none for zoo arms
+    source: Literal["zoo", "package", "folder", "hub"]
+    path: str | None = None  # folder (relative to the repository), hub id, or package with a GGUF file
     arm: Literal["base", "cpt", "sft", "rlvr", "rlvr-long"]  # how it was made; `base` is where the others start
     start: str | None = None  # backbone that an arm other than base starts from
     seed: int | None = None  # of a zoo base, where it is not `zoo.seed`: the same recipe from other random weights
@@ -28,11 +28,14 @@ class Backbone(Part):
     @model_validator(mode="after")
     def _complete(self) -> Backbone:
         if (self.path is None) != (self.source == "zoo"):
-            raise ValueError(f"backbone {self.name}: expected a path for source folder or hub and none for zoo, "
-                             f"got source={self.source}, path={self.path}")
+            raise ValueError(f"backbone {self.name}: expected a path for source package, folder or hub and none for "
+                             f"zoo, got source={self.source}, path={self.path}")
         if self.source == "zoo" and (self.start is None) != (self.arm == "base"):
             raise ValueError(f"backbone {self.name}: expected start for every zoo arm but base, "
                              f"got arm={self.arm}, start={self.start}")
+        if self.source == "package" and self.arm != "base":
+            raise ValueError(f"backbone {self.name}: expected arm base for source package, got {self.arm}: nothing "
+                             "that it could be measured against comes with it")
         if self.seed is not None and (self.source, self.arm) != ("zoo", "base"):
             raise ValueError(f"backbone {self.name}: expected a seed of its own for a zoo base only, "
                              f"got seed={self.seed}, source={self.source}, arm={self.arm}")
@@ -49,7 +52,7 @@ class Pair(Part):
 
 
 class Lora(Part):
-    """LoRA adapters on all linear layers, as published."""
+    """LoRA adapters on all linear layers; the defaults are the published ones of contrastive training."""
 
     r: int = 16
     alpha: int = 32
@@ -57,7 +60,8 @@ class Lora(Part):
 
 
 class Zoo(Part):
-    """How zoo backbones are made: one small Qwen3-architecture LM, then real GRPO and real SFT from it."""
+    """How zoo backbones are made: one small Qwen3-architecture LM, then real GRPO and real SFT from it, or from a
+    model that a package brings."""
 
     vocab_size: int = 2048  # half of what reads English best: the LM head is then a third of the cost, not half
     hidden_size: int = 160
@@ -88,6 +92,7 @@ class Zoo(Part):
     sft_steps: int = 50
     sft_batch: int = 64
     sft_lr: float = 5e-4
+    lora: Lora | None = Field(None, exclude_if=lambda value: value is None)  # of sft and rlvr; None: all weights
     cpt_steps: int = 50  # updates of continued pretraining, on batches like those of pretraining
     cpt_lr: float = 3e-4
     problems_held_out: int = 400  # for accuracy with its interval; +-5 points at 50%

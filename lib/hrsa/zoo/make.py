@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hrsa import paths
+from hrsa.backbone import MADE
 from hrsa.profile import Backbone, Profile, Zoo
+from hrsa.zoo import adapters, package
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,27 +19,31 @@ if TYPE_CHECKING:
 MODES = ("greedy", "sampled")
 SAMPLES = 6  # completions shown in the card
 OWN = {"pretrain_": {"base", "cpt"}, "cpt_": {"cpt"}, "grpo_rounds": {"rlvr-long"}, "grpo_": {"rlvr", "rlvr-long"},
-       "sft_": {"sft"}}  # begin of a setting's name -> the arms it bears on; any other bears on all
+       "sft_": {"sft"}, "lora": {"sft", "rlvr"}}  # begin of a setting's name -> arms it bears on; others bear on all
 
 
 def make_backbone(profile: Profile, name: str) -> Path:
-    """The artefact folder of a zoo backbone, made first when it is not there, what it is compared with before it.
+    """The artefact folder of a zoo backbone or package, made first when it is not there, what it is compared with
+    before it.
 
-    Holds `model/` (an ordinary Hugging Face causal LM in bfloat16 with its tokenizer), `card.json`, `curve.parquet`
-    [step, quantity, value], `problems.parquet` [problem, family, answer, mode, completion, correct, worked] and
-    `held_out.parquet` [text]: held-out problems and documents, the same for every arm of the zoo. Raises ValueError
-    for a backbone that is not of the zoo.
+    Holds `model/` (an ordinary Hugging Face causal LM with its tokenizer: in bfloat16, or in float32 where it comes
+    from a package or has adapters merged), `card.json`, `curve.parquet` [step, quantity, value] (empty for a package),
+    `problems.parquet` [problem, family, answer, mode, completion, correct, worked] and `held_out.parquet` [text]:
+    held-out problems and documents, the same for every arm of the zoo; with `zoo.lora` also `adapter/`. Raises
+    ValueError for a backbone of another source, and for a package that is not installed.
     """
     backbone = profile.backbone(name)
-    if backbone.source != "zoo":
-        raise ValueError(f"expected a backbone of source zoo, got {name} of source {backbone.source}: "
+    if backbone.source not in MADE:
+        raise ValueError(f"expected a backbone of source zoo or package, got {name} of source {backbone.source}: "
                          "use hrsa.backbone.backbone_folder")
     other = profile.compared_with(name)
     origin = make_backbone(profile, other) if other else None
     suite = sorted((paths.SUITE / "train").glob("*")) if backbone.arm in ("base", "cpt") else []
+    brought = {"package": package.origin(str(backbone.path))} if backbone.source == "package" else {}
     key = paths.key(zoo=settings_of(profile, backbone), arm=backbone.arm, start=backbone.start,
                     compared_with=origin.name if origin else None, threads=profile.threads,
-                    suite=[paths.file_hash(p) for p in suite if p.is_file()], code=paths.code_hash("hrsa.zoo.make"))
+                    suite=[paths.file_hash(p) for p in suite if p.is_file()], code=paths.code_hash("hrsa.zoo.make"),
+                    **brought)
     folder = paths.artefact(profile.name, "backbones", name, key)
     return paths.make(folder, lambda temporary: _build(profile, backbone, origin, temporary, paths.scratch(folder)),
                       profile=profile.name, arm=backbone.arm, start=backbone.start,
@@ -51,8 +57,10 @@ def zoo_of(profile: Profile, backbone: Backbone) -> Zoo:
 
 def settings_of(profile: Profile, backbone: Backbone) -> dict[str, Any]:
     """The zoo's settings that bear on this backbone: a change of the others does not make it again."""
+    arm = backbone.arm if backbone.source == "zoo" else None  # what a package brings is measured, not made
+
     def bears(setting: str) -> bool:
-        return next((backbone.arm in arms for begin, arms in OWN.items() if setting.startswith(begin)), True)
+        return next((arm in arms for begin, arms in OWN.items() if setting.startswith(begin)), True)
 
     return {setting: value for setting, value in zoo_of(profile, backbone).model_dump().items() if bears(setting)}
 
@@ -67,14 +75,18 @@ def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Pa
     clock = time.monotonic()
     model, tokenizer, curve = _train(profile, backbone, origin, texts, work)
     seconds = time.monotonic() - clock
-    model.bfloat16().save_pretrained(folder / "model")
+    trained = work / "adapter"
+    exact = trained.is_dir() or backbone.source == "package"  # adapters move weights by less than bfloat16 rounds
+    (model if exact else model.bfloat16()).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
+    if trained.is_dir():
+        adapters.keep(trained, folder / "adapter", str(backbone.start))
     model, tokenizer = load_lm(folder / "model")  # what was stored is what is measured
     problems, card = _measure(profile, model, tokenizer, origin, held_out)
     paths.write_table(folder / "held_out.parquet", pd.DataFrame({"text": held_out}))
     paths.write_table(folder / "curve.parquet", curve)
     paths.write_table(folder / "problems.parquet", problems)
-    hashes = {p.name: paths.file_hash(p) for p in sorted((folder / "model").iterdir())}
+    hashes = {p.name: paths.file_hash(p) for part in ("model", "adapter") for p in sorted((folder / part).glob("*"))}
     hashes["held-out text"] = paths.key(texts=held_out)
     if texts:
         hashes["training text"] = paths.key(texts=texts)
@@ -88,6 +100,8 @@ def _texts(backbone: Backbone, origin: Path | None) -> tuple[list[str], list[str
     from hrsa.texts import pretraining_text
 
     texts, held_out = pretraining_text() if backbone.arm in ("base", "cpt") else ([], [])
+    if backbone.source == "package":
+        texts = []
     if origin is not None:
         held_out = paths.read_table(origin / "held_out.parquet", ["text"])["text"].tolist()
     return texts, held_out
@@ -99,6 +113,8 @@ def _train(profile: Profile, backbone: Backbone, origin: Path | None, texts: lis
     from hrsa.backbone import load_lm
 
     zoo = zoo_of(profile, backbone)
+    if backbone.source == "package":
+        return *package.load(str(backbone.path)), pd.DataFrame(columns=["step", "quantity", "value"])
     if backbone.arm == "base":
         from hrsa.zoo.corpus import train_tokenizer
         from hrsa.zoo.pretrain import pretrain
@@ -131,6 +147,7 @@ def _measure(profile: Profile, model: PreTrainedModel, tokenizer: PreTrainedToke
     from hrsa.zoo.problems import draw
 
     zoo = profile.zoo
+    tokenizer.model_max_length = zoo.context  # documents are cut there
     asked = draw("held-out", zoo.problems_held_out, "held-out", zoo)
     answers = {mode: measure.complete(model, tokenizer, asked, mode, zoo.completion_tokens, zoo.seed)
                for mode in MODES}
@@ -154,6 +171,8 @@ def _measure(profile: Profile, model: PreTrainedModel, tokenizer: PreTrainedToke
 def _size(zoo: Zoo, backbone: Backbone, model: PreTrainedModel) -> dict[str, Any]:
     """Parameters, and the updates of this arm with what they saw together."""
     size: dict[str, Any] = {"parameters": model.num_parameters()}
+    if backbone.source == "package":
+        return {**size, "steps": 0, "package": package.origin(str(backbone.path))}
     if backbone.arm in ("base", "cpt"):
         steps = zoo.pretrain_steps if backbone.arm == "base" else zoo.cpt_steps
         return {**size, "steps": steps, "tokens_seen": steps * zoo.pretrain_batch * zoo.pretrain_length}

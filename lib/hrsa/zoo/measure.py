@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 128  # problems or documents at once
+LOGITS = 2**28  # float32 numbers at once, 1 GiB: a large vocabulary takes fewer rows at a time
 PERPLEXITY_TOKENS = 20_000  # of held-out real text; the mean is then within a few hundredths of a nat
 Z = 1.959964  # two-sided 95%
 
@@ -101,8 +102,9 @@ def paired_difference(after: Sequence[bool], before: Sequence[bool]) -> dict[str
 def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, Any]:
     """Perplexity per token of held-out documents, each alone and cut at the context: {value, tokens, documents}."""
     loss, tokens, documents = 0.0, 0, 0
-    for start in range(0, len(texts), BATCH):
-        ids = tokenizer(list(texts[start : start + BATCH]), truncation=True, verbose=False)["input_ids"]
+    rows = _rows(model, tokenizer.model_max_length)
+    for start in range(0, len(texts), rows):
+        ids = tokenizer(list(texts[start : start + rows]), truncation=True, verbose=False)["input_ids"]
         ids = [[*row, tokenizer.eos_token_id][: tokenizer.model_max_length] for row in ids]
         batch, real = _padded(ids, tokenizer.pad_token_id, model.device)  # (b, t)
         logits = model(input_ids=batch, attention_mask=real.long()).logits[:, :-1]  # (b, t - 1, vocabulary)
@@ -125,9 +127,10 @@ def divergence(model: PreTrainedModel, start: PreTrainedModel, tokenizer: PreTra
     Nats per token over the whole vocabulary, not a sampled estimate: {value, tokens}.
     """
     total, tokens = 0.0, 0
-    for at in range(0, len(problems), BATCH):
-        prompts = tokenizer([p.prompt for p in problems[at : at + BATCH]])["input_ids"]
-        pairs = list(zip(prompts, completions[at : at + BATCH], strict=True))
+    rows = _rows(model, tokenizer.model_max_length)
+    for at in range(0, len(problems), rows):
+        prompts = tokenizer([p.prompt for p in problems[at : at + rows]])["input_ids"]
+        pairs = list(zip(prompts, completions[at : at + rows], strict=True))
         batch, real = _padded([[*p, *c] for p, c in pairs], tokenizer.pad_token_id, model.device)  # (b, t)
         place = torch.arange(1, batch.shape[1], device=batch.device)[None]
         begin = torch.tensor([len(p) for p, _ in pairs], device=batch.device)[:, None]
@@ -171,6 +174,11 @@ def effective_rank(matrix: torch.Tensor) -> float:
     values = torch.linalg.svdvals(matrix)
     share = values[values > 0] / values.sum()
     return float((-(share * share.log()).sum()).exp())
+
+
+def _rows(model: PreTrainedModel, length: int) -> int:
+    """How many rows of at most `length` tokens to predict at once."""
+    return max(1, min(BATCH, LOGITS // (length * model.config.vocab_size)))
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int, where: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

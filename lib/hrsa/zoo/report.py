@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from hrsa import paths
-from hrsa.backbone import has_card
+from hrsa.backbone import MADE, has_card
 from hrsa.profile import Profile
 from hrsa.zoo.make import make_backbone
 
@@ -20,12 +20,12 @@ WAYS = ("worked", "direct")
 def card_folders(profile: Profile) -> dict[str, Path]:
     """Where the card, curve and answers of each backbone are, by name; ValueError when none has a card.
 
-    Zoo backbones are made first where needed. A backbone in a folder has a card when it was shipped by
-    `hrsa.zoo.ship`; one without, or on the hub, is left out.
+    Those of the zoo and of packages are made first where needed. A backbone in a folder has a card when it was shipped
+    by `hrsa.zoo.ship`; one without, or on the hub, is left out.
     """
     folders = {}
     for backbone in profile.backbones:
-        if backbone.source == "zoo":
+        if backbone.source in MADE:
             folders[backbone.name] = make_backbone(profile, backbone.name)
         elif has_card(backbone):
             folders[backbone.name] = paths.ROOT / str(backbone.path)
@@ -41,12 +41,14 @@ def cards(profile: Profile) -> Cards:
 
 
 def origin(profile: Profile) -> str:
-    """One sentence: whether the backbones were made in this run or shipped with the project."""
+    """One sentence: whether the backbones were made in this run, shipped with the project or come in a package."""
     shipped = [f"`{b.name}`" for b in profile.backbones if b.source == "folder" and has_card(b)]
     made = [f"`{b.name}`" for b in profile.backbones if b.source == "zoo"]
     parts = [f"{', '.join(made)} were made by this run"] * bool(made)
     parts += [f"{', '.join(shipped)} come with the project: `make backbones` made them, and the cards in "
               "`data/backbones/` say when, where and with which files as result"] * bool(shipped)
+    parts += [f"`{b.name}` comes in the Python package `{b.path}`, its quantised weights made ordinary ones"
+              for b in profile.backbones if b.source == "package"]
     return f"{'; '.join(parts)}."
 
 
@@ -61,7 +63,8 @@ def training_curves(profile: Profile) -> pd.DataFrame:
 def overview(cards: Cards) -> pd.DataFrame:
     """One row per backbone: arm, start, size, updates, perplexity, accuracies, KL divergence from another."""
     return pd.DataFrame([{
-        "backbone": name, "arm": card["arm"], "start": card["start"] or "random weights",
+        "backbone": name, "arm": card["arm"],
+        "start": card["start"] or ("a package" if "package" in card else "random weights"),
         "parameters": card["parameters"], "updates": card["steps"], "perplexity": card["perplexity"]["value"],
         **{mode: card["accuracy"][mode]["value"] for mode in MODES},
         "compared with": card["compared_with"], "KL": card["kl"]["value"] if card["kl"] else None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hrsa.profile import Zoo
+from hrsa.zoo import adapters
 from hrsa.zoo.problems import stream
 from hrsa.zoo.trainers import run, settings, silence
 
@@ -22,7 +23,8 @@ QUANTITIES = {"loss": "loss", "learning_rate": "learning rate"}
 def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Zoo, work: Path) -> pd.DataFrame:
     """Train `model` in place for `zoo.sft_steps` steps of `zoo.sft_batch` worked solutions of training problems.
 
-    Returns the curve [step, quantity, value].
+    Returns the curve [step, quantity, value]. With `zoo.lora`, adapters are trained instead, written to `work/adapter`
+    and merged into the model.
     """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -34,5 +36,8 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Zoo, 
             zoo, work, max_steps=zoo.sft_steps, learning_rate=zoo.sft_lr, lr_scheduler_type="cosine",
             warmup_steps=min(WARMUP_STEPS, zoo.sft_steps), per_device_train_batch_size=zoo.sft_batch,
             max_length=zoo.context, completion_only_loss=True))
-        trainer = SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
-        return run(trainer, "SFT", QUANTITIES)
+        trainer = SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer,
+                             peft_config=adapters.configuration(zoo.lora))
+        curve = run(trainer, "SFT", QUANTITIES)
+    adapters.merge(trainer.model, work / "adapter")
+    return curve

@@ -1,4 +1,8 @@
-"""What the TRL trainers of the zoo share: settings for small models, silence but for errors, progress, the curve."""
+"""What the TRL trainers of the zoo share: settings for small models, silence but for errors, progress, the curve.
+
+Adapters are for larger models, whose training may take hours: there the trainer's own checkpoints are kept, and a run
+that was killed goes on from the last of them.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +21,18 @@ from hrsa.profile import Zoo
 from hrsa.progress import progress
 
 TALKATIVE = ("transformers", "trl", "datasets", "accelerate")
+EVERY = 5  # steps from one checkpoint of adapters to the next
 
 
 def settings(zoo: Zoo, work: Path, **own: Any) -> dict[str, Any]:
-    """Arguments of either TRL configuration: float32, nothing saved, sent or printed, a log entry per step."""
+    """Arguments of either TRL configuration: float32, nothing sent or printed, a log entry per step, and checkpoints in
+    `work` with `zoo.lora` alone."""
+    saved = {"save_strategy": "steps", "save_steps": EVERY, "save_total_limit": 1} if zoo.lora else {}
     return {
         "output_dir": str(work), "seed": zoo.seed, "data_seed": zoo.seed, "use_cpu": device().type == "cpu",
         "bf16": False, "activation_checkpointing": False, "dataloader_pin_memory": False, "report_to": "none",
         "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "weight_decay": 0.0, "max_grad_norm": 1.0,
-        **own,
+        **saved, **own,
     }
 
 
@@ -49,7 +56,7 @@ def run(trainer: Trainer, stage: str, quantities: dict[str, str]) -> pd.DataFram
     trainer.remove_callback(PrinterCallback)
     with progress(trainer.args.max_steps, stage, f"seed {trainer.args.seed}") as bar:
         trainer.add_callback(Steps(bar))
-        trainer.train()
+        trainer.train(resume_from_checkpoint=_last_checkpoint(Path(trainer.args.output_dir)))
     rows = [(entry["step"], quantity, float(entry[name])) for name, quantity in quantities.items()
             for entry in trainer.state.log_history if name in entry]
     curve = pd.DataFrame(rows, columns=["step", "quantity", "value"])
@@ -58,6 +65,12 @@ def run(trainer: Trainer, stage: str, quantities: dict[str, str]) -> pd.DataFram
         raise RuntimeError(f"expected the trainer to log {sorted(quantities)}, got nothing for {sorted(missing)}: "
                            "TRL may have renamed them")
     return curve
+
+
+def _last_checkpoint(work: Path) -> str | None:
+    """The newest whole checkpoint of a trainer in `work`: the trainer writes its state file last."""
+    states = sorted(work.glob("checkpoint-*/trainer_state.json"), key=lambda file: int(file.parent.name.split("-")[1]))
+    return str(states[-1].parent) if states else None
 
 
 @contextlib.contextmanager

