@@ -1,7 +1,7 @@
-"""Print what a profile would do, before it does: the graph, the runs, and how large they are.
+"""Print what a profile would do, before it does: the graph, the backbones, and what each stage costs.
 
-Nothing is loaded or downloaded. Sizes of the published models come from their configuration, built on the meta
-device, which has shapes and no memory.
+No weights are loaded and nothing is downloaded. Sizes come from configurations (`hrsa.shapes`), operations and memory
+from the profile (`hrsa.costs`); what turns them into hours is assumed, printed, and can be given on the command line.
 """
 
 from __future__ import annotations
@@ -10,138 +10,161 @@ import argparse
 import sys
 from typing import NamedTuple
 
-from hrsa import pipeline
-from hrsa.profile import Backbone, Profile, load_profile
+from hrsa import costs, paths, pipeline
+from hrsa.negatives import REFERENCE_TOKENS
+from hrsa.profile import Model, Profile, load_profile
+from hrsa.shapes import Size, measured, published, size
 
-QWEN25_15B = {"model_type": "qwen2", "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
-              "num_key_value_heads": 2, "intermediate_size": 8960, "vocab_size": 151936}
-SHAPES = {  # hub id -> the part of its configuration that sets its size
-    "Qwen/Qwen2.5-0.5B": {"model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24,
-                          "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 4864,
-                          "vocab_size": 151936},
-    "Qwen/Qwen2.5-1.5B": QWEN25_15B,
-    "Qwen/Qwen2.5-Math-1.5B": QWEN25_15B,
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": QWEN25_15B,
-    "nvidia/Nemotron-Research-Reasoning-Qwen-1.5B": QWEN25_15B,
-    "hkust-nlp/Qwen-2.5-1.5B-SimpleRL-Zoo": QWEN25_15B,
-    "Qwen/Qwen3-0.6B-Base": {"model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28,
-                             "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
-                             "intermediate_size": 3072, "vocab_size": 151936},
-    "Qwen/Qwen3-4B": {"model_type": "qwen3", "hidden_size": 2560, "num_hidden_layers": 36,
-                      "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
-                      "intermediate_size": 9728, "vocab_size": 151936},
-}
-SHAPES["hkust-nlp/Qwen-2.5-0.5B-SimpleRL-Zoo"] = SHAPES["Qwen/Qwen2.5-0.5B"]
-SHAPES["Qwen/Qwen3-0.6B"] = SHAPES["Qwen/Qwen3-0.6B-Base"]
-SHAPES["TianHongZXY/Qwen3-4B-PSR"] = SHAPES["Qwen/Qwen3-4B"]
-
-PASSES = {"forward": 2, "backward": 4, "cached gradient": 2, "checkpointing": 2}  # FLOP per parameter and token
+GIGA = 1e9
+GPU = {"bf16": 120.0, "fp32": 12.0}  # TFLOP/s sustained: 38% and 62% of an A100's peak of 312 and 19.5
+CPU = 0.1  # TFLOP/s sustained by a thread, of the order of what training of the mini study reached
+CARDS, CARD_GB = 4, 44.0  # of the published study
 
 
-class Size(NamedTuple):
-    """A backbone's size: layers, width, parameters (embedding included)."""
+class Machine(NamedTuple):
+    """What the study runs on; rates are sustained TFLOP/s."""
 
-    layers: int
-    width: int
-    parameters: int
-
-
-def shape(profile: Profile, backbone: Backbone) -> dict:
-    """The configuration that sets a backbone's size, as transformers names its fields.
-
-    Raises ValueError for a hub model that this module does not know.
-    """
-    zoo = profile.zoo
-    if backbone.source == "zoo":
-        return {"model_type": "qwen3", "hidden_size": zoo.hidden_size, "num_hidden_layers": zoo.layers,
-                "num_attention_heads": zoo.heads, "num_key_value_heads": zoo.kv_heads,
-                "head_dim": zoo.head_dim or zoo.hidden_size // zoo.heads, "intermediate_size": zoo.intermediate_size,
-                "vocab_size": zoo.vocab_size}
-    if backbone.source == "folder":
-        from transformers import AutoConfig
-
-        from hrsa.backbone import backbone_folder
-
-        return AutoConfig.from_pretrained(backbone_folder(profile, backbone.name)).to_dict()
-    if backbone.path not in SHAPES:
-        raise ValueError(f"expected a hub model of known shape, one of {sorted(SHAPES)}, got {backbone.path!r}: "
-                         "add its configuration to hrsa.plan.SHAPES, or give its folder")
-    return SHAPES[backbone.path]
+    gpus: int  # that share one training run
+    memory: float  # GB of one GPU
+    bf16: float  # training
+    fp32: float  # embedding: models are loaded in float32
+    cpu: float  # comparisons, which run on a CPU
+    unit: str  # "GPU" or "CPU"
 
 
-def size(profile: Profile, backbone: Backbone) -> Size:
-    """Layers, width and parameter count of a backbone's encoder, from its configuration on the meta device."""
-    import torch
-    from transformers import AutoConfig, AutoModel
+class Stage(NamedTuple):
+    """A line of the table; memory None where it is small or the profile's own limit."""
 
-    fields = dict(shape(profile, backbone))
-    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-    with torch.device("meta"):
-        model = AutoModel.from_config(config)
-    count = sum(p.numel() for p in model.parameters())
-    return Size(config.num_hidden_layers, config.hidden_size, count)
+    name: str
+    hours: float
+    unit: str
+    memory: float | None  # bytes on one GPU, at most
+    disk: float  # bytes
 
 
-def training_tokens(profile: Profile) -> int:
-    """Most tokens that one embedder's training can see: every text at the maximal length."""
-    recipe = profile.recipe
-    return recipe.steps * recipe.batch_size * (2 + recipe.hard_negatives) * recipe.max_length
+def machine_of(profile: Profile, tflops: float | None = None, fp32: float | None = None, gpus: int | None = None,
+               memory: float | None = None) -> Machine:
+    """The machine assumed for a profile: GPUs when it trains in bf16, else this CPU's threads."""
+    cpu = CPU * profile.threads
+    if profile.recipe.precision == "bf16":
+        return Machine(gpus or CARDS, memory or CARD_GB, tflops or GPU["bf16"], fp32 or GPU["fp32"], cpu, "GPU")
+    rate = tflops or cpu
+    return Machine(gpus or 1, memory or float("inf"), rate, fp32 or rate, rate, "CPU")
 
 
-def rows(profile: Profile, tera_flops: float) -> list[dict]:
-    """One row per backbone: its size and, for all its embedders, hours and disk at `tera_flops` sustained."""
-    embedders = [m for m in profile.models() if m.seed is not None]
+def sizes(profile: Profile) -> dict[str, Size]:
+    """Measures of every backbone by name. ValueError: a hub model of unknown shape."""
+    return {backbone.name: size(profile, backbone) for backbone in profile.backbones}
+
+
+def embedders(profile: Profile, backbone: str | None = None) -> list[Model]:
+    """Embedders that the study trains, of one backbone or of all."""
+    return [m for m in profile.models() if m.seed is not None and backbone in (None, m.backbone)]
+
+
+def rows(profile: Profile, tera_flops: float, gpus: int = 1) -> list[dict]:
+    """One row per backbone: its embedders, the hours to train them at `tera_flops` sustained, and the memory of a run
+    (bytes; the most that a variant of the recipe takes)."""
     table = []
-    for backbone in profile.backbones:
-        layers, width, parameters = size(profile, backbone)
-        runs = [m for m in embedders if m.backbone == backbone.name]
-        per_token = sum(PASSES.values()) - (0 if profile.recipe.gradient_checkpointing else PASSES["checkpointing"])
-        hours = len(runs) * training_tokens(profile) * parameters * per_token / (tera_flops * 1e12) / 3600
-        states = (layers + 2) * profile.analysis.max_tokens * width * 4 * (1 + len(profile.seeds))
-        weights = parameters * 2 * (1 + len(runs) * (1 + len(profile.recipe.checkpoints)))
-        optimiser = parameters * (4 + 4 + 8)  # float32 weights, gradients and two AdamW moments
-        table.append({"backbone": backbone.name, "layers": layers, "width": width, "parameters": parameters,
-                      "runs": len(runs), "hours": hours, "disk_gb": (weights + states) / 1e9,
-                      "memory_gb": optimiser / 1e9})
+    for name, measures in sizes(profile).items():
+        runs = embedders(profile, name)
+        recipes = [profile.varied(run.ablation) for run in runs]
+        operations = sum(costs.training(measures, recipe, gpus) for recipe in recipes)
+        memory = [costs.training_memory(measures, recipe, gpus) for recipe in recipes]
+        table.append({"backbone": name, "runs": len(runs), "hours": operations / (tera_flops * 1e12) / 3600,
+                      "memory": max(memory, key=lambda m: m.total) if memory else None})
     return table
 
 
-def text(profile: Profile, tera_flops: float) -> str:
-    """The plan as text: graph, runs, sizes and the assumptions behind them."""
-    lines = [f"{profile.name}: {profile.title}", "", "Graph (job x how many <- what it waits for)"]
-    for rule, names in pipeline.jobs(profile).items():
-        waits = sorted({needed for name in names for needed, _ in pipeline.needs(profile, rule, name)})
-        lines.append(f"  {rule:15s} x {len(names):3d}  <- {', '.join(waits) if rule != 'book' else 'everything'}")
-    lines += ["", "Runs", *(f"  {p.name}: {p.a} -> {p.b} ({p.kind})" for p in profile.pairs)]
-    lines += [f"  seeds {list(profile.seeds)}, ablations {[a.name for a in profile.ablations]}"]
-    lines += [f"  local tasks {list(profile.suite.tasks)}, benchmarks {list(profile.suite.benchmarks)}", "", "Size"]
-    lines += [f"  {'backbone':22s} {'layers':>6s} {'width':>6s} {'M param.':>9s} {'runs':>5s} {'hours':>9s} "
-              f"{'disk GB':>8s} {'state GB':>8s}"]
-    table = rows(profile, tera_flops)
-    lines += [f"  {r['backbone']:22s} {r['layers']:6d} {r['width']:6d} {r['parameters'] / 1e6:9.1f} {r['runs']:5d} "
-              f"{r['hours']:9.2f} {r['disk_gb']:8.2f} {r['memory_gb']:8.2f}" for r in table]
-    lines += [f"  {'all':22s} {'':33s}{sum(r['hours'] for r in table):9.2f} {sum(r['disk_gb'] for r in table):8.2f}"]
-    lines += [
-        "",
-        f"Hours: contrastive training of all runs at {tera_flops:g} TFLOP/s sustained, at most "
-        f"{training_tokens(profile) / 1e6:.1f} M tokens a run (every text at {profile.recipe.max_length} tokens).",
-        "Disk: bf16 weights of backbones, embedders and checkpoints, and the token states kept for HRSA.",
-        "State: float32 weights, gradients and AdamW moments of one run, before FSDP divides them; no activations.",
-    ]
-    return "\n".join(lines) + "\n"
+def _hours(operations: float, rate: float) -> float:
+    return operations / (rate * 1e12) / 3600
+
+
+def _mining(profile: Profile, machine: Machine) -> Stage:
+    """The reference embedder over queries and positives; triples on disk."""
+    pairs, recipe, embedder = costs.pairs_to_mine(profile), profile.recipe, profile.suite.mining.embedder
+    length = min(REFERENCE_TOKENS, recipe.max_length)
+    neural = pairs and embedder not in ("bm25", "minilm")
+    reference = measured(published(embedder)) if neural else None
+    weights = {"bm25": 0, "minilm": costs.MINILM}.get(embedder, costs.linear(reference) if reference else 0)
+    triples = pairs or recipe.steps * recipe.batch_size
+    return Stage("hard negatives", _hours(2 * pairs * length * 2 * weights, machine.fp32), machine.unit,
+                 costs.passing_memory(reference, length) if reference else None,
+                 triples * (2 + recipe.hard_negatives) * recipe.max_length * costs.LETTERS)
+
+
+def _training(profile: Profile, known: dict[str, Size], machine: Machine) -> list[Stage]:
+    """Contrastive training, and what it leaves: float32 embedders and kept steps."""
+    table = rows(profile, machine.bf16, machine.gpus)
+    runs = [(known[m.backbone].parameters, profile.varied(m.ablation)) for m in embedders(profile)]
+    resumed = 2 * 12 * max((weights for weights, _ in runs), default=0)
+    kept = sum(4 * weights * (1 + len(recipe.checkpoints)) for weights, recipe in runs)
+    memory = max((row["memory"].total for row in table if row["memory"]), default=None)
+    return [Stage("training", sum(row["hours"] for row in table), machine.unit, memory, resumed),
+            Stage("embedders, kept steps", 0.0, machine.unit, None, kept)]
+
+
+def _evaluation(profile: Profile, known: dict[str, Size], machine: Machine) -> list[Stage]:
+    """Every model on the local tasks and on each benchmark."""
+    length = profile.recipe.max_length
+    loads = {"local tasks": costs.local(profile, length)} if profile.suite.tasks else {}
+    loads |= {name: costs.benchmark(name, length) for name in profile.suite.benchmarks}
+    models = [known[m.backbone] for m in profile.models()]
+    memory = max(costs.passing_memory(m, length) for m in models)
+    return [Stage(f"scores, {name}", _hours(sum(costs.forward(m, load.tokens, length) for m in models), machine.fp32),
+                  machine.unit, memory, load.bytes + len(models) * load.queries * costs.RUN_FILE)
+            for name, load in loads.items()]
+
+
+def _states(profile: Profile, known: dict[str, Size], machine: Machine) -> Stage:
+    """Recordings of every model, of backbones also in bf16, and of the first seed's kept steps."""
+    analysis, sets = profile.analysis, paths.read_json(paths.SUITE / "probe" / "sets.json")
+    tokens = (len(sets) * analysis.texts_per_set + analysis.probe_texts) * analysis.max_length
+    operations = disk = 0.0
+    for name, measures in known.items():
+        runs = embedders(profile, name)
+        recordings = 2 + len(runs) + (len(profile.recipe.checkpoints) if runs else 0)
+        operations += recordings * costs.forward(measures, tokens, analysis.max_length)
+        disk += recordings * (measures.layers + 2) * costs.rows_compared(profile) * measures.width * 4
+    memory = max(costs.passing_memory(m, analysis.max_length) for m in known.values())
+    return Stage("states of all layers", _hours(operations, machine.fp32), machine.unit, memory, disk)
+
+
+def stages(profile: Profile, machine: Machine) -> list[Stage]:
+    """What each stage costs, in the order of the graph. ValueError: a hub model of unknown shape."""
+    known = sizes(profile)
+    made = sum(costs.making(profile, b, known[b.name]) for b in profile.backbones)
+    fetched = sum(2 * known[b.name].lm for b in profile.backbones if b.source != "folder")
+    pairs = [profile.pair(name) for name in pipeline.jobs(profile).get(pipeline.pair_chapters(profile)[0], ())]
+    compared = sum(costs.similarity(profile, pair.name, known[pair.a]) for pair in pairs)
+    maps = sum(2 * 8 * known[pair.a].width ** 2 for pair in pairs)
+    written = costs.pages(profile)
+    return [
+        Stage("backbones", _hours(made, machine.fp32), machine.unit, None, fetched),
+        _mining(profile, machine), *_training(profile, known, machine), *_evaluation(profile, known, machine),
+        _states(profile, known, machine), Stage("similarity (HRSA)", _hours(compared, machine.cpu), "CPU", None, maps),
+        Stage("pages of the report", written * costs.SECONDS_A_PAGE / 3600, "CPU", None, written * costs.PAGE)]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: print the plan; 1 with one message when the profile is not valid."""
-    parser = argparse.ArgumentParser(description="Print the graph, the runs and their estimated size.")
+    """Command line: print the plan; 1 with one message when the profile is not valid or a model cannot be switched."""
+    from hrsa.plan_text import text
+
+    parser = argparse.ArgumentParser(description="Print the graph, the backbones and what each stage costs.")
     parser.add_argument("--profile", default="mini")
-    parser.add_argument("--tflops", type=float, help="sustained TFLOP/s (default: 120 for bf16, 0.1 for fp32)")
+    parser.add_argument("--tflops", type=float, help="sustained in training (default: 120 in bf16; 0.1 a CPU thread)")
+    parser.add_argument("--tflops-fp32", type=float, help="sustained in float32 (default: 12 on a GPU)")
+    parser.add_argument("--gpus", type=int, help="that share a training run by FSDP (default: 4)")
+    parser.add_argument("--gpu-memory", type=float, help="GB of one GPU (default: 44)")
     options = parser.parse_args(arguments)
+    for name, value in vars(options).items():
+        if name != "profile" and value is not None and value <= 0:
+            parser.error(f"expected --{name.replace('_', '-')} above 0, got {value}")
     try:
         profile = load_profile(options.profile)
-        speed = options.tflops or (120.0 if profile.recipe.precision == "bf16" else 0.1)
-        sys.stdout.write(text(profile, speed))
-    except ValueError as error:
+        machine = machine_of(profile, options.tflops, options.tflops_fp32, options.gpus, options.gpu_memory)
+        sys.stdout.write(text(profile, machine))
+    except (ValueError, RuntimeError) as error:
         sys.stderr.write(f"hrsa: {error}\n")
         return 1
     return 0
