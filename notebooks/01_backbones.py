@@ -28,11 +28,12 @@
 # | `rlvr` | GRPO from the base | its own answers; the reward is 1 for an exactly right answer and 0 otherwise |
 # | `rlvr-long` | the same for several times as long, in rounds with a renewed reference | its own answers |
 #
-# A profile holds some of these arms; a second base differs from the first in its random weights and its order of text
-# alone. The problems come from `reasoning-gym`: sums of one-digit numbers, such as `Calculate 4-1-7:`, and in some
-# profiles sums of products, such as `Calculate 2*3-4+1:`. The model may answer at once, `-4`, or work between think
-# tags first, `<think>3-7=-4</think>-4`. Nothing asks it to do either: which way it goes is its own choice, and part of
-# what training changes.
+# A profile holds some of these arms. Its base may also come trained, in a Python package, and its arms be LoRA adapters
+# on it; GRPO then starts from the SFT arm, since a reward cannot tell answers apart that are all wrong. A second base
+# differs from the first in its random weights and its order of text alone. The problems come from `reasoning-gym`: sums
+# of one-digit numbers, such as `Calculate 4-1-7:`, and in some profiles sums of products, such as `Calculate 2*3-4+1:`.
+# The model may answer at once, `-4`, or work between think tags first, `<think>3-7=-4</think>-4`. Nothing asks it to do
+# either: which way it goes is its own choice, and part of what training changes.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -81,7 +82,8 @@ Markdown(report.findings(cards))
 curves = report.training_curves(study)
 base = curves[(curves["arm"] == "base") & (curves["quantity"] == "loss")]
 plots.curves(base, x="step", y="value", hue="backbone", xlabel="update", ylabel="loss (nats per token)").publish(
-    study.name, "01_backbones", "pretraining", "Pretraining loss of the base over updates.")
+    study.name, "01_backbones", "pretraining", "Pretraining loss of the base over updates.",
+) if len(base) else Markdown("The base of this profile came trained: there is no pretraining to show.")
 
 # %% [markdown]
 # How to read it: the loss starts near the logarithm of the vocabulary's size, where every token is as likely as any

@@ -167,7 +167,8 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
     cards = report.cards(study)
     assert report.overview(cards)["start"].tolist() == ["a package", "lm", "sft"]
     assert "`lm` comes in the Python package `tiny-lm`" in report.origin(study)
-    assert set(report.training_curves(study)["backbone"]) == {"sft", "rlvr"}
+    curves = report.training_curves(study)
+    assert set(curves["backbone"]) == {"sft", "rlvr"} and curves["value"].dtype == float
 
 
 def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path):

@@ -114,7 +114,8 @@ def _train(profile: Profile, backbone: Backbone, origin: Path | None, texts: lis
 
     zoo = zoo_of(profile, backbone)
     if backbone.source == "package":
-        return *package.load(str(backbone.path)), pd.DataFrame(columns=["step", "quantity", "value"])
+        curve = pd.DataFrame(columns=["step", "quantity", "value"]).astype({"step": "int64", "value": "float64"})
+        return *package.load(str(backbone.path)), curve
     if backbone.arm == "base":
         from hrsa.zoo.corpus import train_tokenizer
         from hrsa.zoo.pretrain import pretrain
