@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hrsa import calibrate
 from hrsa.similarity import (
     METRICS,
     compare_layers,
@@ -218,7 +219,19 @@ def test_partial_results_belong_to_their_states_and_settings(rng, tmp_path, monk
 
 @pytest.fixture
 def elsewhere(monkeypatch):
-    """Tensors in main memory are treated as those of an accelerator: the device's kernels run on them."""
+    """Tensors in main memory are treated as those of an accelerator: the device's kernels run on them.
+
+    And like those they refuse to become arrays, unless they are brought to the host first.
+    """
+    def refuse(self, *_, **__):
+        raise TypeError("can't convert a tensor of a device to numpy: bring it to the host first")
+
+    def numpy_of(self, *_, **__):
+        return told(self) if sys._getframe(1).f_code is device.host.__code__ else refuse(self)
+
+    told = torch.Tensor.numpy
+    monkeypatch.setattr(torch.Tensor, "__array__", refuse)
+    monkeypatch.setattr(torch.Tensor, "numpy", numpy_of)
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("hrsa.similarity") and hasattr(module, "stays"):
             monkeypatch.setattr(module, "stays", device.is_tensor)
@@ -243,6 +256,37 @@ def test_tensors_on_a_device_stay_there_and_give_the_same(rng, elsewhere):
         compare_layers(*tensors)
 
 
+def test_intervals_nulls_streams_and_estimates_on_a_device(rng, elsewhere):
+    x, y = two_models(rng, 2, 400, 24)
+    texts, classes = np.arange(400) // 8, np.arange(400) % 8 // 4
+    wanted = (*EXACT, "debiased_cka")
+    options = {"resamples": 6, "permutations": 2, "method": "both"}
+    here = compare_layers(x, y, wanted, texts=texts, classes=classes, rng=np.random.default_rng(1), **options)
+    forms = ([torch.from_numpy(x), torch.from_numpy(y)],
+             [iter([torch.from_numpy(part[:, :150]), torch.from_numpy(part[:, 150:])]) for part in (x, y)])
+    for form in forms:
+        there = compare_layers(*form, wanted, texts=torch.from_numpy(texts), classes=torch.from_numpy(classes),
+                               rng=np.random.default_rng(1), **options)
+        same(there, here, abs=1e-4)
+
+
+def test_twins_attacks_and_nulls_of_tensors_on_a_device(rng, elsewhere):
+    x, y = two_models(rng, 1, 200, 8)
+    x, y, ids = x[0], y[0], rng.integers(0, 30, 200)
+    near = [torch.from_numpy(x), torch.from_numpy(y)]
+    for made in (lambda a, b, i: calibrate.twins(a, b, i, np.random.default_rng(2)).values(),
+                 lambda a, b, _: [variant for *_, variant in calibrate.attacks(a, b, np.random.default_rng(2))]):
+        for ours, theirs in zip(made(*near, torch.from_numpy(ids)), made(x, y, ids), strict=True):
+            assert all((p == q).all() for p, q in zip(ours, theirs, strict=True))
+    null = [calibrate.null_values(linear_cka, *pair, classes, 3, np.random.default_rng(3))
+            for pair, classes in ((near, torch.from_numpy(ids)), ((x, y), ids))]
+    assert null[0] == pytest.approx(null[1], abs=1e-6)
+    assert (calibrate.text_weights(torch.from_numpy(ids), 3, np.random.default_rng(4))
+            == calibrate.text_weights(ids, 3, np.random.default_rng(4))).all()
+    half = calibrate.twins(*(part.bfloat16() for part in near), ids, rng)["as recorded"]
+    assert (half.x == near[0].bfloat16().double().tolist()).all()
+
+
 def test_probes_on_a_device(rng, elsewhere):
     x, _ = two_models(rng, 2, 120, 10)
     labels = rng.integers(0, 3, 120)
@@ -250,4 +294,5 @@ def test_probes_on_a_device(rng, elsewhere):
         pair = [fit_probes(form, target, task, threads=2) for form in (list(torch.from_numpy(x)), list(x))]
         for a, b in zip(*pair, strict=True):
             assert a.weights == pytest.approx(b.weights, abs=1e-4)
-            assert a.score(torch.from_numpy(x[0]), target) == pytest.approx(b.score(x[0], target), abs=1e-3)
+            there = a.score(torch.from_numpy(x[0]), torch.from_numpy(target))
+            assert there == pytest.approx(b.score(x[0], target), abs=1e-3)

@@ -1,8 +1,8 @@
 """What makes a similarity readable: intervals over texts, nulls, robust twins and the attacks of an audit.
 
-Pure functions of arrays, text numbers, classes and a numpy Generator. A noise floor needs no function of its own: it
-is the same metric between two seeds of the same arm; a ceiling, between float32 and bf16 states of one model.
-`hrsa.survival` puts twins and attacks through the metrics and their intervals.
+Pure functions of arrays (numpy, or torch on any device), text numbers, classes and a numpy Generator. A noise floor
+needs no function of its own: it is the same metric between two seeds of the same arm; a ceiling, between float32 and
+bf16 states of one model. `hrsa.survival` puts twins and attacks through the metrics and their intervals.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from hrsa.similarity.arrays import pair
+from hrsa.similarity.device import host
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +37,7 @@ def text_weights(texts: Any, count: int, rng: np.random.Generator) -> np.ndarray
     `texts` (n,) numbers the text of every token. A resample draws as many texts as there are, with replacement, and
     takes all tokens of each: tokens of one text are not independent, texts are. ValueError: fewer than two texts.
     """
-    found, code = np.unique(np.asarray(texts), return_inverse=True)
+    found, code = np.unique(host(texts), return_inverse=True)
     if len(found) < 2:
         raise ValueError(f"expected tokens of at least 2 texts for a bootstrap over texts, got {len(found)}")
     drawn = rng.multinomial(len(found), np.full(len(found), 1 / len(found)), size=count)  # (count, texts)
@@ -47,7 +50,7 @@ def interval(value: float, resampled: Any, level: float = 0.95, low: float = -np
     Moved, because a resample holds fewer distinct tokens, which shifts biased metrics (biased CKA rises); the spread
     is what the resamples measure. (NaN, NaN) when no resample is defined.
     """
-    resampled = np.asarray(resampled, dtype=np.float64)
+    resampled = host(resampled).astype(np.float64)
     resampled = resampled[~np.isnan(resampled)]
     if not resampled.size or np.isnan(value):
         return float("nan"), float("nan")
@@ -61,7 +64,7 @@ def length_position_classes(lengths: Any, positions: Any, bins: int = 4) -> np.n
 
     Norms depend on both (first tokens are massive), so that a null within these classes keeps their effect.
     """
-    lengths, positions = np.asarray(lengths), np.asarray(positions)
+    lengths, positions = host(lengths), host(positions)
     if lengths.shape != positions.shape or lengths.ndim != 1:
         raise ValueError(f"expected lengths and positions (n,), got {lengths.shape} and {positions.shape}")
     cuts = [np.unique(np.quantile(v, np.linspace(0, 1, bins + 1)[1:-1])) for v in (lengths, positions)]
@@ -71,7 +74,7 @@ def length_position_classes(lengths: Any, positions: Any, bins: int = 4) -> np.n
 
 def shuffle_within(classes: Any, rng: np.random.Generator) -> np.ndarray:
     """A permutation (n,) of the rows that keeps every row in its class (n,); rows alone in a class stay, logged."""
-    _, code, counts = np.unique(np.asarray(classes), return_inverse=True, return_counts=True)
+    _, code, counts = np.unique(host(classes), return_inverse=True, return_counts=True)
     alone = int((counts == 1).sum())
     if alone:
         log.warning("%d of %d rows are alone in their class and stay in place in the null", alone, len(code))
@@ -113,7 +116,7 @@ def twins(x: Any, y: Any, token_ids: Any, rng: np.random.Generator) -> dict[str,
 
 def _balanced(ids: Any, rng: np.random.Generator) -> np.ndarray:
     """Rows (m,) of a sample with at most the median number of rows of each id (n,)."""
-    _, code, counts = np.unique(np.asarray(ids), return_inverse=True, return_counts=True)
+    _, code, counts = np.unique(host(ids), return_inverse=True, return_counts=True)
     shuffled = rng.permutation(len(code))
     by_id = shuffled[np.argsort(code[shuffled], kind="stable")]
     place = np.arange(len(code)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -160,11 +163,9 @@ def _with_outlier(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 
 def _two(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    x, y = (np.asarray(part, dtype=np.float64) for part in (x, y))
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
-        raise ValueError(f"expected x (n, d_x) and y (n, d_y) of the same n tokens, got {x.shape} and {y.shape}: "
-                         "record both models on the same tokens")
-    return x, y
+    """Two checked arrays (n, d_x), (n, d_y), float64, in main memory: both are changed and copied here."""
+    x, y = pair(x, y, at_least=1)
+    return host(x), host(y)
 
 
 def _standardised(x: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The few operations that numpy and torch spell differently, so that one kernel serves both.
 
 A torch tensor on an accelerator stays there: blocks are centred and multiplied where they are, and only small sums come
-back to the host. A torch tensor in main memory is read as a numpy array over the same memory, without a copy.
+back to the host. A torch tensor in main memory is read as a numpy array over the same memory, without a copy. Tests
+run every path on tensors that are treated as a device's and, like those, refuse to become arrays.
 """
 
 from __future__ import annotations

@@ -1,4 +1,14 @@
-"""One tidy table of all similarities of two models, layer by layer, with intervals and nulls."""
+"""One tidy table of all similarities of two models, layer by layer, with intervals and nulls.
+
+Metrics: correlation, cka and debiased_cka compare all layer pairs (or only layers of equal number), procrustes and knn
+layers of equal number. procrustes stands for inverse_row_entropy, residual_ratio, mean_cosine and angular_distance,
+which may also be named one by one: the second and fourth alone need no map and cost less. `knn_tied` is the share of
+tokens whose neighbours the tie rule decided in either model: where it is high, so is part of the overlap.
+`correlation_undefined` counts the dimensions that are constant in either layer.
+
+`method="minibatch"` replaces cka and debiased_cka by the unbiased one-pass estimate, reported as debiased_cka with an
+interval from its own standard error; "both" reports it as debiased_cka_minibatch beside the exact values.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +22,7 @@ import pandas as pd
 
 from hrsa import calibrate
 from hrsa.similarity import knn, tables
+from hrsa.similarity.device import host
 from hrsa.similarity.limits import MEMORY_MB, Limits
 from hrsa.similarity.pairs import check_pair
 from hrsa.similarity.states import States, open_states
@@ -25,54 +36,31 @@ METHODS = ("exact", "minibatch", "both")
 
 
 def compare_layers(
-    states_x: Any,
-    states_y: Any,
-    metrics: Sequence[str] = KNOWN,
-    *,
-    ks: Sequence[int] = knn.KS,
-    layers: Literal["all", "matched"] = "all",
-    method: Literal["exact", "minibatch", "both"] = "exact",
-    texts: Any = None,
-    classes: Any = None,
-    resamples: int = 0,
-    permutations: int = 0,
-    level: float = 0.95,
-    rng: np.random.Generator | None = None,
-    memory_mb: float = MEMORY_MB,
-    threads: int = 1,
-    work: Path | str | None = None,
-    sample_seed: int = 0,
+    states_x: Any, states_y: Any, metrics: Sequence[str] = KNOWN, *, ks: Sequence[int] = knn.KS,
+    layers: Literal["all", "matched"] = "all", method: Literal["exact", "minibatch", "both"] = "exact",
+    texts: Any = None, classes: Any = None, resamples: int = 0, permutations: int = 0, level: float = 0.95,
+    rng: np.random.Generator | None = None, memory_mb: float = MEMORY_MB, threads: int = 1,
+    work: Path | str | None = None, sample_seed: int = 0,
 ) -> pd.DataFrame:
     """Compare every layer of one model with the layers of another on the same n tokens.
 
     `states_x`, `states_y`: (l, n, d) arrays, lists of (n, d) arrays, memory maps or .npy paths (widths may differ), or
-    streams of blocks (see `states.open_states`). `metrics`: any of correlation, cka, debiased_cka (all layer pairs,
-    or with `layers="matched"` only layers of equal number), procrustes and knn (layers of equal number; procrustes
-    stands for inverse_row_entropy, residual_ratio, mean_cosine and angular_distance, which may also be named one by
-    one: the second and fourth alone need no map and cost less). `knn_tied` gives the share of tokens whose neighbours
-    the tie rule decided in either model: where it is high, so is part of the overlap. `correlation_undefined` counts
-    the dimensions that are constant in either layer. k-NN takes at most 50,000 tokens, drawn by `sample_seed`.
-
-    `method="minibatch"` replaces cka and debiased_cka by the unbiased one-pass estimate, reported as debiased_cka with
-    an interval from its own standard error; "both" reports it as debiased_cka_minibatch beside the exact values.
-
-    With `texts` (n,), the text of each token, and `resamples`, matched layers get a bootstrap interval over texts
-    (knn: of the mean over tokens, given the neighbours found among all tokens). With `classes` (n,) and
-    `permutations`, they get the mean value under rows of y shuffled within classes. `rng` is needed for these.
+    streams of blocks (see `states.open_states`). `metrics` and `method`: see this module. k-NN takes at most 50,000
+    tokens, drawn by `sample_seed`. With `texts` (n,), the text of each token, and `resamples`, matched layers get a
+    bootstrap interval over texts (knn: of the mean over tokens, given the neighbours found among all). With `classes`
+    (n,) and `permutations`, they get the mean value under rows of y shuffled within classes. Both need `rng`.
 
     Centred states and sums take at most `memory_mb` whatever n is, as long as no resamples are asked for, and all
-    `threads` share them; the result is the same for any number of threads. `work` is a folder for partial sums: a
-    comparison that was interrupted goes on at its last finished block when it is called again with the same input.
+    `threads` share them; the result is the same for any number of threads. `work` is a folder for partial sums: an
+    interrupted comparison goes on at its last finished block when it is called again with the same input.
 
     Returns [metric, layer_x, layer_y, k, value, low, high, null, n_tokens], layers numbered from 0, k only for knn,
     NaN where something was not asked for or is not defined. ValueError: see the metrics; an unknown metric; a limit
     below what one block needs.
     """
-    _check(metrics, method, layers)
+    _check(metrics, method, layers, rng)
     x, y = open_states(states_x, "states_x"), open_states(states_y, "states_y")
     check_pair(x, y, ks if "knn" in metrics or TIED in metrics else ())
-    if method != "exact" and rng is None:
-        raise ValueError(f"expected rng for method={method!r}, which shuffles tokens, got None")
     plan = _plan(x.n, texts, classes, resamples, permutations, level, rng, ks, sample_seed)
     seed = int(rng.integers(2**63)) if method != "exact" else None
     kept = Work.of(work, **_identity(x, y, plan, seed, method, layers))
@@ -100,7 +88,7 @@ def _table(job: Job, metrics: Sequence[str], method: str, seed: int | None) -> p
     return pd.DataFrame(rows, columns=COLUMNS).astype({"k": "Int64"})
 
 
-def _check(metrics: Sequence[str], method: str, layers: str) -> None:
+def _check(metrics: Sequence[str], method: str, layers: str, rng: np.random.Generator | None) -> None:
     every = (*KNOWN, *PROCRUSTES, TIED, UNDEFINED)
     unknown = set(metrics) - set(every)
     if unknown or not metrics:
@@ -108,9 +96,12 @@ def _check(metrics: Sequence[str], method: str, layers: str) -> None:
     for name, value, allowed in (("method", method, METHODS), ("layers", layers, ("all", "matched"))):
         if value not in allowed:
             raise ValueError(f"expected {name} among {allowed}, got {value!r}")
+    if method != "exact" and rng is None:
+        raise ValueError(f"expected rng for method={method!r}, which shuffles tokens, got None")
 
 
 def _plan(n, texts, classes, resamples, permutations, level, rng, ks, sample_seed) -> tables.Plan:
+    texts, classes = (None if given is None else host(given) for given in (texts, classes))
     for name, given, count in (("texts", texts, resamples), ("classes", classes, permutations)):
         if count and (given is None or rng is None):
             raise ValueError(f"expected {name} (n,) and rng for {count} resamples or permutations, "
@@ -119,8 +110,7 @@ def _plan(n, texts, classes, resamples, permutations, level, rng, ks, sample_see
             raise ValueError(f"expected {name} of shape ({n},), got {np.shape(given)}")
     weights = calibrate.text_weights(texts, resamples, rng) if resamples else np.empty((n, 0))
     orders = [calibrate.shuffle_within(classes, rng) for _ in range(permutations)]
-    return tables.Plan(weights, np.array(orders, dtype=np.intp).reshape(-1, n), level, tuple(ks),
-                       None if classes is None else np.asarray(classes), sample_seed)
+    return tables.Plan(weights, np.array(orders, dtype=np.intp).reshape(-1, n), level, tuple(ks), classes, sample_seed)
 
 
 def _identity(x: States, y: States, plan: tables.Plan, seed: int | None, method: str, layers: str) -> dict[str, Any]:

@@ -31,13 +31,13 @@ class Limits:
     work: Work = field(default_factory=Work)
 
     @classmethod
-    def of(cls, memory_mb: float, threads: int, work: Work) -> Limits:
+    def of(cls, memory_mb: float, threads: int = 1, work: Work | None = None) -> Limits:
         """Checked limits. ValueError: below 16 MB, or fewer than one thread."""
         if memory_mb < LEAST_MB:
             raise ValueError(f"expected memory_mb of at least {LEAST_MB}, got {memory_mb}")
         if threads < 1:
             raise ValueError(f"expected at least 1 thread, got threads = {threads}")
-        return cls(int(memory_mb * 2**20), threads, work)
+        return cls(int(memory_mb * 2**20), threads, work or Work())
 
     def fitting(self, bytes_each: float, share: float, least: int = 1) -> int:
         """How many things of `bytes_each` fit into `share` of the memory, at least `least`."""

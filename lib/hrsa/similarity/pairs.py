@@ -159,6 +159,12 @@ def defined_correlation(x: States, y: States, limits: Limits | None = None) -> t
     return means, np.isnan(rho).sum(axis=0)
 
 
+def each_dimension(x: States, y: States, limits: Limits | None = None) -> np.ndarray:
+    """Correlation of every dimension of the first layers, (d,), NaN where one is constant, from blocks of tokens."""
+    sums = correlation_sums(x, y, limits or Limits())
+    return correlation(sums["cross"][:, 0, 0], sums["square_x"][:, 0], sums["square_y"][:, 0])
+
+
 def check_pair(x: States, y: States, ks: Sequence[int] = ()) -> None:
     """Raise ValueError naming both shapes unless both models have the same n tokens, more than any k."""
     shapes = f"got {[layer.shape for layer in x.layers]} and {[layer.shape for layer in y.layers]}"

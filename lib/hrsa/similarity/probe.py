@@ -130,7 +130,7 @@ def _ridge(z: Array, mean: np.ndarray, scale: np.ndarray, labels: Any, penalty: 
 
 
 def _labels(labels: Any, n: int, task: Task) -> np.ndarray:
-    labels = np.asarray(labels)
+    labels = host(labels)
     if labels.shape != (n,):
         raise ValueError(f"expected labels of shape ({n},) for features of {n} texts, got {labels.shape}")
     if task == "regression":

@@ -12,6 +12,7 @@ import numpy as np
 
 from hrsa.similarity.cka import ratio
 from hrsa.similarity.correlation import correlation, mean_of_defined
+from hrsa.similarity.device import beside, beside_each_other, host, sum_wide
 from hrsa.similarity.pairs import TILE
 from hrsa.similarity.states import Layer, blocks
 
@@ -54,7 +55,7 @@ def _gram_forms(layers, pairs, w):
     n, r = w.shape
     out = np.zeros((3, len(pairs), r))
     used = sorted({at for pair in pairs for at in pair})
-    both = np.hstack([w, np.square(w)])  # (n, 2 r)
+    both = beside(np.hstack([w, np.square(w)]), layers[used[0]].raw(slice(0, 1)))  # (n, 2 r)
     parts = blocks(n, TILE)
     for at, left in enumerate(parts):
         mine = {u: layers[u].centred(left) for u in used}
@@ -63,14 +64,13 @@ def _gram_forms(layers, pairs, w):
             for place, (i, j) in enumerate(pairs):
                 tile = gram[i] * gram[j]
                 if left is right:
-                    np.fill_diagonal(tile, 0.0)
+                    tile[range(len(tile)), range(len(tile))] = 0.0
                 times = tile @ both[right]  # (t, 2 r)
                 ones, twos = both[left, :r], both[left, r:]
                 factor = 1 if left is right else 2
-                out[0, place] += factor * (ones * times[:, :r]).sum(axis=0, dtype=np.float64)
-                mixed = (ones * times[:, r:] + twos * times[:, :r]).sum(axis=0, dtype=np.float64)
-                out[1, place] += factor / 2 * mixed
-                out[2, place] += factor * (twos * times[:, r:]).sum(axis=0, dtype=np.float64)
+                out[0, place] += factor * sum_wide(ones * times[:, :r], axis=0)
+                out[1, place] += factor / 2 * sum_wide(ones * times[:, r:] + twos * times[:, :r], axis=0)
+                out[2, place] += factor * sum_wide(twos * times[:, r:], axis=0)
     return out
 
 
@@ -81,12 +81,13 @@ def _row_forms(layers, pairs, w):
     every, own = np.zeros((len(layers), r)), np.zeros((len(layers), r))
     used = sorted({at for pair in pairs for at in pair})
     parts = blocks(n)
-    toward = {u: sum(layers[u].centred(rows).T @ w[rows] for rows in parts) for u in used}  # X'w (d, r)
+    near = beside(w, layers[used[0]].raw(slice(0, 1)))  # where the states are
+    toward = {u: sum(layers[u].centred(rows).T @ near[rows] for rows in parts) for u in used}  # X'w (d, r)
     for rows in parts:
         here = w[rows].astype(np.float64)
         states = {u: layers[u].centred(rows) for u in used}
         square = {u: layers[u].squares[rows, None] for u in used}  # (b, 1)
-        sums = {u: (states[u] @ toward[u]).astype(np.float64) for u in used}  # (b, r)
+        sums = {u: host(states[u] @ toward[u]).astype(np.float64) for u in used}  # (b, r)
         rest = {u: sums[u] - here * square[u] for u in used}
         for u in used:
             every[u] += (here * sums[u]).sum(axis=0)
@@ -106,7 +107,8 @@ def weighted_correlation(x: Layer, y: Layer, weights: np.ndarray) -> np.ndarray:
     sums = np.zeros((r, 5 * d))
     for rows in blocks(x.shape[0]):
         a, b = x.centred(rows), y.centred(rows)
-        sums += weights[rows].T.astype(np.float32) @ np.hstack([a, b, a * a, b * b, a * b])
+        drawn = beside(weights[rows].T.astype(np.float32), a)  # (r, b)
+        sums += host(drawn @ beside_each_other([a, b, a * a, b * b, a * b]))
     total = weights.sum(axis=0)[:, None]
     mean_x, mean_y, xx, yy, xy = np.split(sums / total, 5, axis=1)  # each (r, d)
     varies = ~(x.constant | y.constant)

@@ -73,7 +73,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Sample:
-    """Some rows (m,), rising, of a source (n, d); they are read when asked for."""
+    """Some rows (m,) of a source (n, d), in any order; they are read when asked for."""
 
     source: Any
     rows: np.ndarray
@@ -164,7 +164,7 @@ def spill(stream: Iterable[Any], name: str) -> list[np.ndarray]:
     n = 0
     with contextlib.ExitStack() as opened:
         for block in stream:
-            parts = [floats(part) for part in block]
+            parts = [host(floats(part)) for part in block]
             if not files:
                 first = parts
                 files = [opened.enter_context(tempfile.TemporaryFile()) for _ in parts]
