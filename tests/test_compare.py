@@ -1,5 +1,6 @@
 """Comparison of two models: identity, nulls, floors, layers of unequal number, probes, sentences, the cached stage."""
 
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -7,8 +8,10 @@ import pytest
 from test_activations import WORDS, load, probe_table, save_qwen3
 from tiny import tiny_backbone
 
-from hrsa import activations, compare, compare_probes, dynamics, findings, layerwise, paths, survival
+from hrsa import activations, compare, compare_probes, dynamics, findings, layerwise, paths, survival, train
 from hrsa.profile import Analysis, Profile
+from hrsa.similarity import work
+from hrsa.similarity.states import Sample
 
 ANALYSIS = Analysis(texts_per_set=16, max_length=12, max_tokens=150, ks=(3, 5), bootstrap=12, permutations=3,
                     probe_texts=120)
@@ -150,6 +153,11 @@ def test_yardsticks_are_joined_to_what_they_are_for():
     assert joined.loc["embedders", ["floor", "floor_low", "floor_high"]].tolist() == pytest.approx([0.7, 0.4, 1.1])
     assert joined.loc["backbones", ["floor", "floor_low", "floor_high"]].isna().all()
     assert joined.loc["backbones", "ceiling"] == pytest.approx(0.97) and np.isnan(joined.loc["embedders", "ceiling"])
+    more = table[-2:].assign(a=["p-s0", "q-s0"], b=["p-s0-bf16", "q-s0-bf16"], value=[0.9, 0.8])
+    seeds = pd.concat([table[1:2], table[1:2].assign(a="p-s1", b="q-s1")])  # the first seed's ceiling serves both
+    both = compare.with_yardsticks([table[:1], seeds, table[2:], more], layerwise.PLACE).groupby("models")["ceiling"]
+    assert both.agg(list)["backbones"] == pytest.approx([0.97])
+    assert both.agg(list)["embedders"] == pytest.approx([0.85, 0.85])
     alone = compare.with_yardsticks([table[:1]], layerwise.PLACE)
     assert len(alone) == 1 and alone[["floor", "ceiling"]].isna().all(axis=None)
 
@@ -236,11 +244,37 @@ def test_maps_of_permuted_rows_give_the_largest_cell(two):
     assert f"{inside.sum()} of 16 cells lie above" in said and inside.sum() >= 4
 
 
-def test_shuffled_layers_are_the_layer_in_another_order(rng):
+def test_rows_of_a_layer_in_another_order(rng):
     states, order = rng.normal(size=(30, 4)), rng.permutation(30)
-    shuffled = layerwise.Shuffled(states, order)
-    assert (shuffled[5:9] == states[order][5:9]).all() and (shuffled[np.array([3, 0])] == states[order][[3, 0]]).all()
-    assert shuffled.shape == (30, 4) and shuffled.dtype == states.dtype
+    sample = Sample(states, order)
+    assert (sample[5:9] == states[order][5:9]).all() and (sample[np.array([3, 0])] == states[order][[3, 0]]).all()
+    assert sample.shape == (30, 4)
+
+
+def test_an_interrupted_comparison_goes_on_at_its_last_layer(two, tmp_path, monkeypatch):
+    x, y = two
+    monkeypatch.setattr(work, "SAVE_SECONDS", 0.0)
+    budget = ANALYSIS.model_copy(update={"memory_mb": 64})
+    comparing, asked = layerwise.compare_layers, []
+
+    def stops(*states, **options):
+        asked.append((options["memory_mb"], options["work"]))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return comparing(*states, **options)
+
+    monkeypatch.setattr(layerwise, "compare_layers", stops)
+    stages = {"curve": lambda: layerwise.curve(x, y, "cka", budget, work=tmp_path / "work"),
+              "maxima": lambda: layerwise.heatmap_maxima(x, y, "correlation", budget, work=tmp_path / "work")}
+    for stage, run in stages.items():
+        asked.clear()
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        again = run()
+        assert len(asked) == {"curve": 4, "maxima": 3}[stage] + 1  # the two that were finished are not made again
+        assert set(asked) == {(64, tmp_path / "work")}
+        asked.clear()
+        assert run().equals(again) and not asked
 
 
 def test_twins_and_audit_of_recorded_states(two):
@@ -265,7 +299,12 @@ def test_what_survives_follows_from_intervals():
     judged = survival.survived(table, ["twin"]).set_index("twin")
     assert judged["survives"].to_dict() == {"as recorded": True, "moved": False, "scaled": True}
     said = survival.sentences(judged.reset_index(), ["twin"])
-    assert "survives 1 of 2 changes; not: moved (embedders not told apart from backbones)." in said
+    assert said.endswith("embedders more alike than backbones. This survives 1 of 2 changes; what turns it: moved.")
+    attacks = pd.concat([judged.reset_index().rename(columns={"twin": "attack"}).assign(strength=s)
+                         for s in (10.0, 100.0)]).drop_duplicates(["attack", "strength"])
+    said = survival.sentences(attacks[(attacks["attack"] != "as recorded") | (attacks["strength"] == 10)],
+                              ["attack", "strength"])
+    assert said.endswith("This survives 2 of 4 changes; what turns it: moved (10, 100).")
     alone = survival.survived(table[table["models"] == "backbones"], ["twin"])
     assert alone["survives"].all() and "embedders" not in alone.columns
 
@@ -294,6 +333,39 @@ def study(tmp_path, monkeypatch):
                      "permutations": 2, "probe_texts": 80}})
 
 
+def count_passes(monkeypatch):
+    """Texts that pass through each model while its states are recorded: {model: {dtype: count}}, filled as it runs."""
+    passes, writing = {}, activations.write_states
+
+    def counted(folder, embedder, table, analysis, run, ceiling):
+        assert run not in passes, f"{run} is recorded a second time"
+        seen = passes.setdefault(run, Counter())
+        hook = embedder[0].auto_model.register_forward_hook(
+            lambda module, _, output: seen.update({str(module.dtype): len(output.last_hidden_state)}))
+        writing(folder, embedder, table, analysis, run, ceiling)
+        hook.remove()
+
+    monkeypatch.setattr(activations, "write_states", counted)
+    return passes
+
+
+def test_every_text_passes_through_a_model_once_for_all_metrics(study, monkeypatch):
+    passes = count_passes(monkeypatch)
+    compare.compare_pair(study, "base-vs-rlvr", "knn")
+
+    def refuse(*_):
+        raise AssertionError("a model is loaded again")
+
+    monkeypatch.setattr(train, "load_embedder", refuse)
+    for metric in ("correlation", "cka", "probes"):
+        compare.compare_pair(study, "base-vs-rlvr", metric)
+    texts, tokens = 80, 16  # those of the probes, and, among them, those whose tokens are compared
+    once = {"torch.float32": texts}
+    ceiling = once | {"torch.bfloat16": tokens}
+    assert {name: dict(seen) for name, seen in passes.items()} == {
+        "base": ceiling, "rlvr": ceiling, "base-s0": ceiling, "rlvr-s0": ceiling, "base-s1": once, "rlvr-s1": once}
+
+
 def test_stage_from_backbones_to_tables_and_never_twice(study):
     folder = compare.compare_pair(study, "base-vs-rlvr", "cka")
     curve = paths.read_table(folder / "curve.parquet")
@@ -302,7 +374,9 @@ def test_stage_from_backbones_to_tables_and_never_twice(study):
     assert curve.loc[curve["models"] == "embedders", "floor"].notna().all()
     assert set(paths.read_table(folder / "heatmap.parquet")["models"]) == {"backbones", "embedders"}
     ceiling = curve.groupby("models")["ceiling"]
-    assert ceiling.min()["backbones"] > 0.9 and ceiling.count()["embedders"] == 0
+    assert ceiling.min()["backbones"] > 0.9 and ceiling.min()["embedders"] > 0.9
+    assert ceiling.count()["embedders"] == len(curve[curve["models"] == "embedders"])
+    assert not list(folder.parent.glob(".*"))  # nothing is left of the work in progress
     for name in ("twins", "audit", "maxima"):
         assert set(paths.read_table(folder / f"{name}.parquet")["models"]) == {"backbones", "embedders"}
     written = (folder / "provenance.json").stat().st_mtime_ns

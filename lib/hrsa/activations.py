@@ -1,14 +1,15 @@
 """Probe texts -> token states of every layer of a model, written once and read by every comparison.
 
-One forward pass per model serves all of HRSA (see `hrsa.streaming`). Every non-pad token counts and nothing is
-pooled; a seeded sample of tokens, the same for every model of a profile, is kept. Where tokenizers differ, rows are
-words or texts in place of tokens (`hrsa.align`). Backbones of a pair get a second pass in bfloat16: how alike they are
-to themselves is the ceiling of every similarity.
+One forward pass per model serves all of HRSA (see `hrsa.streaming`), its probes too. Every non-pad token counts; a
+seeded sample of tokens, the same for every model of a profile, is kept. Where tokenizers differ, rows are words or
+texts in place of tokens (`hrsa.align`). Backbones of a pair, and their embedders of the first seed, get a second pass
+in bfloat16: how alike they are to themselves is the ceiling of every similarity.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ import pandas as pd
 from hrsa import align, paths
 from hrsa.profile import Analysis, Profile
 from hrsa.progress import progress
-from hrsa.streaming import layer_labels, stream_states
+from hrsa.streaming import layer_labels, stream_states, tokenise
 
-BF16 = "bf16"  # folder, inside that of a backbone, with its states at that precision: the ceiling of a similarity
+BF16 = "bf16"  # folder, inside that of a model, with its states at that precision: the ceiling of a similarity
 
 
 @dataclass(frozen=True)
@@ -76,29 +77,42 @@ def write_states(folder: Path, embedder: Any, texts: pd.DataFrame, analysis: Ana
     `embedder` is a SentenceTransformer, `texts` the table of `hrsa.texts.probe_texts`, `analysis` the profile's
     section, `run` the name that the progress bar shows. Files: layer-00.npy ... (n, d) float32 in the order of the
     labels in layers.json; tokens.parquet (see `align.sample_units`; a row is an `analysis.unit`); pooled.npy
-    (texts, d), as the model pools, and pooled.parquet with id, set, difficulty, topic and target of those texts. With
-    `ceiling`, the layers and tokens once more in the folder bf16: the same rows with weights and states in bfloat16
-    (the model is left so).
+    (texts, d), as the model pools, without an instruction, and pooled.parquet with id, set, difficulty, topic and
+    target of those texts. Every text passes through the model once. With `ceiling`, the layers and tokens once more in
+    the folder bf16: the same rows with weights and states in bfloat16 (the model is left so).
     """
     chosen = select_texts(texts, analysis.texts_per_set)
     module, tokenizer = embedder[0].auto_model.eval(), embedder.tokenizer
     positions = getattr(module.config, "max_position_embeddings", None)
     rows = align.units(chosen, tokenizer, analysis.unit, analysis.max_length, analysis.max_tokens, positions)
-    embedder.max_seq_length = rows.max_length
-    _write_layers(folder, module, tokenizer, rows, run)
-    pooled = select_texts(texts, analysis.probe_texts // texts["set"].nunique())
+    probes = select_texts(texts, analysis.probe_texts // texts["set"].nunique())
+    more = probes[~probes["id"].isin(chosen["id"])]
+    place = {name: at for at, name in enumerate([*chosen["id"], *more["id"]])}
+    others = more["text"].tolist()
     if analysis.unit != "token":
-        pooled = pooled.assign(text=[align.first_words(text, analysis.max_length) for text in pooled["text"]])
-    _write_pooled(folder, embedder, pooled)
+        others = [align.first_words(text, analysis.max_length) for text in others]
+    pooled = _write_layers(folder, module, tokenizer, rows, run, [*rows.texts, *others], list(embedder)[1:])
+    _write_pooled(folder, pooled[[place[name] for name in probes["id"]]], probes)
     if ceiling:
         (folder / BF16).mkdir()
-        _write_layers(folder / BF16, _in_bf16(module), tokenizer, rows, f"{run} {BF16}")
+        _write_layers(folder / BF16, _in_bf16(module), tokenizer, rows, f"{run} {BF16}", rows.texts)
 
 
-def _write_layers(folder: Path, module: Any, tokenizer: Any, rows: align.Units, run: str) -> None:
+def _write_layers(folder: Path, module: Any, tokenizer: Any, rows: align.Units, run: str, texts: list[str],
+                  head: Sequence[Any] = ()) -> np.ndarray | None:
+    """Write the layers of the rows, which lie in the first of `texts`; with a `head`, returns (texts, d) pooled."""
     files: list[np.memmap] = []
+    pooled: np.ndarray | None = None
+    more = texts[len(rows.texts) :]
+    others = sum(map(len, tokenise(tokenizer, more, rows.max_length))) if more else 0
+    keep = np.concatenate([rows.keep(), np.zeros(others, bool)])
     with progress(len(rows.table), "states", run, unit="row") as bar:
-        for batch in stream_states(module, tokenizer, rows.texts, rows.max_length, rows.keep()):
+        for batch in stream_states(module, tokenizer, texts, rows.max_length, keep, head=head):
+            if head:
+                pooled = np.empty((len(texts), batch.pooled.shape[1]), np.float32) if pooled is None else pooled
+                pooled[batch.texts] = batch.pooled
+            if not len(batch.rows):
+                continue
             at, states = rows.pool(batch)  # (b,), (l, b, d)
             files = files or _open_layers(folder, len(states), (len(rows.table), states.shape[2]))
             for file, layer in zip(files, states, strict=True):
@@ -108,6 +122,7 @@ def _write_layers(folder: Path, module: Any, tokenizer: Any, rows: align.Units, 
         file.flush()
     paths.write_json(folder / "layers.json", layer_labels(len(files) - 2))
     paths.write_table(folder / "tokens.parquet", rows.table)
+    return pooled
 
 
 def _in_bf16(module: Any) -> Any:
@@ -127,21 +142,27 @@ def _open_layers(folder: Path, layers: int, shape: tuple[int, int]) -> list[np.m
     ]
 
 
-def _write_pooled(folder: Path, embedder: Any, chosen: pd.DataFrame) -> None:
-    """Embed texts for the probes: as the model pools them, without an instruction."""
-    pooled = embedder.encode(chosen["text"].tolist(), batch_size=32, prompt="", show_progress_bar=False)  # (n, d)
+def _write_pooled(folder: Path, pooled: np.ndarray, chosen: pd.DataFrame) -> None:
+    """Write the vectors (n, d) of texts for the probes, and those texts."""
     bad = ~np.isfinite(pooled).all(axis=1)
     if bad.any():
         raise ValueError(f"expected finite embeddings, got NaN or infinity for text {chosen['id'][bad.argmax()]}: "
                          "run the model in float32, or look at its weights")
-    np.save(folder / "pooled.npy", pooled.astype(np.float32))
+    np.save(folder / "pooled.npy", pooled)
     paths.write_table(folder / "pooled.parquet", chosen[["id", "set", "difficulty", "topic", "target"]])
+
+
+def has_ceiling(profile: Profile, model_id: str) -> bool:
+    """Whether a model is also run in bfloat16: the backbones of pairs, and the first seed of their embedders."""
+    backbones = {name for pair in profile.compared() for name in (pair.a, pair.b)}
+    return model_id in backbones | {f"{name}-s{seed}" for name in backbones for seed in profile.seeds[:1]}
 
 
 def record_states(profile: Profile, model_id: str, step: int | None = None) -> Path:
     """Artefact folder with the states of one model on the probe texts; made in one forward pass, then kept.
 
-    A backbone of a pair gets a second pass in bfloat16. Texts are those of the suite, or of `analysis.texts`.
+    Models with a ceiling (`has_ceiling`) get a second pass in bfloat16. Texts are those of the suite, or of
+    `analysis.texts`.
 
     `step` picks a training checkpoint of an embedder (0: the backbone it starts from); None is the finished model.
     See `write_states` for the files. The same texts and tokens are taken for every model whose tokenizer is equal.
@@ -151,7 +172,7 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
 
     own = profile.analysis.texts
     table = texts.probe_texts(profile) if own is None else own_texts.read_texts(own)
-    ceiling = step is None and model_id in {name for pair in profile.pairs for name in (pair.a, pair.b)}
+    ceiling = step is None and has_ceiling(profile, model_id)
     name = model_id if step is None else f"{model_id}-step-{step:06d}"
     used = profile.analysis.model_dump(include={"texts_per_set", "max_length", "max_tokens", "probe_texts", "unit"})
     content = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()

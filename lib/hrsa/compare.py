@@ -1,9 +1,10 @@
 """Comparison of the two models of a pair, metric by metric: backbones beside embedders, every layer, calibrated.
 
 Reads the recorded states of `hrsa.activations` and writes tidy tables. Each similarity stands beside an interval
-(bootstrap over texts) and a null (rows of one model permuted within classes of text length and position). For
-embedders there is a noise floor, the same similarity between two seeds of the pair's first arm; for backbones, which
-have no second seed, a ceiling, the similarity of each backbone in float32 and in bf16. Elsewhere both are NaN.
+(bootstrap over texts) and a null (rows of one model permuted within classes of text length and position), and below a
+ceiling: the similarity of each model with itself, in float32 and in bf16 (of embedders, those of the first seed). For
+embedders there is a noise floor too, the same similarity between two seeds of the pair's first arm; backbones have no
+second seed.
 """
 
 from __future__ import annotations
@@ -41,15 +42,17 @@ class Case(NamedTuple):
 
 
 def cases(profile: Profile, pair: str) -> list[Case]:
-    """The backbones of a pair, its embedders by seed, all two seeds of arm a, and each backbone with itself in bf16.
+    """The backbones of a pair, its embedders by seed, all two seeds of arm a, and models with themselves in bf16.
 
-    ValueError: unknown pair.
+    The last are the backbones and the embedders of the first seed. ValueError: unknown pair.
     """
     two = profile.pair(pair)
+    seeds = profile.seeds if two in profile.pairs else ()
     arms = [Case("backbones", None, two.a, two.b)]
-    arms += [Case("embedders", seed, f"{two.a}-s{seed}", f"{two.b}-s{seed}") for seed in profile.seeds]
-    floors = [Case("floor", None, f"{two.a}-s{i}", f"{two.a}-s{j}") for i, j in combinations(profile.seeds, 2)]
-    ceilings = [Case("ceiling", None, name, f"{name}-{BF16}") for name in (two.a, two.b)]
+    arms += [Case("embedders", seed, f"{two.a}-s{seed}", f"{two.b}-s{seed}") for seed in seeds]
+    floors = [Case("floor", None, f"{two.a}-s{i}", f"{two.a}-s{j}") for i, j in combinations(seeds, 2)]
+    ceilings = [Case("ceiling", None, name, f"{name}-{BF16}")
+                for case in arms[:2] for name in (case.a, case.b)]
     return arms + floors + ceilings
 
 
@@ -63,7 +66,8 @@ def compare_pair(profile: Profile, pair: str, metric: Metric) -> Path:
     see `layerwise.heatmap_maxima` (correlation, cka); `dimensions.parquet` [models, seed, layer_x, dimension, value]
     (correlation); `tied.parquet` like the curve (knn); `map.parquet` [models, row, column, value] and
     `map-backbones.npy`, `map-embedders.npy` of the first seed (procrustes); `probes.parquet` (probes, see
-    `compare_probes`). ValueError: unknown pair or metric, tokenizers that differ.
+    `compare_probes`). One that was interrupted goes on at its last finished block. ValueError: unknown pair or metric,
+    tokenizers that differ.
     """
     if metric not in get_args(Metric):
         raise ValueError(f"expected a metric among {get_args(Metric)}, got {metric!r}")
@@ -73,6 +77,7 @@ def compare_pair(profile: Profile, pair: str, metric: Metric) -> Path:
     used = profile.analysis.model_dump(include={"ks", "bootstrap", "permutations"})
     key = paths.key(metric=metric, cases=todo, analysis=used, states=inputs,
                     code=paths.code_hash("hrsa.compare"))
+    target = paths.artefact(profile.name, "similarity", f"{pair}-{metric}", key)
 
     def build(folder: Path) -> None:
         with progress(len(todo), "similarity", f"{pair} {metric}", unit="comparison") as bar:
@@ -81,14 +86,13 @@ def compare_pair(profile: Profile, pair: str, metric: Metric) -> Path:
                 tables = [_named(case, pd.DataFrame(compare_probes(x, y, profile.analysis))) for case, x, y in opened]
                 paths.write_table(folder / "probes.parquet", with_yardsticks(tables, PROBE_PLACE))
             else:
-                _write_layers(folder, opened, metric, profile.analysis)
+                _write_layers(folder, opened, metric, profile.analysis, paths.scratch(target))
 
-    return paths.make(paths.artefact(profile.name, "similarity", f"{pair}-{metric}", key), build, pair=pair,
-                      metric=metric, inputs=inputs)
+    return paths.make(target, build, pair=pair, metric=metric, inputs=inputs)
 
 
 def _states(profile: Profile, todo: list[Case]) -> dict[str, Path]:
-    """Folder with the recorded states of every model of the cases, bf16 states of backbones among them."""
+    """Folder with the recorded states of every model of the cases, those in bf16 among them."""
     recorded = {name: record_states(profile, name) for case in todo if case.models != "ceiling"
                 for name in (case.a, case.b)}
     return recorded | {case.b: recorded[case.a] / BF16 for case in todo if case.models == "ceiling"}
@@ -101,18 +105,18 @@ def _opened(todo: list[Case], states: dict[str, Path], bar: Any) -> Iterator[tup
 
 
 def _write_layers(folder: Path, opened: Iterable[tuple[Case, Recording, Recording]], metric: str,
-                  analysis: Analysis) -> None:
+                  analysis: Analysis, work: Path) -> None:
     tables: dict[str, list[pd.DataFrame]] = {}
     for case, x, y in opened:
-        yardstick = case.models in ("floor", "ceiling")
+        yardstick, mine = case.models in ("floor", "ceiling"), work / f"{case.a}-{case.b}"
         line = curve(x, y, metric, analysis, calibrated=case.models != "ceiling", null=not yardstick,
-                     tied=not yardstick)
+                     tied=not yardstick, work=mine)
         tables.setdefault("curve", []).append(_named(case, line[line["metric"] != TIED]))
         if yardstick:
             continue
         first = case.models not in [table["models"].iloc[0] for table in tables.get("twins", [])]
-        found = {"tied": line[line["metric"] == TIED], "twins": twin_table(x, y, metric, analysis)}
-        found |= _whole(folder, x, y, metric, analysis, case.models if first else None)
+        found = {"tied": line[line["metric"] == TIED], "twins": twin_table(x, y, metric, analysis, mine)}
+        found |= _whole(folder, x, y, metric, analysis, case.models if first else None, mine)
         for name, table in found.items():
             tables.setdefault(name, []).append(_named(case, table))
     paths.write_table(folder / "curve.parquet", with_yardsticks(tables.pop("curve"), PLACE))
@@ -127,19 +131,19 @@ def _write_layers(folder: Path, opened: Iterable[tuple[Case, Recording, Recordin
 
 
 def _whole(folder: Path, x: Recording, y: Recording, metric: str, analysis: Analysis,
-           first: str | None) -> dict[str, pd.DataFrame]:
+           first: str | None, work: Path) -> dict[str, pd.DataFrame]:
     """Tables of one case beyond its curve; those that only the first seed gets when it is named (`first`)."""
     found = {}
     if metric in ("correlation", "cka"):
-        found["heatmap"] = heatmap(x, y, metric, analysis.memory_mb)
+        found["heatmap"] = heatmap(x, y, metric, analysis.memory_mb, work)
         if first:
-            found["maxima"] = heatmap_maxima(x, y, metric, analysis)
+            found["maxima"] = heatmap_maxima(x, y, metric, analysis, work)
     if metric == "correlation":
-        found["dimensions"] = dimensions(x, y)
+        found["dimensions"] = dimensions(x, y, analysis.memory_mb)
     if metric == "cka" and first:
-        found["audit"] = audit_table(x, y, analysis)
+        found["audit"] = audit_table(x, y, analysis, work=work)
     if metric == "procrustes" and first:
-        size, found["map"] = rotation_map(x, y)
+        size, found["map"] = rotation_map(x, y, analysis.memory_mb)
         np.save(folder / f"map-{first}.npy", size.astype(np.float32))
     return found
 
@@ -152,8 +156,8 @@ def with_yardsticks(tables: list[pd.DataFrame], place: list[str]) -> pd.DataFram
     """Join tables of cases; what embedders and backbones are held against becomes columns.
 
     Rows of "floor" become floor, floor_low and floor_high of the embedders: the mean over all two seeds of arm a at the
-    same `place` (its layer), and the bounds that cover all their intervals. Rows of "ceiling" become the column ceiling
-    of the backbones: the mean of a's at its layer and b's at its own. NaN where there are none.
+    same `place` (its layer), and the bounds that cover all their intervals. Rows of "ceiling" become the column
+    ceiling: the mean of a's at its layer and b's at its own, for all seeds that of the first. NaN where there are none.
     """
     table = pd.concat(tables, ignore_index=True)
     of_a = [name for name in place if name != "layer_y"]
@@ -164,9 +168,14 @@ def with_yardsticks(tables: list[pd.DataFrame], place: list[str]) -> pd.DataFram
     ceiling = table[table["models"] == "ceiling"]
     if ceiling.empty:
         return rows.assign(ceiling=np.nan)
-    mine = ceiling[["a", *of_a, "value"]].rename(columns={"value": "ceiling_a"})
-    names = {"a": "b", "layer_x": "layer_y", "ceiling_a": "ceiling_b"}
-    rows = rows.merge(mine, how="left", on=["a", *of_a])
-    rows = rows.merge(mine.rename(columns=names), how="left", on=[names.get(name, name) for name in ("a", *of_a)])
-    both = [rows.pop("ceiling_a"), rows.pop("ceiling_b")]
-    return rows.assign(ceiling=np.where(rows["models"] == "backbones", sum(both) / 2, np.nan))
+    return rows.assign(ceiling=sum(_own_ceiling(rows, ceiling, of_a, side) for side in ("a", "b")) / 2)
+
+
+def _own_ceiling(rows: pd.DataFrame, ceiling: pd.DataFrame, of_a: list[str], side: str) -> np.ndarray:
+    """Ceiling (r,) of model `side` of every row, at that model's layer; one seed stands for all of its kind."""
+    known = set(ceiling["a"])
+    stands_for = rows.groupby("models")[side].agg(lambda names: next((name for name in names if name in known), ""))
+    layer = {"layer_x": "layer_y"} if side == "b" else {}
+    mine = ceiling[["a", *of_a, "value"]].rename(columns={"a": "model", "value": "own", **layer})
+    keys = ["model", *(layer.get(name, name) for name in of_a)]
+    return rows.assign(model=rows["models"].map(stands_for)).merge(mine, how="left", on=keys)["own"].to_numpy()

@@ -7,7 +7,6 @@ classes of text length and position).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,13 @@ import pandas as pd
 from hrsa import calibrate
 from hrsa.activations import Recording, check_same_rows, open_recording
 from hrsa.profile import Analysis
-from hrsa.similarity import compare_layers, dimension_correlation, procrustes
+from hrsa.similarity import compare_layers, open_states
+from hrsa.similarity.feature import cross_product
+from hrsa.similarity.limits import MEMORY_MB, Limits
+from hrsa.similarity.pairs import each_dimension
+from hrsa.similarity.procrustes import orthogonal_map
+from hrsa.similarity.states import Sample
+from hrsa.similarity.work import Work
 
 MEASURED = {
     "correlation": ["correlation"],
@@ -52,28 +57,34 @@ def open_pair(a: Path, b: Path) -> tuple[Recording, Recording]:
 
 
 def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrated: bool = True, null: bool = True,
-          layers: list[tuple[int, int]] | None = None, tied: bool = False) -> pd.DataFrame:
+          layers: list[tuple[int, int]] | None = None, tied: bool = False, work: Path | None = None) -> pd.DataFrame:
     """One metric at matched layers (or at `layers`): [metric, layer_x, layer_y, set, k, value, low, high, null, n].
 
     `set` is "all", and for Procrustes also each set of texts. Without `calibrated`, low, high and null are NaN;
     without `null`, the null is, and there is no set but "all". `tied` adds, to knn, rows of metric "knn_tied": the
-    share of tokens whose neighbours the tie rule decided. One layer of both models is in memory at a time.
+    share of tokens whose neighbours the tie rule decided. States are read in blocks, within `analysis.memory_mb`.
+    `work` is a folder where finished layers, and blocks of the one at hand, outlive an interruption.
     """
-    matched = matched_layers(x, y) if layers is None else layers
     names = [*MEASURED[metric], *([TIED] if tied and metric == "knn" else [])]
-    parts = []
-    for name, rows in _sets(x, metric == "procrustes" and null):
-        tokens = x.tokens.iloc[rows]
-        options: dict[str, Any] = {"ks": [k for k in analysis.ks if k < len(rows)], "layers": "matched"}
-        if calibrated:
-            options |= calibration(tokens, metric, analysis, null)
-        for i, j in matched:
-            a, b = (part.layer(at) if name == "all" else part.layer(at)[rows] for part, at in ((x, i), (y, j)))
-            rng = np.random.default_rng(SEED)
-            table = compare_layers([a], [b], names, rng=rng, **options)
-            parts.append(table.assign(layer_x=x.labels[i], layer_y=y.labels[j], set=name))
+    sets = dict(_sets(x, metric == "procrustes" and null))
+    options = {name: _options(x.tokens.iloc[rows], metric, analysis, calibrated, null) for name, rows in sets.items()}
+    items = [(name, i, j) for name in sets for i, j in (matched_layers(x, y) if layers is None else layers)]
+
+    def one(item: tuple[str, int, int]) -> pd.DataFrame:
+        name, i, j = item
+        a, b = (part.layer(at) if name == "all" else Sample(part.layer(at), sets[name])
+                for part, at in ((x, i), (y, j)))
+        table = compare_layers([a], [b], names, rng=np.random.default_rng(SEED), work=work, **options[name])
+        return table.assign(layer_x=x.labels[i], layer_y=y.labels[j], set=name)
+
     columns = [*PLACE, "value", "low", "high", "null", "n"]
-    return pd.concat(parts, ignore_index=True).rename(columns={"n_tokens": "n"})[columns]
+    return Work(work).tables("curve", items, one).rename(columns={"n_tokens": "n"})[columns]
+
+
+def _options(tokens: pd.DataFrame, metric: str, analysis: Analysis, calibrated: bool, null: bool) -> dict[str, Any]:
+    """Options of `compare_layers` for one layer of both models on `tokens` (n rows)."""
+    options = {"ks": [k for k in analysis.ks if k < len(tokens)], "layers": "matched", "memory_mb": analysis.memory_mb}
+    return options | (calibration(tokens, metric, analysis, null) if calibrated else {})
 
 
 def _sets(x: Recording, split: bool) -> Iterator[tuple[str, np.ndarray]]:
@@ -108,9 +119,14 @@ def _joined(classes: np.ndarray) -> np.ndarray:
         classes = np.where(classes == names[at], names[at - 1 if at else 1], classes)
 
 
-def heatmap(x: Recording, y: Recording, metric: str, memory_mb: int = 512) -> pd.DataFrame:
-    """Every layer of x with every layer of y: [metric, layer_x, layer_y, value]; for correlation and cka."""
-    table = compare_layers(*_all_layers(x, y), MEASURED[metric], layers="all", memory_mb=memory_mb)
+def heatmap(x: Recording, y: Recording, metric: str, memory_mb: int = MEMORY_MB,
+            work: Path | None = None) -> pd.DataFrame:
+    """Every layer of x with every layer of y: [metric, layer_x, layer_y, value]; for correlation and cka.
+
+    States are read in blocks, within `memory_mb`; finished blocks in the folder `work` outlive an interruption.
+    """
+    table = Work(work).tables("heatmap", [_all_layers(x, y)], lambda layers: compare_layers(
+        *layers, MEASURED[metric], layers="all", memory_mb=memory_mb, work=work))
     table["layer_x"] = np.array(x.labels)[table["layer_x"]]
     table["layer_y"] = np.array(y.labels)[table["layer_y"]]
     return table[["metric", "layer_x", "layer_y", "value"]]
@@ -120,59 +136,46 @@ def _all_layers(x: Recording, y: Recording) -> list[list[np.ndarray]]:
     return [[part.layer(i) for i in range(len(part.labels))] for part in (x, y)]
 
 
-@dataclass(frozen=True)
-class Shuffled:
-    """States (n, d) of a layer with their rows in another `order` (n,), read as they are asked for."""
-
-    source: np.ndarray
-    order: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n, d)."""
-        return self.source.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        """That of the source."""
-        return self.source.dtype
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        return self.source[self.order[rows]]
-
-
-def heatmap_maxima(x: Recording, y: Recording, metric: str, analysis: Analysis) -> pd.DataFrame:
+def heatmap_maxima(x: Recording, y: Recording, metric: str, analysis: Analysis,
+                   work: Path | None = None) -> pd.DataFrame:
     """Layer-aware null of `heatmap`: the largest cell of each of at most 5 maps of permuted rows, [metric, map, value].
 
     Rows of y are permuted within classes of text length and position, all layers alike. A map has many cells, and the
-    largest of them is large by chance: a cell of the real map counts when it exceeds these maxima.
+    largest of them is large by chance: a cell of the real map counts when it exceeds these maxima. `work` as `heatmap`.
     """
     classes = calibration(x.tokens, metric, analysis, null=True)["classes"]
     rng = np.random.default_rng(SEED)
+    orders = [calibrate.shuffle_within(classes, rng) for _ in range(min(analysis.permutations, MAPS))]
     layers_x, layers_y = _all_layers(x, y)
-    found = []
-    for at in range(min(analysis.permutations, MAPS)):
-        order = calibrate.shuffle_within(classes, rng)
-        shuffled = [Shuffled(layer, order) for layer in layers_y]
-        table = compare_layers(layers_x, shuffled, MEASURED[metric], layers="all", memory_mb=analysis.memory_mb)
-        found += [{"metric": name, "map": at, "value": rows["value"].max()} for name, rows in table.groupby("metric")]
-    return pd.DataFrame(found, columns=["metric", "map", "value"])
+
+    def one(item: tuple[int, np.ndarray]) -> pd.DataFrame:
+        at, order = item
+        table = compare_layers(layers_x, [Sample(layer, order) for layer in layers_y], MEASURED[metric], layers="all",
+                               memory_mb=analysis.memory_mb, work=work)
+        return table.groupby("metric", sort=False, as_index=False)["value"].max().assign(map=at)
+
+    return Work(work).tables("maxima", list(enumerate(orders)), one)[["metric", "map", "value"]]
 
 
-def dimensions(x: Recording, y: Recording) -> pd.DataFrame:
-    """Correlation of every dimension at matched layers: [layer_x, dimension, value]; NaN where one is constant."""
-    found = {x.labels[i]: dimension_correlation(x.layer(i), y.layer(j)) for i, j in matched_layers(x, y)}
+def dimensions(x: Recording, y: Recording, memory_mb: int = MEMORY_MB) -> pd.DataFrame:
+    """Correlation of every dimension at matched layers: [layer_x, dimension, value]; NaN where one is constant.
+
+    States are read in blocks, within `memory_mb`. ValueError: unequal widths.
+    """
+    found = {x.labels[i]: each_dimension(open_states([x.layer(i)], "x"), open_states([y.layer(j)], "y"),
+                                         Limits.of(memory_mb)) for i, j in matched_layers(x, y)}
     return pd.concat([pd.DataFrame({"layer_x": label, "dimension": np.arange(len(rho)), "value": rho})
                       for label, rho in found.items()], ignore_index=True)
 
 
-def rotation_map(x: Recording, y: Recording) -> tuple[np.ndarray, pd.DataFrame]:
+def rotation_map(x: Recording, y: Recording, memory_mb: int = MEMORY_MB) -> tuple[np.ndarray, pd.DataFrame]:
     """Size of the entries of the Procrustes map of the last (normed) states: |O| (d_x, d_y) and a small table.
 
     The table [row, column, value] holds the largest entry in each of at most 64 x 64 blocks of dimensions, named by
-    the first dimension of the block.
+    the first dimension of the block. States are read in blocks, within `memory_mb`; the map itself comes on top.
     """
-    size = np.abs(procrustes(x.layer(len(x.labels) - 1), y.layer(len(y.labels) - 1)).map)
+    last = [open_states([part.layer(len(part.labels) - 1)], "states").layers[0] for part in (x, y)]
+    size = np.abs(orthogonal_map(cross_product(last[0], last[1:], limits=Limits.of(memory_mb)))[0])
     starts = [np.unique(np.linspace(0, d, min(d, MAP_CELLS), endpoint=False).astype(int)) for d in size.shape]
     small = np.maximum.reduceat(np.maximum.reduceat(size, starts[0], axis=0), starts[1], axis=1)
     row, column = (grid.ravel() for grid in np.meshgrid(*starts, indexing="ij"))

@@ -8,7 +8,7 @@ the last block is caught as well, so a model of L blocks has L + 2 labelled stat
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ class Batch(NamedTuple):
 
     rows: np.ndarray  # (n,) where each token stands when all texts are joined in the order they were given
     states: np.ndarray  # (l, n, d) float32
+    texts: np.ndarray  # (b,) the texts of the batch
+    pooled: np.ndarray | None = None  # (b, d) float32, one vector per text, where a head was given
 
 
 def layer_labels(layers: int) -> list[str]:
@@ -56,14 +58,15 @@ def token_batches(lengths: list[int], budget: int) -> list[list[int]]:
 
 def stream_states(
     model: Any, tokenizer: Any, texts: list[str], max_length: int, keep: np.ndarray | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int = BATCH_TOKENS, head: Sequence[Any] = (),
 ) -> Iterator[Batch]:
     """Yield the states of all non-pad tokens, batch by batch; batches come longest texts first.
 
     `model` is a decoder without head (`AutoModel`); `keep` an optional (n,) boolean mask over the tokens of all
     texts joined in their given order. A batch holds (l, n_batch, d) with l = blocks + 2, see `layer_labels`; its
-    `rows` restore the order. Raises ValueError for an empty text, for a mask of another length, for a state that
-    is NaN or infinite (names the layer and the text) and for a model whose blocks cannot be found.
+    `rows` restore the order. `head`, the modules of an embedder behind its decoder, adds pooled vectors: tokens and
+    texts are served by one forward pass. Raises ValueError for an empty text, for a mask of another length, for a
+    state that is NaN or infinite (names the layer and the text) and for a model whose blocks cannot be found.
     """
     ids = tokenise(tokenizer, texts, max_length)
     starts = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
@@ -75,11 +78,13 @@ def stream_states(
         text_of = np.repeat(batch, [len(ids[i]) for i in batch])
         rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in batch])
         wanted = np.ones(len(rows), bool) if keep is None else keep[rows]
-        if not wanted.any():
+        if not wanted.any() and not head:
             continue
-        flat = np.stack([layer[real].float().cpu().numpy()[wanted] for layer in states])  # (l, n, d)
+        real_and_wanted = real.clone()
+        real_and_wanted[real] = real.new_tensor(wanted)
+        flat = np.stack([layer[real_and_wanted].float().cpu().numpy() for layer in states])  # (l, n, d)
         _check_finite(flat, text_of[wanted])
-        yield Batch(rows[wanted], flat)
+        yield Batch(rows[wanted], flat, np.array(batch), _pooled(head, states[-1], real) if head else None)
 
 
 def _forward(model: Any, ids: list[list[int]], pad: int) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -97,6 +102,17 @@ def _forward(model: Any, ids: list[list[int]], pad: int) -> tuple[list[torch.Ten
         raise ValueError(f"expected {len(blocks) + 1} hidden states of a model with {len(blocks)} blocks, got "
                          f"{len(out.hidden_states)}: use a decoder of plain blocks")
     return [*out.hidden_states[:-1], caught[0], out.last_hidden_state], real.bool()
+
+
+def _pooled(head: Sequence[Any], states: torch.Tensor, real: torch.Tensor) -> np.ndarray:
+    """Vectors (b, d) float32 that the modules of an embedder make of last states (b, t, d) and their mask (b, t)."""
+    import torch
+
+    features = {"token_embeddings": states, "attention_mask": real.long()}
+    with torch.inference_mode():
+        for module in head:
+            features = module(features)
+    return features["sentence_embedding"].float().cpu().numpy()
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from hrsa.activations import Recording
 from hrsa.layerwise import MEASURED, SEED, calibration
 from hrsa.profile import Analysis
 from hrsa.similarity import compare_layers
+from hrsa.similarity.work import Work
 
 SAMPLE = 1000  # tokens: the cost of an interval grows with their square
 RESAMPLES = 50  # at most: these intervals only have to be told apart
@@ -31,36 +33,38 @@ LESS_IS_ALIKE = {"residual_ratio", "angular_distance"}
 AUDITED = ("correlation", "cka", "knn")  # the first only for models of equal width
 
 
-def twin_table(x: Recording, y: Recording, metric: str, analysis: Analysis) -> pd.DataFrame:
+def twin_table(x: Recording, y: Recording, metric: str, analysis: Analysis, work: Path | None = None) -> pd.DataFrame:
     """One metric of the last states on every robust twin: [metric, twin, k, value, low, high, null, n].
 
     The twins are those of `calibrate.twins`; `metric` is a key of `layerwise.MEASURED`; for knn, k is the middle one
-    of `analysis.ks`.
+    of `analysis.ks`. What is finished in the folder `work` outlives an interruption.
     """
     a, b, tokens = last_states(x, y)
-    rng = np.random.default_rng(SEED)
-    tables = []
-    for twin, variant in calibrate.twins(a, b, tokens["token_id"], rng).items():
-        tables.append(_compared(variant, tokens, [metric], analysis).assign(twin=twin))
-    return pd.concat(tables, ignore_index=True)[["metric", "twin", "k", "value", "low", "high", "null", "n"]]
+    twins = calibrate.twins(a, b, tokens["token_id"], np.random.default_rng(SEED))
+    found = Work(work).tables(
+        "twins", twins.items(), lambda item: _compared(item[1], tokens, [metric], analysis, work).assign(twin=item[0]))
+    return found[["metric", "twin", "k", "value", "low", "high", "null", "n"]]
 
 
-def audit_table(x: Recording, y: Recording, analysis: Analysis,
-                strengths: Iterable[float] = calibrate.STRENGTHS) -> pd.DataFrame:
+def audit_table(x: Recording, y: Recording, analysis: Analysis, strengths: Iterable[float] = calibrate.STRENGTHS,
+                work: Path | None = None) -> pd.DataFrame:
     """CKA, debiased CKA, k-NN overlap and (equal widths) mean correlation of the last states under attack.
 
     A tidy table [metric, attack, strength, k, value, low, high, null, n] with the attacks of `calibrate.attacks`. In
     a resample that draws one far token many times debiased CKA is not defined; the interval is that of the others.
+    `work` as `twin_table`.
     """
     a, b, tokens = last_states(x, y)
     metrics = [name for name in AUDITED if name != "correlation" or a.shape[1] == b.shape[1]]
-    rng = np.random.default_rng(SEED)
-    tables = []
+    attacks = calibrate.attacks(a, b, np.random.default_rng(SEED), tuple(strengths))
+
+    def one(item: tuple[str, float, calibrate.Variant]) -> pd.DataFrame:
+        attack, strength, variant = item
+        return _compared(variant, tokens, metrics, analysis, work).assign(attack=attack, strength=strength)
+
     with _undefined_expected():
-        for attack, strength, variant in calibrate.attacks(a, b, rng, tuple(strengths)):
-            tables.append(_compared(variant, tokens, metrics, analysis).assign(attack=attack, strength=strength))
-    columns = ["metric", "attack", "strength", "k", "value", "low", "high", "null", "n"]
-    return pd.concat(tables, ignore_index=True)[columns]
+        found = Work(work).tables("audit", attacks, one)
+    return found[["metric", "attack", "strength", "k", "value", "low", "high", "null", "n"]]
 
 
 @contextlib.contextmanager
@@ -83,7 +87,8 @@ def last_states(x: Recording, y: Recording) -> tuple[np.ndarray, np.ndarray, pd.
     return a, b, x.tokens.iloc[rows].reset_index(drop=True)
 
 
-def _compared(variant: calibrate.Variant, tokens: pd.DataFrame, metrics: list[str], analysis: Analysis) -> pd.DataFrame:
+def _compared(variant: calibrate.Variant, tokens: pd.DataFrame, metrics: list[str], analysis: Analysis,
+              work: Path | None) -> pd.DataFrame:
     fewer = analysis.model_copy(update={"bootstrap": min(analysis.bootstrap, RESAMPLES),
                                         "permutations": min(analysis.permutations, PERMUTATIONS)})
     n = len(tokens)
@@ -92,7 +97,7 @@ def _compared(variant: calibrate.Variant, tokens: pd.DataFrame, metrics: list[st
     for metric in metrics:
         options: dict[str, Any] = calibration(tokens.iloc[variant.rows], metric, fewer, null=True)
         table = compare_layers([variant.x], [variant.y], MEASURED[metric], ks=(ks[len(ks) // 2],), layers="matched",
-                               rng=np.random.default_rng(SEED), **options)
+                               rng=np.random.default_rng(SEED), memory_mb=analysis.memory_mb, work=work, **options)
         tables.append(table[table["metric"].isin(NAMES)].rename(columns={"n_tokens": "n"}))
     return pd.concat(tables, ignore_index=True)
 
@@ -131,19 +136,25 @@ def _side(side: int, what: str) -> str:
 
 
 def sentences(table: pd.DataFrame, by: list[str]) -> str:
-    """A table of `survived` in words: per metric, what was concluded and which variants change it; Markdown."""
+    """A table of `survived` in words: per metric, what was concluded and which variants turn it; Markdown."""
     lines = []
     for metric, rows in table.groupby("metric", sort=False):
         recorded = rows[rows[by[0]] == RECORDED].iloc[0]
         others = rows[rows[by[0]] != RECORDED]
-        lost = others[~others["survives"]]
         line = (f"- {metric}: {recorded['conclusion']}. This survives {int(others['survives'].sum())} of {len(others)} "
                 "changes")
-        before = recorded["conclusion"].split("; ")
-        changed = [f"{_variant(row, by)} ({', '.join(c for c in row['conclusion'].split('; ') if c not in before)})"
-                   for _, row in lost.iterrows()]
-        lines.append(line + (f"; not: {'; '.join(changed)}." if changed else "."))
+        turned = others[~others["survives"]]
+        lines.append(f"{line}; what turns it: {_variants(turned, by)}." if len(turned) else f"{line}.")
     return "\n".join(lines)
+
+
+def _variants(rows: pd.DataFrame, by: list[str]) -> str:
+    """Names of some variants, with the strengths of each in brackets."""
+    names = []
+    for name, which in rows.groupby(by[0], sort=False):
+        strengths = [" × ".join(f"{row[column]:g}" for column in by[1:]) for _, row in which.iterrows()]
+        names.append(f"{name} ({', '.join(strengths)})" if len(by) > 1 else str(name))
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
 
 
 def curves(audit: pd.DataFrame) -> pd.DataFrame:
@@ -153,7 +164,3 @@ def curves(audit: pd.DataFrame) -> pd.DataFrame:
     starts = [recorded.assign(attack=attack) for attack in attacks["attack"].unique()]
     table = pd.concat([*starts, attacks], ignore_index=True)
     return table.assign(metric=table["metric"].map(NAMES), strength=[f"{s:g}" for s in table["strength"]])
-
-
-def _variant(row: pd.Series, by: list[str]) -> str:
-    return " × ".join(f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in by)
