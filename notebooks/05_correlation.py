@@ -66,10 +66,10 @@ Markdown(findings.above_maximum(heat, maxima, "correlation"))
 #
 # A similarity means little alone. The band covers the 95% bootstrap intervals over texts of all seeds. The null
 # pairs every token with another token of like text length and position, so that it keeps what norm, length and
-# position alone bring. The noise floor is the same number between two seeds of one arm: a difference between arms
-# counts only when it exceeds the difference that another seed makes. Untrained backbones have no second seed, hence
-# no floor; they have a *ceiling*, the same number for one model in float32 and in bf16: two backbones cannot be told
-# to differ by less than rounding.
+# position alone bring. The *ceiling* is the same number for one model in float32 and in bf16, mean of the two models
+# (embedders: of the first seed): two models cannot be told to differ by less than rounding. The noise floor is the
+# same number between two seeds of one arm: a difference between arms counts only when it exceeds the difference that
+# another seed makes. Untrained backbones have no second seed, hence no floor.
 
 # %%
 curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))
@@ -77,7 +77,7 @@ beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().a
 plots.curves(curve, x="layer_x", y="value", hue="models", low="low", high="high", references=beside,
              quantity="correlation", xlabel="state", ylabel="mean correlation over dimensions").publish(
     study.name, f"05_correlation/{pair}", "curve",
-    f"Mean dimension-wise correlation at matching layers with interval, null and noise floor, pair {pair}")
+    f"Mean dimension-wise correlation at matching layers with interval, null, noise floor and ceiling, pair {pair}")
 
 # %% [markdown]
 # How to read it: the higher, the more both models agree on what each dimension stands for. Embedders above backbones

@@ -40,8 +40,8 @@ folder = compare.compare_pair(study, pair, "procrustes")
 # ## Drift of the basis over depth
 #
 # Each value stands beside the band of its bootstrap over texts (a new fit for each resample), a null (tokens paired
-# with other tokens of like length and position) and, for embedders, the noise floor (two seeds of one arm), for
-# backbones the ceiling (one model in float32 and in bf16).
+# with other tokens of like length and position), the ceiling (one model in float32 and in bf16) and, for embedders,
+# the noise floor (two seeds of one arm).
 
 # %%
 curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))

@@ -80,8 +80,8 @@ Markdown(findings.above_maximum(heat, maxima, "debiased_cka"))
 # ## The diagonal, with what to hold it against
 #
 # The band covers the 95% bootstrap intervals over texts of all seeds; the null pairs tokens with others of like
-# length and position; the noise floor of embedders is the CKA of two seeds of one arm, the ceiling of backbones that of
-# one model in float32 and in bf16.
+# length and position; the ceiling is the CKA of one model in float32 and in bf16, the noise floor of embedders that of
+# two seeds of one arm.
 
 # %%
 curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))
@@ -90,7 +90,7 @@ beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().a
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="estimate", low="low", high="high",
              references=beside, quantity="cka", xlabel="state", ylabel="CKA of matching states").publish(
     study.name, f"07_cka/{pair}", "diagonal",
-    f"Biased and debiased CKA at matching layers with interval, null and noise floor, pair {pair}")
+    f"Biased and debiased CKA at matching layers with interval, null, noise floor and ceiling, pair {pair}")
 
 # %% [markdown]
 # How to read it: the closer to 1, the more alike the arrangement of tokens. The biased null lies above zero by the
@@ -135,7 +135,7 @@ plots.curves(survival.curves(audit), x="strength", y="value", hue="metric", dash
 # %% [markdown]
 # How to read it: a flat line is a metric that the change does not move. CKA weights directions by their variance: a
 # shared outlier can lift it to 1, and a single token far away can take it towards 0, whatever all others do. One token
-# can change the neighbours of few.
+# can change the neighbours of few. The sentences name the attacks that turn a conclusion, with their strengths.
 
 # %%
 Markdown(survival.sentences(survival.survived(audit, ["attack", "strength"]), ["attack", "strength"]))

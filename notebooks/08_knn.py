@@ -38,8 +38,8 @@ folder = compare.compare_pair(study, pair, "knn")
 # ## Overlap over depth
 #
 # One panel per $k$. The band covers the 95% bootstrap intervals over texts of all seeds; the null pairs tokens with
-# others of like length and position; the noise floor of embedders is the overlap of two seeds of one arm, the ceiling
-# of backbones that of one model in float32 and in bf16.
+# others of like length and position; the ceiling is the overlap of one model in float32 and in bf16, the noise floor of
+# embedders that of two seeds of one arm.
 
 # %%
 curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))
@@ -48,7 +48,7 @@ beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().a
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", low="low", high="high",
              references=beside, quantity="overlap", xlabel="state", ylabel="mean overlap").publish(
     study.name, f"08_knn/{pair}", "overlap",
-    f"Mean k-nearest-neighbour overlap at matching layers with interval, null and noise floor, pair {pair}")
+    f"Mean k-nearest-neighbour overlap at matching layers with interval, null, noise floor and ceiling, pair {pair}")
 
 # %% [markdown]
 # How to read it: 1 means the same neighbours, and unrelated models overlap by about $k / 2n$. At state 0 equal tokens
