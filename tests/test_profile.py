@@ -1,6 +1,8 @@
 import pytest
 import yaml
 
+from hrsa import pipeline
+from hrsa.compare import cases
 from hrsa.profile import PROFILES, Profile, Recipe, load_profile
 
 
@@ -9,7 +11,7 @@ def test_every_shipped_profile_is_valid_and_lists_each_model_once(name):
     profile = load_profile(name)
     ids = [model.id for model in profile.models()]
     assert len(set(ids)) == len(ids)
-    assert len(ids) == len(profile.backbones) * (1 + len(profile.seeds)) + sum(
+    assert len(ids) == len(profile.backbones) + len(profile.trained()) * len(profile.seeds) + sum(
         len(a.backbones) * len(a.seeds) for a in profile.ablations
     )
     assert [profile.model(i).id for i in ids] == ids
@@ -48,6 +50,21 @@ def _write(folder, **changes):
 def test_a_wrong_profile_says_which_key_and_what_came(tmp_path, changes, said):
     with pytest.raises(ValueError, match=said):
         load_profile(_write(tmp_path, **changes))
+
+
+def test_backbones_of_analysis_pairs_alone_get_no_embedders(tmp_path):
+    paper = load_profile("paper")
+    spared = {b.name for b in paper.backbones} - set(paper.trained())
+    assert spared == {"polaris-4b", "r1-distill-7b", "polaris-7b", "qwen2.5-7b", "ppo-think-7b"}
+    assert {m.backbone for m in paper.models() if m.seed is not None} == set(paper.trained())
+    extra = [{"name": "rlvr-vs-sft", "a": "rlvr", "b": "sft", "kind": "other"}]
+    own = load_profile(_write(tmp_path, analysis_pairs=extra))
+    assert own.trained() == [b.name for b in own.backbones]
+    assert {case.models for case in cases(own, "rlvr-vs-sft")} == {"backbones", "ceiling"}
+    assert {case.models for case in cases(own, "base-vs-sft")} == {"backbones", "embedders", "floor", "ceiling"}
+    assert "rlvr-vs-sft" in pipeline.jobs(own)["07_cka"]
+    with pytest.raises(ValueError, match="every pair once"):
+        load_profile(_write(tmp_path, analysis_pairs=[extra[0] | {"name": "base-vs-sft"}]))
 
 
 def test_unknown_and_broken_profiles_are_named(tmp_path):

@@ -30,6 +30,14 @@ def test_a_notebook_runs_with_its_parameters_and_appears_whole(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["chapter.ipynb", "out.ipynb"]
 
 
+def test_cells_with_a_tag_that_does_not_apply_are_left_out(tmp_path):
+    notebook = _notebook(tmp_path, 'print("kept")\n\n# %% tags=["embedders"]\nraise ValueError("no embedders here")')
+    out = run.run_notebook(notebook, tmp_path / "out.ipynb", {}, frozenset({"embedders"}))
+    assert "kept" in out.read_text() and "no embedders" not in out.read_text()
+    with pytest.raises(run.JobError, match="no embedders here"):
+        run.run_notebook(notebook, tmp_path / "all.ipynb", {})
+
+
 def test_an_unknown_parameter_and_an_untagged_notebook_fail_before_anything_runs(tmp_path):
     with pytest.raises(run.JobError, match=r"expected parameters among \['value'\], got \['valu'\]"):
         run.run_notebook(_notebook(tmp_path, "1"), tmp_path / "out.ipynb", {"valu": 1})

@@ -82,7 +82,7 @@ def jobs(profile: Profile) -> dict[str, list[str]]:
     """All jobs of the study: rule -> names. Without training, mining and study chapters where the profile names its
     chapters."""
     embedders = [m for m in profile.models() if m.seed is not None]
-    pairs = [p.name for p in profile.pairs]
+    pairs = [p.name for p in profile.compared()]
     made = {"backbone": [b.name for b in profile.backbones], "measure": list(groups(profile))}
     by_pair = {chapter: list(pairs) for chapter in pair_chapters(profile)}
     if profile.chapters is not None:

@@ -36,6 +36,7 @@ class Profile(Part):
     title: str
     backbones: tuple[Backbone, ...]
     pairs: tuple[Pair, ...]
+    analysis_pairs: tuple[Pair, ...] = ()  # compared as they came: no embedders are made for their sake
     seeds: tuple[int, ...]
     chapters: tuple[str, ...] | None = None  # only these chapters, on the backbones as they came; None: the whole study
     threads: int = 1  # per process; two processes of one thread beat one of two on two cores
@@ -49,11 +50,11 @@ class Profile(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
         names = [b.name for b in self.backbones]
-        for what, values in (("backbone", names), ("pair", [p.name for p in self.pairs]), ("seed", self.seeds),
+        for what, values in (("backbone", names), ("pair", [p.name for p in self.compared()]), ("seed", self.seeds),
                              ("ablation", [a.name for a in self.ablations])):
             if len(set(values)) != len(values):
                 raise ValueError(f"expected every {what} once, got {list(values)}")
-        uses = [(f"pair {p.name}", x) for p in self.pairs for x in (p.a, p.b)]
+        uses = [(f"pair {p.name}", x) for p in self.compared() for x in (p.a, p.b)]
         uses += [(f"backbone {b.name}", b.start) for b in self.backbones if b.start]
         uses += [(f"ablation {a.name}", x) for a in self.ablations for x in a.backbones]
         for user, name in uses:
@@ -78,14 +79,23 @@ class Profile(Part):
 
     def pair(self, name: str) -> Pair:
         """The pair called `name`; ValueError names those there are."""
-        return _named("pair", self.pairs, name)
+        return _named("pair", self.compared(), name)
+
+    def compared(self) -> tuple[Pair, ...]:
+        """The pairs, then those of which only the backbones are compared."""
+        return self.pairs + self.analysis_pairs
+
+    def trained(self) -> list[str]:
+        """Backbones that embedders are made from: all but those that occur in analysis pairs alone."""
+        used = {x for p in self.pairs for x in (p.a, p.b)} | {x for a in self.ablations for x in a.backbones}
+        spared = {x for p in self.analysis_pairs for x in (p.a, p.b)} - used
+        return [b.name for b in self.backbones if b.name not in spared]
 
     def models(self) -> list[Model]:
         """Backbones, then the recipe's embedders by seed, then those of the ablations."""
-        names = [b.name for b in self.backbones]
         return (
-            [Model(backbone=name) for name in names]
-            + [Model(backbone=name, seed=seed) for seed in self.seeds for name in names]
+            [Model(backbone=b.name) for b in self.backbones]
+            + [Model(backbone=name, seed=seed) for seed in self.seeds for name in self.trained()]
             + [Model(backbone=name, seed=seed, ablation=a.name)
                for a in self.ablations for seed in a.seeds for name in a.backbones]
         )

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import psutil
 
 from hrsa import paths, pipeline
@@ -111,11 +112,12 @@ def check_executed(notebook: Path) -> None:
                            "died (out of memory?); free memory and run again")
 
 
-def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> Path:
+def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any],
+                 without: frozenset[str] = frozenset()) -> Path:
     """Execute a notebook with papermill into `output`, which appears only when every cell has run.
 
-    Raises JobError for unknown parameters, a failed cell or a dead kernel; the failed notebook is then kept beside
-    `output` as `<stem>.failed.ipynb`.
+    Cells with a tag in `without` are left out. Raises JobError for unknown parameters, a failed cell or a dead kernel;
+    the failed notebook is then kept beside `output` as `<stem>.failed.ipynb`.
     """
     import papermill
 
@@ -125,7 +127,8 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> Pa
     with paths.atomic(output) as temporary:
         working = temporary.with_suffix(".ipynb")
         try:
-            papermill.execute_notebook(str(notebook), str(working), parameters=parameters, progress_bar=False,
+            nbformat.write(_chosen(notebook, without), working)
+            papermill.execute_notebook(str(working), str(working), parameters=parameters, progress_bar=False,
                                        log_output=False, cwd=str(paths.ROOT))
             check_executed(working)
             os.replace(working, temporary)
@@ -135,6 +138,13 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> Pa
                 os.replace(working, failed)
             raise JobError(f"{message}\nThe notebook as far as it ran: {failed.name} beside {output.name}") from error
     return output
+
+
+def _chosen(notebook: Path, without: frozenset[str]) -> nbformat.NotebookNode:
+    """The notebook without the cells that carry one of these tags."""
+    content = nbformat.read(notebook, as_version=4)
+    content.cells = [cell for cell in content.cells if not without & set(cell.metadata.get("tags", []))]
+    return content
 
 
 def _last_line(error: Exception) -> str:
@@ -151,7 +161,9 @@ def run_job(profile: Profile, rule: str, name: str) -> Path:
         made = pipeline.run_stage(profile, rule, name)
     else:
         output = paths.ROOT / pipeline.executed(profile, rule, name)
-        run_notebook(paths.NOTEBOOKS / f"{rule}.ipynb", output, pipeline.parameters(profile, rule, name))
+        untrained = rule in pipeline.PAIR_CHAPTERS and profile.pair(name) in profile.analysis_pairs
+        run_notebook(paths.NOTEBOOKS / f"{rule}.ipynb", output, pipeline.parameters(profile, rule, name),
+                     frozenset({"embedders"} if untrained else ()))
         made = {"notebook": output.name}
     return write_record(profile, rule, name, made, time.monotonic() - start)
 

@@ -31,7 +31,7 @@ def pages(profile: Profile) -> list[tuple[str, list[tuple[str, str]]]]:
     runs = [("03_training", name) for name in pipeline.jobs(profile).get("03_training", ())]
     scores = [(chapter, "study") for chapter in once if "03" < chapter < "05"]
     parts = [("The study", first + runs + scores)]
-    for pair in profile.pairs:
+    for pair in profile.compared():
         caption = f"{pair.a} vs {pair.b} ({pair.kind})"
         parts.append((caption, [(chapter, pair.name) for chapter in pipeline.pair_chapters(profile)]))
     parts.append(("Synthesis", [(chapter, "study") for chapter in once if chapter > "10"]))
