@@ -12,9 +12,9 @@ from gguf.quants import dequantize, quantize
 from tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hrsa import backbone, paths
+from hrsa import backbone, paths, untrained
 from hrsa.profile import Profile
-from hrsa.zoo import adapters, make_backbone, package, report
+from hrsa.zoo import adapters, make_backbone, package, report, ship
 
 WIDTH, LAYERS, HEADS, KV_HEADS, FEED = 32, 2, 2, 1, 64  # rows of 32 numbers: one block of Q8_0
 ZOO = {"context": 48, "grpo_steps": 2, "grpo_prompts": 2, "grpo_completions": 2, "completion_tokens": 5,
@@ -96,8 +96,15 @@ def study(installed, tmp_path, monkeypatch):
     """A profile with the package as base and two arms of adapters; its real text from this file."""
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
     monkeypatch.setattr("hrsa.texts.pretraining_text", lambda: (TEXTS[5:], TEXTS[:5]))
+    monkeypatch.setattr(ship, "FOLDER", tmp_path / "shipped")
+    monkeypatch.setattr(untrained, "FOLDER", tmp_path / "results")
     return Profile.model_validate({
-        "name": "packaged", "title": "packaged", "seeds": [0], "pairs": [], "zoo": ZOO, "backbones": [
+        "name": "packaged", "title": "packaged", "seeds": [0], "zoo": ZOO, "recipe": {"max_length": 48},
+        "pairs": [{"name": "lm-vs-sft", "a": "lm", "b": "sft", "kind": "SFT"}],
+        "suite": {"tasks": ["WordNetSenseSTS"], "max_queries": 8, "max_docs": 10},
+        "analysis": {"texts_per_set": 4, "max_length": 12, "max_tokens": 60, "probe_texts": 20, "bootstrap": 3,
+                     "permutations": 2, "ks": [3]},
+        "backbones": [
             {"name": "lm", "source": "package", "path": "tiny-lm", "arm": "base"},
             {"name": "sft", "source": "zoo", "arm": "sft", "start": "lm"},
             {"name": "rlvr", "source": "zoo", "arm": "rlvr", "start": "sft"}]})
@@ -138,6 +145,47 @@ def test_a_file_that_is_no_gguf_is_refused(installed, tmp_path):
         package.load("tiny-lm")
 
 
+def shipped_adapters_give_the_same_model(study, made):
+    """Write the arm as the repository ships arms, load it as a folder beside its start, and compare."""
+    ship._write(study, "sft")
+    folder = ship.folder_of(study, "sft")
+    assert {file.name for file in folder.iterdir()} == {*adapters.FILES, *ship.TABLES, "README.md", "card.json"}
+    card = paths.read_json(folder / "card.json")
+    assert {name: paths.file_hash(folder / name) for name in adapters.FILES} == {
+        name: digest for name, digest in card["hashes"].items() if " " not in name}
+    text = (folder / "README.md").read_text(encoding="utf8")
+    assert "LoRA adapters of rank 2 on `lm` of profile `packaged`" in text and "fine-tuning of `lm` on" in text
+    content = study.model_dump(mode="json")
+    content["backbones"][1] |= {"source": "folder", "path": str(folder)}
+    profile = Profile.model_validate(content)
+    assert backbone.has_card(profile.backbone("sft"))
+    model, _ = backbone.load_lm(backbone.backbone_folder(profile, "sft"))
+    other, _ = backbone.load_lm(made / "model")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    content["backbones"][1]["start"] = None
+    with pytest.raises(ValueError, match="expected `start`, the backbone that the adapters"):
+        backbone.backbone_folder(Profile.model_validate(content), "sft")
+
+
+def summary_can_be_read(study):
+    """The untrained models of a study: tables, the page made from them, hashes; a pair whose arm is left out is too."""
+    both = untrained.chosen(study, ["lm", "sft"])
+    assert (both.seeds, [pair.name for pair in both.pairs]) == ((), ["lm-vs-sft"])
+    assert untrained.chosen(study, ["lm"]).pairs == ()
+    with pytest.raises(ValueError, match=r"expected backbones of profile packaged, .*got \['nobody'\]"):
+        untrained.chosen(study, ["nobody"])
+    with pytest.raises(ValueError, match="expected one of the backbones"):
+        untrained.chosen(study, ["rlvr"])
+    folder = untrained.summarise(both, "packaged")
+    levels, scores = (pd.read_parquet(folder / f"{name}.parquet") for name in ("levels", "scores"))
+    assert set(scores["model"]) == {"lm", "sft"} and set(levels["models"]) == {"backbones"}
+    assert untrained.by_pair(levels).shape == (4, 6)
+    page = (folder / "README.md").read_text(encoding="utf8")
+    assert all(f"{value:.3f}" in page for value in scores["value"]) and "| lm-vs-sft" in page
+    record = paths.read_json(folder / "record.json")
+    assert record["sha256"] == {file.stem: paths.file_hash(file) for file in folder.glob("*.parquet")}
+
+
 def test_arms_of_adapters_are_made_for_real(study, capfd):
     made = {name: make_backbone(study, name) for name in ("rlvr", "sft", "lm")}
     shown = capfd.readouterr()
@@ -160,6 +208,8 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
         assert torch.equal(model.lm_head.weight, first.lm_head.weight)
         card = paths.read_json(made[arm] / "card.json")
         assert card["hashes"]["adapter_model.safetensors"] == paths.file_hash(made[arm] / "adapter" / adapters.FILES[1])
+    shipped_adapters_give_the_same_model(study, made["sft"])
+    summary_can_be_read(study)
     card = paths.read_json(made["lm"] / "card.json")
     assert (card["steps"], card["package"]["package"], card["package"]["version"]) == (0, "tiny-lm", "1.0")
     assert card["package"]["sha256"] == paths.file_hash(package.gguf_file("tiny-lm"))

@@ -59,7 +59,7 @@ def device() -> torch.device:
 
 
 def backbone_folder(profile: Profile, name: str) -> str:
-    """Where the backbone `name` is: a folder's path (made first for zoo arms and packages) or a hub id.
+    """Where the backbone `name` is: a folder's path (made first for zoo arms, packages and adapters) or a hub id.
 
     Raises ValueError for an unknown name and for a folder that is missing or holds no model with its tokenizer.
     """
@@ -71,6 +71,10 @@ def backbone_folder(profile: Profile, name: str) -> str:
     if backbone.source == "hub":
         return str(backbone.path)
     folder = (paths.ROOT / str(backbone.path)).resolve()
+    if (folder / "adapter_config.json").is_file():
+        from hrsa.zoo.adapters import merged_folder
+
+        return str(merged_folder(profile, name, folder))
     _check_folder(folder)
     return str(folder)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrsa import paths
-from hrsa.profile import Lora
+from hrsa.profile import Lora, Profile
 
 if TYPE_CHECKING:
     import torch
@@ -71,3 +71,25 @@ def apply(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         reason = str(error).strip().splitlines()[0][:200]
         raise ValueError(f"expected the adapters in {folder.name} to fit {type(model).__name__}, got: {reason}. Give "
                          "the model that they were trained on as start") from error
+
+
+def merged_folder(profile: Profile, name: str, folder: Path) -> Path:
+    """Folder of an ordinary model: the adapters in `folder` merged into the backbone that `name` starts from.
+
+    Made once, as an artefact. Raises ValueError when the backbone `name` has no `start`.
+    """
+    from hrsa.backbone import backbone_folder, backbone_key, load_lm
+
+    start = profile.backbone(name).start
+    if start is None:
+        raise ValueError(f"backbone {name}: expected `start`, the backbone that the adapters in {folder.name} are for, "
+                         "got none: name it in the profile")
+    key = paths.key(start=backbone_key(profile, start), adapters=[paths.file_hash(folder / file) for file in FILES],
+                    code=paths.code_hash("hrsa.zoo.adapters"))
+
+    def build(temporary: Path) -> None:
+        model, tokenizer = load_lm(backbone_folder(profile, start))
+        apply(model, folder).save_pretrained(temporary / "model")
+        tokenizer.save_pretrained(temporary / "model")
+
+    return paths.make(paths.artefact(profile.name, "backbones", name, key), build, start=start) / "model"

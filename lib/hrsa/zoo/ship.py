@@ -2,6 +2,7 @@
 
     python -m hrsa.zoo.ship                 all arms of the profile `backbones`
     python -m hrsa.zoo.ship base rlvr       these, and what they start from
+    python -m hrsa.zoo.ship --profile smollm2 sft rlvr      arms of another profile, to `data/backbones/smollm2-…`
 
 A stage that was interrupted goes on where it was. On one machine, with one number of threads, the files come out the
 same to the bit; the card says which machine and how many threads made those in the repository.
@@ -26,7 +27,9 @@ from hrsa.zoo.make import make_backbone
 PROFILE = "backbones"
 FOLDER = paths.ROOT / "data" / "backbones"
 TABLES = ("curve.parquet", "problems.parquet")
-LARGEST = 16e6  # bytes of one file of weights: what the repository can carry
+LARGEST = {"model.safetensors": 16e6, "adapter_model.safetensors": 10e6}  # bytes: what the repository can carry
+TEXT = ("Training text: the training tasks of `data/suite` (licences in its cards) and docstrings of installed "
+        "packages, without any text that shares 13 successive words with an evaluation or probe text.")
 ARMS = {
     "base": "pretrained from random weights on real text and on verifiable problems with their answers",
     "cpt": "continued pretraining of the base on real text alone: the control for any further training",
@@ -39,9 +42,10 @@ ARMS = {
 def ship(profile: Profile, names: list[str], jobs: int) -> None:
     """Make the backbones `names` of `profile`, `jobs` at a time, and write each to a folder of `data/backbones`.
 
-    A folder holds the model's files as `from_pretrained` reads them, `README.md` (the model card), `card.json`,
-    `curve.parquet` and `problems.parquet`. Raises RuntimeError when one cannot be made or its weights are larger than
-    the repository carries.
+    A folder holds the model's files as `from_pretrained` reads them, or those of its adapters as peft reads them,
+    `README.md` (the model card), `card.json`, `curve.parquet` and `problems.parquet`. What a package brings is made and
+    not written: the package has it. Raises RuntimeError when one cannot be made or its weights are larger than the
+    repository carries.
     """
     waiting = {name for chosen in names for name in _chain(profile, chosen)}
     done: set[str] = set()
@@ -52,7 +56,8 @@ def ship(profile: Profile, names: list[str], jobs: int) -> None:
         done |= set(ready)
         waiting -= done
     for name in sorted(done):
-        _write(profile, name)
+        if profile.backbone(name).source == "zoo":
+            _write(profile, name)
 
 
 def _chain(profile: Profile, name: str | None) -> list[str]:
@@ -75,19 +80,33 @@ def _write(profile: Profile, name: str) -> None:
     made = make_backbone(profile, name)
     provenance = paths.read_json(made / "provenance.json")
     card = paths.read_json(made / "card.json") | {"made": {
-        "command": f"make backbones ARMS={name}", "machine": f"{processor()}, {provenance['machine']}",
+        "command": _command(profile, name), "machine": f"{processor()}, {provenance['machine']}",
         "threads": profile.threads, "seed": provenance["seed"], "written": provenance["written"],
         "versions": provenance["versions"], "artefact": made.name}}
-    with paths.atomic(FOLDER / name) as temporary:
-        shutil.copytree(made / "model", temporary)
-        size = (temporary / "model.safetensors").stat().st_size
-        if size > LARGEST:
-            raise RuntimeError(f"expected weights of at most {LARGEST / 1e6:.0f} MB, got {size / 1e6:.1f} MB for "
-                               f"{name}: make the model of profile {profile.name} smaller")
+    part = "adapter" if (made / "adapter").is_dir() else "model"
+    with paths.atomic(folder_of(profile, name)) as temporary:
+        shutil.copytree(made / part, temporary)
+        card["hashes"] = {file: digest for file, digest in card["hashes"].items()
+                          if (temporary / file).is_file() or " " in file}
+        (weights,) = temporary.glob("*.safetensors")
+        if (size := weights.stat().st_size) > (most := LARGEST[weights.name]):
+            raise RuntimeError(f"expected weights of at most {most / 1e6:.0f} MB, got {size / 1e6:.1f} MB for {name}: "
+                               f"make the {part} of profile {profile.name} smaller")
         for table in TABLES:
             shutil.copy(made / table, temporary / table)
         paths.write_json(temporary / "card.json", card)
         (temporary / "README.md").write_text(model_card(profile, name, card), encoding="utf8")
+
+
+def folder_of(profile: Profile, name: str) -> Path:
+    """Where a shipped backbone lies; those of other profiles than `backbones` carry its name."""
+    return FOLDER / (name if profile.name == PROFILE else f"{profile.name}-{name}")
+
+
+def _command(profile: Profile, name: str) -> str:
+    if profile.name == PROFILE:
+        return f"make backbones ARMS={name}"
+    return f"python -m hrsa.zoo.ship --profile {profile.name} {name}"
 
 
 def processor() -> str:
@@ -105,16 +124,24 @@ def model_card(profile: Profile, name: str, card: dict[str, Any]) -> str:
     lines = [
         "---", "license: apache-2.0", "language: en", "library_name: transformers", "pipeline_tag: text-generation",
         "---", f"# {name}", "",
-        f"A Qwen3-architecture language model of {card['parameters'] / 1e6:.1f} million parameters, "
-        f"{ARMS[backbone.arm]}. It is a specimen for comparing embedding models, not a useful assistant.", "",
+        f"{_kind(profile, card, ARMS[backbone.arm])}. It is a specimen for comparing embedding models, not a useful "
+        "assistant.", "",
         f"{card['steps']:,} updates, {seen}, {card['seconds'] / 60:.0f} minutes.", "", *_evidence(card),
         "", "## Made by", "", f"- command: `{made['command']}`, settings in `notebooks/profiles/{profile.name}.yaml`",
         f"- machine: {made['machine']}, {made['threads']} thread; seed {made['seed']}; {made['written']}",
         f"- versions: {', '.join(f'{key} {value}' for key, value in made['versions'].items())}",
         "", "## Files", "", *[f"- `{file}`: {digest}" for file, digest in card["hashes"].items()],
-        "", "Training text: the training tasks of `data/suite` (licences in its cards) and docstrings of installed "
-        "packages, without any text that shares 13 successive words with an evaluation or probe text.", ""]
+        "", TEXT if "model.safetensors" in card["hashes"] else "Trained on problems alone.", ""]
     return "\n".join(lines)
+
+
+def _kind(profile: Profile, card: dict[str, Any], how: str) -> str:
+    """What the weights are, and `how` they were made."""
+    if "model.safetensors" in card["hashes"]:
+        return f"A Qwen3-architecture language model of {card['parameters'] / 1e6:.1f} million parameters, {how}"
+    name, millions = card["start"], card["parameters"] / 1e6
+    return (f"LoRA adapters of rank {profile.zoo.lora.r} on `{name}` of profile `{profile.name}` ({millions:.0f} "
+            f"million parameters), {how.replace('the base', f'`{name}`')}. `hrsa.zoo.adapters.apply` merges them")
 
 
 def _evidence(card: dict[str, Any]) -> list[str]:
@@ -138,16 +165,17 @@ def _evidence(card: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Command line."""
-    profile = load_profile(PROFILE)
-    known = [backbone.name for backbone in profile.backbones]
     parser = argparse.ArgumentParser(description="Make the shipped backbones and write them to data/backbones.")
-    parser.add_argument("arms", nargs="*", metavar="arm", help=f"of {', '.join(known)}; all when none is named")
-    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // profile.threads))
+    parser.add_argument("arms", nargs="*", metavar="arm", help="all when none is named")
+    parser.add_argument("--profile", default=PROFILE)
+    parser.add_argument("--jobs", type=int, help="default: as many as the processors carry")
     chosen = parser.parse_args()
+    profile = load_profile(chosen.profile)
+    known = [backbone.name for backbone in profile.backbones]
     unknown = sorted(set(chosen.arms) - set(known))
     if unknown:
-        parser.error(f"expected arms of profile {PROFILE}, {known}, got {unknown}")
-    ship(profile, chosen.arms or known, chosen.jobs)
+        parser.error(f"expected arms of profile {profile.name}, {known}, got {unknown}")
+    ship(profile, chosen.arms or known, chosen.jobs or max(1, (os.cpu_count() or 1) // profile.threads))
 
 
 if __name__ == "__main__":
