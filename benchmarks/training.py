@@ -1,12 +1,15 @@
 """Contrastive steps against sentence-transformers' CachedMultipleNegativesRankingLoss: speed, memory, agreement.
 
-    python benchmarks/training.py [--threads 1] [--batch 128] [--rounds 5] [--write benchmarks/training.md]
+    python benchmarks/training.py [--threads 1] [--batch 96] [--rounds 4] [--write benchmarks/training.md]
 
 Texts are queries and passages of the suite's training tasks, in their own lengths and proportions, with 3 negatives
-drawn from the same task; the model is a random Qwen3 of 6 layers x 224 with a tokenizer trained on these texts, in
-float32 without dropout. Every passage of a batch is another text and no score is masked on our side, for the peer
-masks none: only so are both losses the same. Ours and theirs run in turn; seconds are CPU seconds of this process.
-Memory is the growth of the peak resident set of a process of its own over one step (Linux only).
+drawn from the same task; the model is a random Qwen2 of the default profile's shape (4 layers x 160) with a tokenizer
+trained on these texts, in float32 without dropout. Every passage of a batch is another text and no score is masked on
+our side, for the peer masks none: only so are both losses the same. Our pieces are those of one budget of tokens; the
+peer gets the best of several mini-batch sizes and the best of several token budgets, chosen here beforehand. Both then
+run in turn on the same batches; seconds are CPU seconds of this process, without tokenising, which is the same for
+both. Memory is the growth of the peak resident set of a process of its own over one step (Linux only). The cost of
+intermediate checkpoints is that of whole runs of `hrsa.train` with and without them.
 """
 
 from __future__ import annotations
@@ -14,23 +17,30 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-OURS, PEER, BUDGET = "ours", "peer, 32 texts", "peer, token budget"
-MEMORY = (64, 256, 1024, 2048)  # batch sizes of the memory runs
-MAX_LENGTH, CHUNK, TEMPERATURE = 128, 4096, 0.05  # 4096 tokens are what 32 texts of 128 tokens take
+OURS = "ours, 4096 tokens"
+PEERS = (("peer, 16 texts", "peer, 32 texts", "peer, 64 texts", "peer, 128 texts"),  # of each, the best takes part
+         ("peer, 2048 tokens", "peer, 8192 tokens"))
+MEMORY = (64, 512, 2048)  # batch sizes of the memory runs
+MAX_LENGTH = 128
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+DEFAULT = {"hidden_size": 160, "num_hidden_layers": 4, "intermediate_size": 448, **HEADS}
+SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 192, **HEADS}
+RUN = {"batch_size": 16, "steps": 16, "hard_negatives": 2, "learning_rate": 1e-3, "max_length": 64, "precision": "fp32",
+       "gradient_checkpointing": False, "chunk_tokens": 32768}  # the default profile's recipe, shortened
+KEPT = (8,)  # intermediate checkpoints of the runs that keep some: more often than 2 in 72, the default profile's
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--one", help="a memory run, started by this script itself")
     parser.add_argument("--model", type=Path, help="its model")
     parser.add_argument("--write", type=Path, help="Markdown file for the printed tables")
@@ -46,66 +56,12 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
-from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss  # noqa: E402
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+from training_setup import NEGATIVES, batch_of, gradient, labels_of, make_loss, suite_texts, write_model  # noqa: E402
 
-from hrsa import paths  # noqa: E402
 from hrsa.backbone import prepare  # noqa: E402
-from hrsa.export import assemble, export  # noqa: E402
-from hrsa.infonce import InfoNCE  # noqa: E402
-
-NEGATIVES = 3
-
-
-def suite_texts() -> pd.DataFrame:
-    """Training pairs of the suite [task, query, positive], without repeats."""
-    files = sorted((paths.SUITE / "train").glob("*.parquet"))
-    tables = [pd.read_parquet(f)[["query", "positive"]].assign(task=f.stem) for f in files]
-    return pd.concat(tables).drop_duplicates("query").drop_duplicates("positive").reset_index(drop=True)
-
-
-def write_model(folder: Path, texts: pd.DataFrame, hidden: int, layers: int) -> None:
-    """A random Qwen3 and a byte-level BPE tokenizer of 8,192 tokens trained on the texts."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=8192, special_tokens=["<pad>", "<end>"], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    core.train_from_iterator(texts[["query", "positive"]].to_numpy().ravel().tolist(), trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<end>")
-    torch.manual_seed(0)
-    config = Qwen3Config(vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, head_dim=hidden // 4,
-                         num_attention_heads=4, num_key_value_heads=2, intermediate_size=3 * hidden, pad_token_id=0,
-                         eos_token_id=1, max_position_embeddings=256, tie_word_embeddings=True)
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def batch_of(model: SentenceTransformer, texts: pd.DataFrame, size: int, seed: int) -> list[dict]:
-    """Tokenised columns query, positive and negatives; a batch is of one task, as in training, all texts different."""
-    chance = np.random.default_rng(seed)
-    counts = texts["task"].value_counts()
-    tasks = counts[counts >= (1 + NEGATIVES) * size]
-    chosen = chance.choice(tasks.index, p=tasks / tasks.sum()) if len(tasks) else None
-    rows = texts if chosen is None else texts[texts["task"] == chosen]
-    rows = rows.iloc[chance.permutation(len(rows))[: (1 + NEGATIVES) * size]]
-    passages = rows["positive"].to_numpy().reshape(1 + NEGATIVES, size)
-    return [model.preprocess(list(column)) for column in (rows["query"].to_numpy()[:size], *passages)]
-
-
-def make_loss(kind: str, model: SentenceTransformer) -> torch.nn.Module:
-    if kind == OURS:
-        return InfoNCE(model, TEMPERATURE, CHUNK)
-    size = {"mini_batch_num_tokens": CHUNK} if kind == BUDGET else {"mini_batch_size": CHUNK // MAX_LENGTH}
-    return CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, **size)
-
-
-def labels_of(features: list[dict]) -> dict[str, torch.Tensor]:
-    """Identifiers under which no text repeats another."""
-    rows = len(features[0]["input_ids"])
-    ids = torch.arange(rows * len(features)).reshape(len(features), rows).T
-    return {"ids": ids, "known": ids[:, 1:2]}
+from hrsa.export import assemble  # noqa: E402
+from hrsa.profile import Recipe  # noqa: E402
+from hrsa.train import train  # noqa: E402
 
 
 def step(kind: str, model: SentenceTransformer, features: list[dict]) -> tuple[float, float]:
@@ -118,31 +74,35 @@ def step(kind: str, model: SentenceTransformer, features: list[dict]) -> tuple[f
     return time.process_time() - began, float(loss.detach())
 
 
-def gradient(model: SentenceTransformer) -> torch.Tensor:
-    return torch.cat([p.grad.flatten().double() for p in model.parameters()])
+def chosen(model: SentenceTransformer, texts: pd.DataFrame, batch: int) -> tuple[list[str], str]:
+    """The peer's quickest mini-batch size and its quickest token budget, by one step each, and all these seconds."""
+    step(OURS, model, batch_of(model, texts, batch, 0))  # warms up
+    features = batch_of(model, texts, batch, 1)
+    seconds = {kind: step(kind, model, features)[0] for group in PEERS for kind in group}
+    said = ", ".join(f"{kind.removeprefix('peer, ')} {value:.2f} s" for kind, value in seconds.items())
+    return [min(group, key=seconds.get) for group in PEERS], f"The peer's choices beforehand, one step each: {said}."
 
 
-def compare(model: SentenceTransformer, texts: pd.DataFrame, batch: int, rounds: int) -> tuple[pd.DataFrame, str]:
-    """Interleaved rounds, each on another batch: speed of each, and how far loss and gradient are apart."""
-    kinds, rows, apart = (OURS, PEER, BUDGET), [], []
-    for index in range(rounds + 1):  # the first round warms up
-        features = batch_of(model, texts, batch, index)
+def compare(model: SentenceTransformer, texts: pd.DataFrame, batch: int, rounds: int,
+            peers: list[str]) -> tuple[pd.DataFrame, tuple[float, float]]:
+    """Interleaved rounds, each on another batch: speed of each, and how far loss and gradient are apart (relative)."""
+    kinds, rows, apart = (OURS, *peers), [], []
+    for index in range(rounds):
+        features = batch_of(model, texts, batch, 2 + index)
         tokens = sum(int(column["attention_mask"].sum()) for column in features)
         results = {}
-        for kind in kinds[index % 3:] + kinds[: index % 3]:
+        for kind in kinds[index % len(kinds):] + kinds[: index % len(kinds)]:
             seconds, loss = step(kind, model, features)
             results[kind] = seconds, loss, gradient(model)
         ours = results[OURS]
-        for kind in (PEER, BUDGET):
+        for kind in peers:
             _, loss, other = results[kind]
             apart.append((abs(loss - ours[1]) / abs(loss), float((other - ours[2]).norm() / other.norm())))
-        if index:
-            rows += [{"round": index, "loss": kind, "speed": tokens / results[kind][0],
-                      "ratio": results[kind][0] / ours[0]} for kind in kinds]
-    table = pd.DataFrame(rows).groupby("loss", sort=False)[["speed", "ratio"]].median()
+        rows += [{"loss": kind, "speed": tokens / results[kind][0], "ratio": results[kind][0] / ours[0]}
+                 for kind in kinds]
+    table = pd.DataFrame(rows).groupby("loss", sort=False)[["speed", "ratio"]].median().loc[list(kinds)]
     loss, grad = np.max(apart, axis=0)
-    return table, (f"Largest relative difference over {len(apart)} comparisons: loss {loss:.1e}, gradient {grad:.1e} "
-                   "(length of the difference over length of the gradient).")
+    return table, (float(loss), float(grad))
 
 
 def peak(kind: str, batch: int, folder: Path, threads: int) -> float:
@@ -171,17 +131,24 @@ def highest() -> float:
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def saving(model: SentenceTransformer, folder: Path, seconds: float) -> str:
-    """What intermediate checkpoints cost beside training."""
-    times = []
-    for index in range(5):
+def checkpoints(folder: Path, texts: pd.DataFrame, work: Path) -> tuple[float, float]:
+    """CPU seconds of a whole run, set-up and final export included, without and with intermediate checkpoints.
+
+    Four runs, without, with, with, without, of each the mean.
+    """
+    counts = texts["task"].value_counts()
+    rows = texts[texts["task"] == counts.index[0]].head(RUN["batch_size"] * RUN["steps"])
+    others = rows["positive"].tolist()
+    triples = rows.assign(instruction="Find the passage", negatives=[
+        [others[i - 1], others[i - 2]] for i in range(len(rows))]).reset_index(drop=True)
+    seconds: dict[tuple, list[float]] = {(): [], KEPT: []}
+    for index, kept in enumerate(((), KEPT, KEPT, ())):
         began = time.process_time()
-        export(model, folder / f"checkpoint-{index}")
-        times.append(time.process_time() - began)
-    once = statistics.median(times)
-    return (f"An intermediate checkpoint takes {once:.3f} s where a step takes {seconds:.2f} s: 3 in 40 steps (default "
-            f"profile) add {3 * once / (40 * seconds):.2%}, 4 in 782 steps (published recipe) "
-            f"{4 * once / (782 * seconds):.3%}.")
+        (work / str(index)).mkdir()
+        train(str(folder), "random", triples, Recipe(**RUN, checkpoints=kept), 0, work / str(index),
+              work / f"{index}-work", "benchmark")
+        seconds[kept].append(time.process_time() - began)
+    return sum(seconds[()]) / 2, sum(seconds[KEPT]) / 2
 
 
 def machine(threads: int) -> str:
@@ -195,25 +162,31 @@ def report(options: argparse.Namespace) -> str:
     texts = suite_texts()
     with tempfile.TemporaryDirectory() as temporary:
         folder, small = Path(temporary) / "model", Path(temporary) / "small"
-        write_model(folder, texts, 224, 6)
-        write_model(small, texts, 64, 2)
+        write_model(folder, texts, **DEFAULT)
+        write_model(small, texts, **SMALL)
         model = assemble(str(folder), "bidirectional", MAX_LENGTH).train()
-        table, agreement = compare(model, texts, options.batch, options.rounds)
-        seconds = step(OURS, model, batch_of(model, texts, options.batch, 1))[0]
-        saved = saving(model, Path(temporary), seconds)
+        size = sum(p.numel() for p in model.parameters())
+        peers, said = chosen(model, texts, options.batch)
+        table, apart = compare(model, texts, options.batch, options.rounds, peers)
         memory = {kind: peak(kind, options.batch, folder, options.threads) for kind in table.index}
-        flat = {size: peak(OURS, size, small, options.threads) for size in MEMORY}
-    size = sum(p.numel() for p in model.parameters())
+        flat = {batch: peak(OURS, batch, small, options.threads) for batch in MEMORY}
+        without, kept = checkpoints(folder, texts, Path(temporary))
     lines = [f"{machine(options.threads)}. Model of {size / 1e6:.1f} M parameters, float32; {options.batch} queries, "
-             f"{NEGATIVES} negatives, at most {MAX_LENGTH} tokens; {options.rounds} interleaved rounds.", "",
-             "| loss | tokens/s (median) | seconds, relative to ours (median) | growth of the peak, MB |",
-             "|---|---|---|---|"]
+             f"{NEGATIVES} negatives, at most {MAX_LENGTH} tokens; {options.rounds} interleaved rounds, medians.", "",
+             "| loss, embedded at once | tokens/s | seconds, relative to ours | growth of the peak, MB |",
+             "|---|--:|--:|--:|"]
     lines += [f"| {kind} | {row['speed']:,.0f} | {row['ratio']:.2f} | {memory[kind]:.0f} |"
               for kind, row in table.iterrows()]
-    lines += ["", agreement, "Duplicate masking is off in this comparison (the peer has none).", "", saved, "",
-              f"Growth of the peak with the batch, a model of 2 layers x 64, {CHUNK} tokens held at once:", "",
-              "| queries | growth of the peak, MB |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {batch:,} | {value:.0f} |" for batch, value in flat.items())]) + "\n"
+    lines += ["", said, "", f"Largest relative difference: loss {apart[0]:.1e}, gradient {apart[1]:.1e} (length of the "
+              "difference over length of the gradient). Duplicate masking is off in this comparison (the peer has "
+              "none).", "", f"Growth of the peak with the batch, a model of {SMALL['num_hidden_layers']} layers x "
+              f"{SMALL['hidden_size']}, 4,096 tokens held at once:", "", "| queries | growth of the peak, MB |",
+              "|--:|--:|", *(f"| {batch:,} | {value:.0f} |" for batch, value in flat.items()), "",
+              f"Whole runs of {RUN['steps']} steps of {RUN['batch_size']} queries, set-up and final export included: "
+              f"{without:.1f} s without intermediate checkpoints, {kept:.1f} s with {len(KEPT)}: ratio "
+              f"{kept / without:.3f} (aim: at most 1.05).", "",
+              "On a GPU (`benchmarks/training_gpu.py`): not measured yet, no GPU has been at hand."]
+    return "\n".join(lines) + "\n"
 
 
 def main(options: argparse.Namespace) -> None:

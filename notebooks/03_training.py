@@ -114,8 +114,7 @@ plots.table(cut, f"Texts consumed by {model}, and how many of them were cut at {
 # keeps its beginning. It would be surprising if many queries were cut.
 
 # %%
-Markdown(f"A step took {curve['tokens'].mean():,.0f} tokens on average, padding not counted, and "
-         f"{curve['seconds'].mean():.2f} s.")
+Markdown(f"A step took {curve['tokens'].mean():,.0f} tokens on average, padding not counted.")
 
 # %% [markdown]
 # ## Nothing but the start differs

@@ -147,6 +147,28 @@ def kept_sentence(profile: Profile, model_ids: list[str]) -> str:
             f"{used / 2**20:,.1f} MB; a changed list of tasks embeds new texts only. The folder may be deleted.")
 
 
+def _scorable(profile: Profile, model_id: str, revision: str) -> tuple[list, partial]:
+    """The tasks that a model is scored on, and what makes an mteb model of it anew for each of them."""
+    from hrsa.tasks import family, study_tasks
+
+    tasks = list(study_tasks(profile))
+    if model_id == BM25:
+        from hrsa.bm25 import BM25Search
+        from hrsa.encoder import model_meta
+
+        tasks = [task for task in tasks if family(task) == "retrieval"]
+        make_model = partial(BM25Search, model_meta(model_id, revision, dense=False))
+    else:
+        from hrsa.encoder import task_instruction
+
+        for task in tasks:
+            task_instruction(task.metadata, profile.suite.uninstructed)  # refuses now, not after hours
+        make_model = _encoder_maker(profile, model_id, revision)
+    if not tasks:
+        raise ValueError(f"expected at least one task to score {model_id} on, got none: name some in suite.tasks")
+    return tasks, make_model
+
+
 def _suite_key(profile: Profile) -> str:
     """Hash of what the profile is scored on: names, caps, and the files of the local tasks."""
     suite = profile.suite
@@ -179,24 +201,7 @@ def evaluate_model(profile: Profile, model_id: str) -> Path:
     work = paths.scratch(folder)
 
     def build(target: Path) -> None:
-        from hrsa.tasks import family, study_tasks
-
-        tasks = list(study_tasks(profile))
-        revision = folder.name.removeprefix(f"{model_id}-")
-        if model_id == BM25:
-            from hrsa.bm25 import BM25Search
-            from hrsa.encoder import model_meta
-
-            tasks = [task for task in tasks if family(task) == "retrieval"]
-            make_model = partial(BM25Search, model_meta(model_id, revision, dense=False))
-        else:
-            from hrsa.encoder import task_instruction
-
-            for task in tasks:
-                task_instruction(task.metadata, profile.suite.uninstructed)  # refuses now, not after hours
-            make_model = _encoder_maker(profile, model_id, revision)
-        if not tasks:
-            raise ValueError(f"expected at least one task to score {model_id} on, got none: name some in suite.tasks")
+        tasks, make_model = _scorable(profile, model_id, folder.name.removeprefix(f"{model_id}-"))
         scores, per_query = _score_tasks(make_model, model_id, tasks, work)
         for part in ("results", "predictions"):
             shutil.copytree(work / part, target / part)
