@@ -68,7 +68,7 @@ def against_floor(row: pd.Series, more_is_alike: bool = True) -> str:
 
 
 def against_ceiling(row: pd.Series, more_is_alike: bool = True) -> str:
-    """Whether two backbones differ by more than rounding does: a clause, empty where no ceiling was measured."""
+    """Whether two models differ by more than rounding does: a clause, empty where no ceiling was measured."""
     if not np.isfinite(row.get("ceiling", np.nan)):
         return ""
     side = order(row["low"], row["high"], row["ceiling"], row["ceiling"]) * (1 if more_is_alike else -1)
@@ -100,7 +100,8 @@ def sentence(table: pd.DataFrame, name: str, more_is_alike: bool = True, **where
         return before + "."
     embedders = one(table, models="embedders", **where)
     return (f"{before}; the embedders score {_number(embedders)}, {against_null(embedders, more_is_alike)}, and "
-            f"{against_floor(embedders, more_is_alike)}. So {realignment(backbones, embedders, more_is_alike)}.")
+            f"{against_floor(embedders, more_is_alike)}{against_ceiling(embedders, more_is_alike)}. "
+            f"So {realignment(backbones, embedders, more_is_alike)}.")
 
 
 def by_layer(table: pd.DataFrame, more_is_alike: bool = True, **where: Any) -> str:

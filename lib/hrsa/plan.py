@@ -117,13 +117,13 @@ def _evaluation(profile: Profile, known: dict[str, Size], machine: Machine) -> l
 
 
 def _states(profile: Profile, known: dict[str, Size], machine: Machine) -> Stage:
-    """Recordings of every model, of backbones also in bf16, and of the first seed's kept steps."""
+    """Recordings of every model, of backbones and the first seed's embedders also in bf16, and of its kept steps."""
     analysis, sets = profile.analysis, paths.read_json(paths.SUITE / "probe" / "sets.json")
     tokens = (len(sets) * analysis.texts_per_set + analysis.probe_texts) * analysis.max_length
     operations = disk = 0.0
     for name, measures in known.items():
         runs = embedders(profile, name)
-        recordings = 2 + len(runs) + (len(profile.recipe.checkpoints) if runs else 0)
+        recordings = 2 + len(runs) + (1 + len(profile.recipe.checkpoints) if runs else 0)
         operations += recordings * costs.forward(measures, tokens, analysis.max_length)
         disk += recordings * (measures.layers + 2) * costs.rows_compared(profile) * measures.width * 4
     memory = max(costs.passing_memory(m, analysis.max_length) for m in known.values())

@@ -120,8 +120,8 @@ def _assumptions(profile: Profile, machine: Machine) -> str:
         "Disk: backbones in bf16, as published; embedders and kept steps in float32; of training, two resumable "
         "checkpoints of a run; of scores, the data and a run file per model; negatives at the maximal length.",
         *_loads(profile),
-        f"States: {costs.rows_compared(profile):,} rows of each layer in float32; backbones twice (bf16), "
-        "kept steps of one seed.",
+        f"States: {costs.rows_compared(profile):,} rows of each layer in float32; backbones and the first seed twice "
+        "(bf16), kept steps of one seed.",
         f"Similarity: on a CPU at {machine.cpu:g} TFLOP/s ({profile.threads} thread(s)); products only. Sorting, "
         "reading and resampling come on top: in the mini study, of small products, they took several times as long. "
         f"Memory: analysis.memory_mb = {profile.analysis.memory_mb}.",
