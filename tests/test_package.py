@@ -1,7 +1,6 @@
 """A Llama-architecture GGUF file in an installed package: read, measured, and trained with LoRA by the zoo's code."""
 
 import json
-import shutil
 
 import gguf
 import numpy as np
@@ -14,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hrsa import backbone, paths, untrained
 from hrsa.profile import Profile
-from hrsa.zoo import adapters, make_backbone, package, report, ship
+from hrsa.zoo import adapters, make_backbone, package, report, sft, ship, trainers
 
 WIDTH, LAYERS, HEADS, KV_HEADS, FEED = 32, 2, 2, 1, 64  # rows of 32 numbers: one block of Q8_0
 ZOO = {"context": 48, "grpo_steps": 2, "grpo_prompts": 2, "grpo_completions": 2, "completion_tokens": 5,
@@ -221,22 +220,33 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
     assert set(curves["backbone"]) == {"sft", "rlvr"} and curves["value"].dtype == float
 
 
-def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path):
-    from hrsa.zoo import sft
+def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path, monkeypatch):
+    start, shown = backbone.backbone_folder(study, "lm"), trainers.Steps.on_step_end
+    counted, killed_at = [], None
 
-    start = backbone.backbone_folder(study, "lm")
-    curves, weights = [], []
-    for run, steps in (("whole", None), ("cut", 5)):
-        for stop in (steps, None)[steps is None :]:
-            model, tokenizer = backbone.load_lm(start)
-            backbone.prepare(1, study.zoo.seed)
-            curves.append(sft.train(model, tokenizer, study.zoo, tmp_path / run))
-            if stop:
-                shutil.rmtree(tmp_path / run / "adapter")
-                shutil.rmtree(tmp_path / run / "checkpoint-7")
-        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-    assert torch.equal(*weights)
-    pd.testing.assert_frame_equal(curves[0], curves[-1], check_exact=True)
+    def counting(self, args, state, control, **more):
+        counted.append(state.global_step)
+        if state.global_step == killed_at:
+            raise KeyboardInterrupt
+        shown(self, args, state, control, **more)
+
+    def trained(work):
+        counted.clear()
+        model, tokenizer = backbone.load_lm(start)
+        backbone.prepare(1, study.zoo.seed)
+        curve = sft.train(model, tokenizer, study.zoo, work)
+        return curve, torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    monkeypatch.setattr(trainers.Steps, "on_step_end", counting)
+    whole, weights = trained(tmp_path / "whole")
+    killed_at = 6
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "cut")
+    killed_at = None
+    resumed, again = trained(tmp_path / "cut")
+    assert counted == [6, 7]
+    assert torch.equal(weights, again)
+    pd.testing.assert_frame_equal(whole, resumed, check_exact=True)
 
 
 def test_adapters_that_do_not_fit_are_refused(study, tmp_path):

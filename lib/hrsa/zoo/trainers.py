@@ -42,6 +42,10 @@ class Steps(TrainerCallback):
     def __init__(self, bar: Any):
         self.bar = bar
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count the steps of a run that goes on."""
+        self.bar.update(state.global_step)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Count one step."""
         self.bar.update()
