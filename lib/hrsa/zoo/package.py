@@ -6,6 +6,8 @@ therefore installed without what it depends on, from a requirements file of its 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shlex
 import sys
 from importlib import metadata
@@ -54,9 +56,10 @@ def load(package: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
     file = gguf_file(package)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32,
-                                                     quantization_config=GgufConfig(dequantize=True))
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that transformers' settings do not turn off
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32,
+                                                         quantization_config=GgufConfig(dequantize=True))
     except (OSError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ValueError(f"expected a GGUF file that transformers reads, got {file.name} of {package} ({reason}): give "
