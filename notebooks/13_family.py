@@ -28,6 +28,7 @@ from IPython.display import Markdown
 
 from hrsa import evidence, plots, results, synthesis, wording
 from hrsa.profile import load_profile
+from hrsa.zoo import report
 
 study = load_profile(profile)
 
@@ -37,6 +38,28 @@ study = load_profile(profile)
 # %%
 tables, record = results.load("family")
 Markdown(results.origin(record))
+
+# %% [markdown]
+# ## The models
+#
+# All come with the project, with their cards in `data/backbones/`. What each solves of the held-out problems says how far
+# it got at what it was trained for, before any contrastive training.
+
+# %%
+cards = report.cards(load_profile("family"))
+plots.bars(report.accuracy(cards), x="backbone", y="value", hue="mode", low="low", high="high", quantity="score",
+           ylabel="share of held-out problems solved").publish(
+    study.name, "13_family", "accuracy", "Accuracy of every shipped backbone on held-out problems with 95% intervals")
+
+# %% [markdown]
+# How to read it: all answered the same problems, so compare differences, below, rather than overlap of the bars' intervals.
+
+# %%
+Markdown(report.findings(cards))
+
+# %%
+plots.table(report.overview(cards)[["backbone", "start", "updates", "perplexity", "KL"]],
+            "Perplexity on held-out real text, and KL divergence from the base in nats per token of own answers")
 
 # %% [markdown]
 # ## Scores of the five pairs
