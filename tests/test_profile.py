@@ -63,6 +63,11 @@ def test_backbones_of_analysis_pairs_alone_get_no_embedders(tmp_path):
     assert {case.models for case in cases(own, "rlvr-vs-sft")} == {"backbones", "ceiling"}
     assert {case.models for case in cases(own, "base-vs-sft")} == {"backbones", "embedders", "floor", "ceiling"}
     assert "rlvr-vs-sft" in pipeline.jobs(own)["07_cka"]
+    five = own.model_copy(update={"seeds": (0, 1, 2, 3, 4)})
+    for study, floors in (own, ["01"]), (load_profile("mini"), ["01", "02", "12"]), (
+            five, ["01", "04", "12", "23", "34"]):
+        found = [case for case in cases(study, "base-vs-sft") if case.models == "floor"]
+        assert [case.a[-1] + case.b[-1] for case in found] == floors
     with pytest.raises(ValueError, match="every pair once"):
         load_profile(_write(tmp_path, analysis_pairs=[extra[0] | {"name": "base-vs-sft"}]))
 
