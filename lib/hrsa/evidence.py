@@ -77,12 +77,14 @@ def fingerprint(profile: Profile) -> dict[str, str]:
     """Hash of each part of a profile that must agree before scores may be joined; seeds may differ.
 
     The suite counts by the bytes of its files too, so that edited texts do not join with unedited ones; so do
-    backbones that are folders. Zoo backbones count by their recipe: machines that round differently make other weights.
+    backbones that are folders or packages. Zoo backbones count by their recipe: machines that round differently make other weights.
     """
     from hrsa.backbone import backbone_key
+    from hrsa.zoo.package import gguf_file
 
     content = profile.model_dump(mode="json")
     weights = {b.name: backbone_key(profile, b.name) for b in profile.backbones if b.source == "folder"}
+    weights |= {b.name: paths.file_hash(gguf_file(str(b.path))) for b in profile.backbones if b.source == "package"}
     names = (*profile.suite.tasks, *([] if profile.suite.train == "all" else profile.suite.train))
     files = {file.relative_to(paths.SUITE).as_posix(): paths.file_hash(file)
              for file in sorted(paths.SUITE.rglob("*.parquet")) if profile.suite.train == "all"

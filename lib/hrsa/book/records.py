@@ -34,7 +34,7 @@ def records_page(profile: Profile) -> str:
         brief(profile, records), "\n## Stages\n", stages(frame).html(), "\n## Library versions\n",
         versions(records).html(), "\n## Jobs\n", ":::{dropdown} Every job\n", jobs(frame).html(), "\n:::\n",
         "## Profile\n", "The settings of this run; all that is not named here has the default of "
-        "`lib/hrsa/profile.py`.\n", f"```yaml\n{settings.strip()}\n```\n",
+        "`lib/hrsa/parts.py`.\n", f"```yaml\n{settings.strip()}\n```\n",
     ])
 
 
