@@ -77,7 +77,8 @@ def fingerprint(profile: Profile) -> dict[str, str]:
     """Hash of each part of a profile that must agree before scores may be joined; seeds may differ.
 
     The suite counts by the bytes of its files too, so that edited texts do not join with unedited ones; so do
-    backbones that are folders or packages. Zoo backbones count by their recipe: machines that round differently make other weights.
+    backbones that are folders or packages. Zoo backbones count by their recipe: machines that round differently make
+    other weights.
     """
     from hrsa.backbone import backbone_key
     from hrsa.zoo.package import gguf_file
