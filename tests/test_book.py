@@ -251,7 +251,7 @@ def test_the_table_of_contents_follows_the_profile(name):
     toc = book.table_of_contents(profile, {})
     captions = [part["caption"] for part in toc["parts"]]
     assert captions[0] == "The study" and captions[-2:] == ["Synthesis", "Run records"]
-    assert len(captions) == 3 + len(profile.pairs)
+    assert len(captions) == 3 + len(profile.compared())
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
     expected = {pipeline.page(c, n) for c, names in pipeline.jobs(profile).items() if c[0].isdigit() for n in names}
     assert set(files) - {"run_records"} == expected and len(files) == len(set(files))

@@ -21,7 +21,7 @@ from hrsa.profile import load_profile
 
 pytestmark = pytest.mark.pipeline
 SMOKE = load_profile("smoke")
-COPIED = ("Snakefile", "notebooks", "data/suite", "data/results", "jupyter_book")
+COPIED = ("Snakefile", "notebooks", "data/suite", "data/backbones", "data/results", "jupyter_book")
 
 
 @pytest.fixture(scope="module")
