@@ -131,11 +131,14 @@ def test_results_of_a_finished_run_stand_beside_those_of_another(study, tmp_path
     scores, meta = evidence.read(folder / "scores.parquet")
     assert meta["profile"] == "smoke" and set(scores["model"]) == {
         m.id for m in SMOKE.models() if m.seed is not None and m.ablation is None}
-    shutil.copytree(folder, study / "data" / "results" / "family", dirs_exist_ok=True)
+    committed, aside = folder.parent / "family", tmp_path / "family"
+    shutil.move(committed, aside)
+    shutil.copytree(folder, committed)
     papermill(study, "13_family", tmp_path / "out.ipynb")
     text = (tmp_path / "out.ipynb").read_text(encoding="utf8")
     assert "**Committed results.**" in text and "this run" in text
-    shutil.rmtree(study / "data" / "results" / "family")
+    shutil.rmtree(committed)
+    shutil.move(aside, committed)
     monkeypatch.setattr(results, "FOLDER", folder.parent)
     tables, record = results.load("smoke")
     assert set(tables) == {"scores", "verdicts", "controls", "similarities", "levels"} and record["hours"] > 0

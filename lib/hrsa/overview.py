@@ -31,3 +31,8 @@ def overview(profile: Profile, pair: str) -> pd.DataFrame:
         parts.append(rows.assign(similarity=shown))
     columns = ["similarity", "models", "layer_x", "value", "low", "high", "null", "floor"]
     return pd.concat(parts, ignore_index=True)[columns]
+
+
+def levels(profile: Profile) -> pd.DataFrame:
+    """`overview` of every pair in `profile.pairs`, with the column pair."""
+    return pd.concat([overview(profile, pair.name).assign(pair=pair.name) for pair in profile.pairs], ignore_index=True)

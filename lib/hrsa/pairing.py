@@ -26,6 +26,7 @@ from hrsa import own_texts, paths, pipeline
 from hrsa.compare_probes import LEAST, TASKS
 from hrsa.front import front_page
 from hrsa.profile import Analysis, Profile
+from hrsa.run import chapter_without
 
 UNITS = ("token", "word", "text")
 LEAST_TEXTS = 8  # fewer say nothing about texts in general, and intervals are over texts
@@ -122,8 +123,7 @@ def write_study(folder: Path, profile: Profile, front: str, without: list[str]) 
     _write(folder / "jupyter_book" / "_config.yml", re.sub(r"(?m)^title: .*$", f"title: {profile.title}", config))
     _write(folder / "jupyter_book" / "intro.md", front)
     for chapter in profile.chapters or ():
-        notebook = nbformat.read(source / "notebooks" / f"{chapter}.ipynb", as_version=4)
-        notebook.cells = [cell for cell in notebook.cells if not set(cell.metadata.get("tags", [])) & set(without)]
+        notebook = chapter_without(source / "notebooks" / f"{chapter}.ipynb", without)
         _write(folder / "notebooks" / f"{chapter}.ipynb", nbformat.writes(notebook))
         _write(folder / "notebooks" / f"{chapter}.py", jupytext.writes(notebook, fmt="py:percent"))
     text = yaml.safe_dump(profile.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)

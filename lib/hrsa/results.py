@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from hrsa import evidence, paths, synthesis
-from hrsa.overview import overview
+from hrsa.overview import levels
 from hrsa.profile import Profile, load_profile
 from hrsa.progress import progress
 
@@ -31,7 +31,7 @@ def export(profile: Profile, folder: Path | None = None) -> Path:
     """Write the tables of a run and their record to `data/results/<profile>/` (or `folder`); return the folder.
 
     Tables: scores [model, task, query, value], verdicts (`hrsa.synthesis.score_verdicts`), controls, similarities
-    (`hrsa.synthesis.similarities`) and levels (`hrsa.overview.overview`, with pair). What is missing is computed first.
+    (`hrsa.synthesis.similarities`) and levels (`hrsa.overview.levels`). What is missing is computed first.
     The record holds the profile, its statement, the SHA-256 of each table, and where and how long it ran.
     """
     folder = folder or FOLDER / profile.name
@@ -45,8 +45,7 @@ def export(profile: Profile, folder: Path | None = None) -> Path:
         bar.update()
         tables["similarities"] = synthesis.similarities(profile)
         bar.update()
-        tables["levels"] = pd.concat([overview(profile, pair.name).assign(pair=pair.name) for pair in profile.pairs],
-                                     ignore_index=True)
+        tables["levels"] = levels(profile)
         bar.update()
     with paths.atomic(folder) as temporary:
         temporary.mkdir(parents=True)
@@ -57,11 +56,11 @@ def export(profile: Profile, folder: Path | None = None) -> Path:
         paths.write_json(temporary / RECORD, {
             **paths.provenance(), "command": f"make book PROFILE={profile.name} && make results PROFILE={profile.name}",
             "profile": profile.model_dump(mode="json"), "statements": evidence.state(profile), "sha256": hashes,
-            "hours": _hours(profile)})
+            "hours": hours(profile)})
     return folder
 
 
-def _hours(profile: Profile) -> float:
+def hours(profile: Profile) -> float:
     """Hours of computing that the artefacts of this profile took, all processes added up."""
     files = (paths.RUNS / profile.name).rglob("provenance.json")
     return sum(paths.read_json(file)["seconds"] for file in files) / 3600

@@ -18,6 +18,7 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any],
     with paths.atomic(output) as temporary:
         working = temporary.with_suffix(".ipynb")
         try:
-            nbformat.write(_chosen(notebook, without), working)
+            nbformat.write(chapter_without(notebook, without), working)
             papermill.execute_notebook(str(working), str(working), parameters=parameters, progress_bar=False,
                                        log_output=False, cwd=str(paths.ROOT))
             check_executed(working)
@@ -140,10 +141,10 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any],
     return output
 
 
-def _chosen(notebook: Path, without: frozenset[str]) -> nbformat.NotebookNode:
+def chapter_without(notebook: Path, tags: Collection[str]) -> nbformat.NotebookNode:
     """The notebook without the cells that carry one of these tags."""
     content = nbformat.read(notebook, as_version=4)
-    content.cells = [cell for cell in content.cells if not without & set(cell.metadata.get("tags", []))]
+    content.cells = [cell for cell in content.cells if not set(tags) & set(cell.metadata.get("tags", []))]
     return content
 
 

@@ -20,9 +20,9 @@ import pandas as pd
 from hrsa import paths
 from hrsa.activations import record_states
 from hrsa.evaluate import SCORES, evaluate_model
-from hrsa.overview import overview
+from hrsa.overview import levels
 from hrsa.profile import Profile, load_profile
-from hrsa.results import FOLDER
+from hrsa.results import FOLDER, hours
 from hrsa.zoo import report
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def chosen(profile: Profile, names: list[str]) -> Profile:
 
 
 def summarise(profile: Profile, settings: str) -> Path:
-    """Write scores [model, task, family, metric, value], levels (`hrsa.overview.overview`, with pair) and models
+    """Write scores [model, task, family, metric, value], levels (`hrsa.overview.levels`) and models
     (`hrsa.zoo.report.overview`) as parquet, `README.md` to read and `record.json`; returns the folder.
 
     `settings` is the profile's file as the page names it.
@@ -79,9 +79,8 @@ def summarise(profile: Profile, settings: str) -> Path:
     for name in names:
         record_states(profile, name)
     if profile.pairs:
-        tables["levels"] = pd.concat([overview(profile, pair.name).assign(pair=pair.name) for pair in profile.pairs],
-                                     ignore_index=True)
-    record = paths.provenance(profile=profile.model_dump(mode="json"), hours=_hours(profile))
+        tables["levels"] = levels(profile)
+    record = paths.provenance(profile=profile.model_dump(mode="json"), hours=hours(profile))
     target = FOLDER / f"{profile.name}-untrained"
     with paths.atomic(target) as folder:
         folder.mkdir(parents=True)
@@ -93,27 +92,22 @@ def summarise(profile: Profile, settings: str) -> Path:
     return target
 
 
-def _hours(profile: Profile) -> float:
-    files = (paths.RUNS / profile.name).rglob("provenance.json")
-    return sum(paths.read_json(file)["seconds"] for file in files) / 3600
-
-
 def _page(profile: Profile, settings: str, tables: dict[str, pd.DataFrame], record: dict[str, Any]) -> str:
     """The tables in Markdown."""
     scores = tables["scores"].pivot_table("value", ["task", "family", "metric"], "model", sort=False)
-    levels = "No pair of these models is compared."
+    compared = "No pair of these models is compared."
     if "levels" in tables:
-        levels = _table(by_pair(tables["levels"]))
+        compared = _table(by_pair(tables["levels"]))
     return ABOUT.format(
         title=profile.title, profile=settings, settings=settings, machine=record["machine"], written=record["written"],
         commit=record["commit"][:12], hours=record["hours"], origin=report.origin(profile),
         models=_table(tables["models"]), findings=report.findings(report.cards(profile)),
-        scores=_table(scores[[b.name for b in profile.backbones]].reset_index()), levels=levels)
+        scores=_table(scores[[b.name for b in profile.backbones]].reset_index()), levels=compared)
 
 
-def by_pair(levels: pd.DataFrame) -> pd.DataFrame:
+def by_pair(found: pd.DataFrame) -> pd.DataFrame:
     """One row per pair and similarity: mean, lowest and highest over the blocks, mean of the null."""
-    blocks = levels[~levels["layer_x"].isin(["0"])]
+    blocks = found[~found["layer_x"].isin(["0"])]
     return blocks.groupby(["pair", "similarity"], sort=False).agg(
         mean=("value", "mean"), lowest=("value", "min"), highest=("value", "max"), null=("null", "mean")).reset_index()
 
