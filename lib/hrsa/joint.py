@@ -7,6 +7,7 @@ environment that `start` reads.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -28,32 +29,35 @@ def start() -> None:
 
 
 def _together() -> bool:
-    import torch.distributed as dist
-
-    return dist.is_available() and dist.is_initialized()
+    dist = sys.modules.get("torch.distributed")  # a process that did not import it has joined no group
+    return dist is not None and dist.is_available() and dist.is_initialized()
 
 
 def count() -> int:
     """How many processes train together."""
+    if not _together():
+        return 1
     import torch.distributed as dist
 
-    return dist.get_world_size() if _together() else 1
+    return dist.get_world_size()
 
 
 def rank() -> int:
     """Number of this process, from 0; rank 0 writes."""
+    if not _together():
+        return 0
     import torch.distributed as dist
 
-    return dist.get_rank() if _together() else 0
+    return dist.get_rank()
 
 
 def gathered(local: Tensor) -> tuple[Tensor, int]:
     """Rows (n, ...) of all processes, rank after rank, and where this process's rows begin. All bring equally many."""
+    if not _together():
+        return local, 0
     import torch
     import torch.distributed as dist
 
-    if not _together():
-        return local, 0
     parts = [torch.empty_like(local) for _ in range(count())]
     dist.all_gather(parts, local.contiguous())
     return torch.cat(parts), rank() * len(local)
@@ -61,28 +65,28 @@ def gathered(local: Tensor) -> tuple[Tensor, int]:
 
 def summed(value: Tensor) -> Tensor:
     """Sum over processes, in place."""
-    import torch.distributed as dist
-
     if _together():
+        import torch.distributed as dist
+
         dist.all_reduce(value)
     return value
 
 
 def largest(value: Tensor) -> Tensor:
     """Entry by entry the largest of all processes, in place."""
-    import torch.distributed as dist
-
     if _together():
+        import torch.distributed as dist
+
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return value
 
 
 def agreed(value: T) -> T:
     """Rank 0's value, in every process."""
-    import torch.distributed as dist
-
     if not _together():
         return value
+    import torch.distributed as dist
+
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
@@ -90,9 +94,9 @@ def agreed(value: T) -> T:
 
 def wait() -> None:
     """Go on when all processes are here."""
-    import torch.distributed as dist
-
     if _together():
+        import torch.distributed as dist
+
         dist.barrier()
 
 

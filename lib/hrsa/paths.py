@@ -57,7 +57,8 @@ def _source(module: str) -> Path | None:
     return next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
 
 
-def imports(module: str, source: Path) -> set[str]:
+@cache
+def imports(module: str, source: Path) -> frozenset[str]:
     """Names of `hrsa` modules that the source of `module` imports anywhere, also inside functions."""
     found = set()
     parent = module if source.name == "__init__.py" else module.rpartition(".")[0]
@@ -68,7 +69,7 @@ def imports(module: str, source: Path) -> set[str]:
             up = parent.split(".")[: len(parent.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*up, *([node.module] if node.module else [])])
             found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] == "hrsa" and _source(name)}
+    return frozenset(name for name in found if name.split(".")[0] == "hrsa" and _source(name))
 
 
 @cache

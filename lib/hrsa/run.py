@@ -22,12 +22,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import psutil
 
 from hrsa import paths, pipeline
 from hrsa.profile import Profile, load_profile
 from hrsa.progress import FILE_VARIABLE
+
+# Where this package is there, jsonschema, which nbformat loads, compiles a grammar of addresses at import: 1.7 s a job.
+sys.modules.setdefault("rfc3987_syntax", None)
+
+import nbformat  # noqa: E402
 
 OWNER_VARIABLE = "HRSA_OWNER"  # process without which a job must not go on: the engine that started it
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}

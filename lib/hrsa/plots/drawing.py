@@ -30,14 +30,18 @@ class Drawing:
     files: str = ""
 
     @cached_property
+    def _static(self) -> dict[str, bytes]:
+        return static.render(self.chart, self.alt)
+
+    @property
     def png(self) -> bytes:
         """The static picture, 7 inches wide at 200 pixels per inch."""
-        return static.render(self.chart, "png", self.alt)
+        return self._static["png"]
 
-    @cached_property
+    @property
     def svg(self) -> bytes:
         """The static picture as SVG, text as outlines."""
-        return static.render(self.chart, "svg", self.alt)
+        return self._static["svg"]
 
     @cached_property
     def plotly(self) -> dict[str, Any]:

@@ -20,14 +20,19 @@ MARKED = 12  # about how many markers a line carries
 CHARACTER = 0.06  # inches of one character of a tick label
 
 
-def render(chart: Chart, form: str, alt: str) -> bytes:
-    """The chart as "png" or "svg" bytes, with `alt` as its description."""
-    about = {"Description": alt, "Date": None} if form == "svg" else {"Description": alt, "Software": None}
-    buffer = io.BytesIO()
+def render(chart: Chart, alt: str) -> dict[str, bytes]:
+    """The chart as "png" and "svg", with `alt` as its description; drawn and laid out once for both."""
+    found = {}
     with mpl_style.context(["default", style.RC]):
         figure = _figure(chart)
-        figure.savefig(buffer, format=form, dpi=style.SHARP * style.PIXELS, metadata=about)
-    return buffer.getvalue()
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # as it lies now
+        for form, silent in (("png", "Software"), ("svg", "Date")):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=form, dpi=style.SHARP * style.PIXELS,
+                           metadata={"Description": alt, silent: None})
+            found[form] = buffer.getvalue()
+    return found
 
 
 def _figure(chart: Chart) -> Figure:
