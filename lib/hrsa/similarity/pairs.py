@@ -18,9 +18,10 @@ from hrsa.similarity.device import flip_last, host, inner, stack, wide
 from hrsa.similarity.feature import feature_sums
 from hrsa.similarity.gram import gram_sums, sum_of_products
 from hrsa.similarity.limits import Limits
-from hrsa.similarity.states import BLOCK, PIECE, Layer, States, blocks, square_rows
+from hrsa.similarity.states import BLOCK, Layer, States, blocks, square_rows
 
 TILE = 512  # tokens of a minibatch, and of a tile of the resampled sums
+FEW = 64  # tokens of a product of dimensions: those of all layers stay in the cache
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def correlation_sums(x: States, y: States, limits: Limits) -> dict[str, np.ndarr
         raise ValueError(f"expected equal widths for dimension-wise correlation, got {x.widths} and {y.widths}")
     d, l_x, l_y = widths.pop(), len(x.layers), len(y.layers)
     total = {"cross": np.zeros((d, l_x, l_y)), "square_x": np.zeros((d, l_x)), "square_y": np.zeros((d, l_y))}
-    piece = min(PIECE, limits.fitting(12 * d * (l_x + l_y), 0.5 / limits.threads, least=16))
+    piece = min(FEW, limits.fitting(12 * d * (l_x + l_y), 0.5 / limits.threads, least=16))
 
     def part(rows, _):
         sums = [0.0, 0.0, 0.0]
