@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from hrsa import backbone, paths
@@ -311,17 +312,26 @@ def test_shipped_backbones_are_what_their_cards_say():
         card = paths.read_json(folder / "card.json")
         files = {name: digest for name, digest in card["hashes"].items() if " " not in name}
         assert {name: paths.file_hash(folder / name) for name in files} == files, folder.name
-        assert (folder / "model.safetensors").stat().st_size <= ship.LARGEST["model.safetensors"]
-        model = AutoModel.from_pretrained(folder)
-        assert model.dtype == torch.bfloat16 and model.config.max_position_embeddings >= 256
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        backbone.leak_probe(model.float(), tokenizer, "causal")
+        (weights,) = folder.glob("*.safetensors")
+        assert weights.stat().st_size <= ship.LARGEST[weights.name]
+        profile, name = load_profile("backbones"), folder.name
+        if weights.name == "model.safetensors":
+            model = AutoModel.from_pretrained(folder)
+            assert model.dtype == torch.bfloat16 and model.config.max_position_embeddings >= 256
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            backbone.leak_probe(model.float(), tokenizer, "causal")
+        else:  # adapters: what they belong on comes with a package that the tests do without
+            name = card["made"]["command"].split()[-1]
+            profile = load_profile(folder.name.removesuffix(f"-{name}"))
+            rank = profile.zoo.lora.r
+            pairs = load_file(weights)
+            assert pairs and all(rank in matrix.shape and matrix.isfinite().all() for matrix in pairs.values())
         answers = pd.read_parquet(folder / "problems.parquet")
         for mode, share in card["accuracy"].items():
             correct = answers.loc[answers["mode"] == mode, "correct"]
             assert (share["value"], share["n"]) == (correct.mean(), len(correct))
         text = (folder / "README.md").read_text(encoding="utf8")
-        assert text == ship.model_card(load_profile("backbones"), folder.name, card)
+        assert text == ship.model_card(profile, name, card)
 
 
 def test_a_setting_makes_only_the_arms_anew_that_it_bears_on(micro):

@@ -8,7 +8,6 @@ in bfloat16: how alike they are to themselves is the ceiling of every similarity
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,11 +170,11 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
     from hrsa.train import weights_key
 
     own = profile.analysis.texts
-    table = texts.probe_texts(profile) if own is None else own_texts.read_texts(own)
+    files = sorted((paths.SUITE / "probe").glob("*.[jp]*")) if own is None else [paths.ROOT / own]  # no README
+    content = {file.name: paths.file_hash(file) for file in files if file.is_file()}
     ceiling = step is None and has_ceiling(profile, model_id)
     name = model_id if step is None else f"{model_id}-step-{step:06d}"
     used = profile.analysis.model_dump(include={"texts_per_set", "max_length", "max_tokens", "probe_texts", "unit"})
-    content = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
     origin = weights_key(profile, model_id)
     key = paths.key(analysis=used, texts=content, model=origin, step=step, ceiling=ceiling, threads=profile.threads,
                     code=paths.code_hash("hrsa.activations"))
@@ -183,6 +182,7 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
     def build(folder: Path) -> None:
         from hrsa import backbone, train
 
+        table = texts.probe_texts(profile) if own is None else own_texts.read_texts(own)
         backbone.prepare(profile.threads, align.SAMPLE_SEED)
         write_states(folder, train.load_embedder(profile, model_id, step), table, profile.analysis, name, ceiling)
 

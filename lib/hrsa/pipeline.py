@@ -152,7 +152,7 @@ def _study_needs(profile: Profile, chapter: str, todo: dict[str, list[str]]) -> 
         "10_dynamics": ("measure",),
         "11_ablations": ("measure",),
         "12_verdict": ("04_evaluation", "10_dynamics", *PAIR_CHAPTERS),
-        "13_family": ("12_verdict",),
+        "13_family": ("04_evaluation", *PAIR_CHAPTERS),
     }[chapter]
     return [(rule, name) for rule in every for name in todo[rule]]
 
