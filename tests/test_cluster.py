@@ -120,7 +120,7 @@ def asked(text):
     return dict(re.findall(r"(\w+)=([^,\n]+)", re.search(r"resources: (.*)", text)[1]))
 
 
-MODELS = {"backbone", "mine", "03_training", "embedder", "measure", "10_dynamics"}
+MODELS = {"backbone", "mine", "03_training", "embedder", "measure"}
 
 
 def test_model_jobs_ask_for_a_card_where_there_is_one(machine):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from hrsa import paths, pipeline
+from hrsa import activations, dynamics, paths, pipeline
 from hrsa.engine import EngineError, command, only_engine
 from hrsa.profile import load_profile
 
@@ -38,6 +38,20 @@ def test_snakemake_reads_the_graph_as_the_code_states_it(name):
     counts = Counter(re.findall(r"^(?:local)?rule (\w+):$", done.stdout + done.stderr, re.M))
     expected = {rule: len(names) for rule, names in pipeline.jobs(profile).items() if names}
     assert counts == expected | {"all": 1}
+
+
+@pytest.mark.parametrize("name", ["smoke", "mini", "paper"])
+def test_states_that_the_chapter_on_training_reads_are_recorded_before_it(name, monkeypatch):
+    profile, read = load_profile(name), set()
+    monkeypatch.setattr(dynamics, "record_states", lambda _, model, step=None: read.add((model, step)))
+    for pair in profile.pairs:
+        for step in dynamics.steps_of(profile):
+            for arm in (pair.a, pair.b):
+                dynamics._states(profile, arm, profile.seeds[0], step)
+    ids = {model.id for model in profile.models()}
+    recorded = {(id, step) for id in ids for step in (None, *activations.checkpoints_of(profile, id))}
+    assert read <= recorded
+    assert {(id, step) for id, step in recorded if step} <= read
 
 
 def test_chapters_without_a_subject_are_left_out():

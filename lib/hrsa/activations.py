@@ -157,6 +157,14 @@ def has_ceiling(profile: Profile, model_id: str) -> bool:
     return model_id in backbones | {f"{name}-s{seed}" for name in backbones for seed in profile.seeds[:1]}
 
 
+def checkpoints_of(profile: Profile, model_id: str) -> list[int]:
+    """The checkpoints at which a model is compared: those of the first seed's embedders of the profile's pairs."""
+    model, arms = profile.model(model_id), {name for pair in profile.pairs for name in (pair.a, pair.b)}
+    if model.backbone not in arms or model.ablation or model.seed is None or model.seed != profile.seeds[0]:
+        return []
+    return [step for step in profile.recipe.checkpoints if step != profile.recipe.steps]
+
+
 def record_states(profile: Profile, model_id: str, step: int | None = None) -> Path:
     """Artefact folder with the states of one model on the probe texts; made in one forward pass, then kept.
 

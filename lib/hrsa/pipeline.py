@@ -29,7 +29,7 @@ STAGE_SECTIONS = {
     "mine": ("suite", "recipe"),
     "03_training": ("recipe",),
     "embedder": ("recipe", "ablations"),
-    "measure": ("suite", "analysis"),
+    "measure": ("suite", "analysis", "recipe"),
 }
 
 
@@ -101,12 +101,11 @@ def jobs(profile: Profile) -> dict[str, list[str]]:
 def groups(profile: Profile) -> dict[str, list[str]]:
     """Models measured by one job, which imports the heavy libraries once: name of the job -> model ids.
 
-    The backbones (with BM25 where there are local tasks), the embedders of each seed, and those of the ablations.
+    The backbones (with BM25 where there are local tasks), and the embedders of each seed.
     """
     found: dict[str, list[str]] = {}
     for model in profile.models():
-        name = "ablations" if model.ablation else "backbones" if model.seed is None else f"s{model.seed}"
-        found.setdefault(name, []).append(model.id)
+        found.setdefault("backbones" if model.seed is None else f"s{model.seed}", []).append(model.id)
     if profile.suite.tasks:
         found["backbones"].append("bm25")
     return found
@@ -139,7 +138,7 @@ def needs(profile: Profile, rule: str, name: str) -> list[tuple[str, str]]:
     if rule == "measure":
         return [_made_by(profile.model(id)) for id in groups(profile)[name] if id != "bm25"]
     if rule in PAIR_CHAPTERS:
-        return [("measure", group) for group in todo["measure"] if group != "ablations"]
+        return [("measure", group) for group in todo["measure"]]
     return _study_needs(profile, rule, todo)
 
 
@@ -206,6 +205,8 @@ def run_stage(profile: Profile, rule: str, name: str) -> dict[str, str]:
                 made[f"evaluation of {id}"] = evaluate.evaluate_model(profile, id).name
             if id != "bm25":
                 made[f"states of {id}"] = activations.record_states(profile, id).name
+                for step in activations.checkpoints_of(profile, id):
+                    made[f"states of {id}, step {step}"] = activations.record_states(profile, id, step).name
         return made
     raise ValueError(f"expected one of the stages {sorted(STAGE_MODULES)}, got {rule!r}")
 
