@@ -103,8 +103,9 @@ def load_task(name: str, profile: Profile) -> EvalTask:
     """A local evaluation task, capped by the profile.
 
     Retrieval keeps the first `suite.max_queries` queries of a seeded shuffle, every document relevant to them, and
-    further documents up to `suite.max_docs`. Other families keep at most `suite.max_docs` test rows. Raises ValueError
-    for an unknown task, a missing column, an empty text, or a judgement of a query or document that is not there.
+    further documents up to `suite.max_docs`. Other families keep at most `suite.max_docs` rows to test on, and as many
+    to train on. Raises ValueError for an unknown task, a missing column, an empty text, or a judgement of a query or
+    document that is not there.
     """
     known = paths.read_json(paths.SUITE / "eval" / "tasks.json")
     if name not in known:
@@ -117,7 +118,7 @@ def load_task(name: str, profile: Profile) -> EvalTask:
     if card["family"] == "retrieval":
         tables = _cap_retrieval(name, tables, profile.suite.max_queries, profile.suite.max_docs)
     else:
-        tables["test"] = _first(tables["test"], profile.suite.max_docs)
+        tables = {part: _first(table, profile.suite.max_docs) for part, table in tables.items()}
     facts = {k: card[k] for k in ("family", "reasoning", "instruction", "metric")}
     return EvalTask(name=name, **facts, **tables)
 
