@@ -2,7 +2,7 @@
 
     python -m hrsa.zoo.ship                 all arms of the profile `backbones`
     python -m hrsa.zoo.ship base rlvr       these, and what they start from
-    python -m hrsa.zoo.ship --profile smollm2 sft rlvr      arms of another profile, to `data/backbones/smollm2-…`
+    python -m hrsa.zoo.ship --profile smollm2-trial sft    an arm of another profile, to `data/backbones/…-sft`
 
 A stage that was interrupted goes on where it was. On one machine, with one number of threads, the files come out the
 same to the bit; the card says which machine and how many threads made those in the repository.
