@@ -66,7 +66,8 @@ Markdown(findings.above_maximum(heat, maxima, "cka"))
 
 # %%
 plots.heatmap(heat[heat["metric"] == "debiased_cka"], x="layer_x", y="layer_y", value="value", facet="models",
-              quantity="cka", xlabel=f"state of {study.pair(pair).a}", ylabel=f"state of {study.pair(pair).b}").publish(
+              quantity="debiased_cka", xlabel=f"state of {study.pair(pair).a}",
+              ylabel=f"state of {study.pair(pair).b}").publish(
     study.name, f"07_cka/{pair}", "heatmap-debiased",
     f"Heat maps of debiased linear CKA of every layer with every layer, backbones and embedders, pair {pair}")
 

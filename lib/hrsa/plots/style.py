@@ -45,6 +45,7 @@ class Scale:
 
 QUANTITIES = {
     "cka": Scale("linear CKA", 0, 1, "viridis"),
+    "debiased_cka": Scale("debiased linear CKA", 0, 1, "viridis"),
     "overlap": Scale("k-NN overlap (Jaccard)", 0, 1, "cividis"),
     "entropy": Scale("inverse row entropy", 0, 1, "magma"),
     "score": Scale("score", 0, 1, "viridis"),
