@@ -113,7 +113,8 @@ def by_pair(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _table(frame: pd.DataFrame) -> str:
-    return frame.to_markdown(index=False, floatfmt=".3f", missingval="")
+    shown = frame.astype(object).where(frame.notna(), None)
+    return shown.to_markdown(index=False, floatfmt=".3f", missingval="")
 
 
 def main() -> int:
