@@ -178,8 +178,8 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
     from hrsa.train import weights_key
 
     own = profile.analysis.texts
-    files = sorted((paths.SUITE / "probe").glob("*.[jp]*")) if own is None else [paths.ROOT / own]  # no README
-    content = {file.name: paths.file_hash(file) for file in files if file.is_file()}
+    files = sorted((paths.SUITE / "probe").iterdir()) if own is None else [paths.ROOT / own]
+    content = {file.name: paths.file_hash(file) for file in files if file.is_file() and file.suffix != ".md"}
     ceiling = step is None and has_ceiling(profile, model_id)
     name = model_id if step is None else f"{model_id}-step-{step:06d}"
     used = profile.analysis.model_dump(include={"texts_per_set", "max_length", "max_tokens", "probe_texts", "unit"})
