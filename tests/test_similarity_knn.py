@@ -59,6 +59,18 @@ def test_neighbours_are_those_of_float64(kind, rng):
     assert 0 <= got.reranked <= 1 and got.ks == (5, 10, 50)
 
 
+def test_neighbours_settled_among_candidates_are_those_of_all_rows(rng, monkeypatch):
+    x = np.repeat(rng.standard_normal((300, 12)), 3, axis=0)  # every state three times, and triplets that all but tie
+    x[::3] += 1e-7 * rng.standard_normal((300, 12))
+    x = np.vstack([x, x[rng.integers(0, 900, 200)] * 2]).astype(np.float32)
+    found = neighbours(x)
+    monkeypatch.setattr(knn, "SPARE", len(x))  # all rows are candidates
+    every = neighbours(x)
+    assert found.reranked == every.reranked > 0.9
+    assert same_sets(found, x, (5, 10, 50)) and same_sets(every, x, (5, 10, 50))
+    assert (found.tied == every.tied).all() and found.tied.any()
+
+
 def test_ties_go_to_the_lower_row_and_are_reported(rng):
     token = rng.integers(0, 60, 500)
     table = rng.standard_normal((60, 16)).astype(np.float32)

@@ -29,7 +29,8 @@ from hrsa.similarity.states import Layer, blocks
 KS = (5, 10, 50)  # as published
 ROUNDING = 2e-6  # float32 error of a product of unit vectors, with a margin
 MAX_TOKENS = 50_000  # of the study; a graph costs n^2 d
-EXACT_ENTRIES = 4_000_000  # float64 cosines held at once
+EXACT_ENTRIES = 4_000_000  # float64 numbers held at once
+SPARE = 12  # candidates beyond the neighbours wanted: among them float64 settles all but many ties
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,22 @@ def neighbours(x: Any, ks: Sequence[int] = KS, limits: Limits | None = None) -> 
         raise ValueError(f"expected at most {MAX_TOKENS} tokens, got {layer.shape}: draw a seeded sample first")
     directions = Directions(layer, limits)
     boundaries = np.array(sorted(set(ks)))
-    best = search(directions, k + 1 if n > k + 1 else k, directions.strip)
+    best = search(directions, min(k + 1 + SPARE, n - 1), directions.strip)
     values = np.hstack([best.values, np.full((n, 1), -np.inf, np.float32)])  # nothing comes after all n - 1
     gaps = values[:, boundaries - 1] - values[:, boundaries]
     limit = ROUNDING * (directions.lengths * directions.lengths.max() + np.abs(values[:, k - 1]))
     index, tied = best.index[:, :k].copy(), np.zeros((n, len(boundaries)), bool)
     doubtful = np.flatnonzero((gaps <= limit[:, None]).any(axis=1))
-    first, alike = _distinct(layer, doubtful)
+    least = best.values[:, -1] if best.values.shape[1] < n - 1 else np.full(n, -np.inf, np.float32)
+    among = least[doubtful] < values[doubtful, k - 1] - limit[doubtful]  # no row but the candidates can be near enough
+    sure = doubtful[among]
+    index[sure], tied[sure] = _settled(directions, sure, best.index[sure], best.values[sure], limit[sure], boundaries)
+    unsettled = doubtful[~among]
+    first, alike = _distinct(layer, unsettled)
     for part in blocks(len(first), max(64, min(EXACT_ENTRIES, limits.fitting(16, 0.25)) // n)):
         near, value = _exact(directions, first[part], k + 2)  # the row itself may be among them
         of = np.flatnonzero((alike >= part.start) & (alike < part.stop))
-        rows, at = doubtful[of], alike[of] - part.start
+        rows, at = unsettled[of], alike[of] - part.start
         order = np.argsort(near[at] == rows[:, None], axis=1, kind="stable")  # the row itself goes last
         near, value = (np.take_along_axis(v[at], order, axis=1) for v in (near, value))
         index[rows], tied[rows] = near[:, :k], value[:, boundaries - 1] == value[:, boundaries]
@@ -143,6 +149,28 @@ def _distinct(layer: Layer, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     alike = np.array([seen.setdefault(row.tobytes(), len(seen))
                       for part in blocks(len(rows)) for row in host(layer.raw(rows[part]))], dtype=np.intp)
     return rows[np.unique(alike, return_index=True)[1]], alike
+
+
+def _settled(directions: Directions, rows: np.ndarray, index: np.ndarray, values: np.ndarray, limit: np.ndarray,
+             boundaries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours (r, k) and ties (r, len(boundaries)) of some rows, whose candidates hold all that can be near enough.
+
+    index, values (r, m): candidates and their float32 scores, falling; limit (r,): how far apart scores tell the order.
+    Float64 orders those within `limit` of a boundary; a candidate that is further off is on its side of it for sure.
+    """
+    near = [np.abs(values - values[:, [at - 1]]) <= limit[:, None] for at in boundaries]
+    close = np.any(near, axis=0)  # (r, m)
+    exact = np.full(values.shape, np.nan)
+    at, place = np.nonzero(close)
+    for part in blocks(len(at), max(1, EXACT_ENTRIES // directions.layer.shape[1])):
+        pairs = at[part], place[part]
+        mine, theirs = directions.unit(rows[pairs[0]]), directions.unit(index[pairs])
+        exact[pairs] = host(mine * theirs).sum(axis=1)  # one order of summation for all
+    run = np.cumsum(~close | np.diff(close, axis=1, prepend=False), axis=1)  # close ones in a row share it
+    order = np.lexsort((index, -exact, run))
+    index, exact = (np.take_along_axis(part, order, axis=1) for part in (index, exact))
+    after = np.hstack([exact, np.full((len(rows), 1), np.nan)])
+    return index[:, : boundaries[-1]], after[:, boundaries - 1] == after[:, boundaries]
 
 
 def _exact(directions: Directions, rows: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
