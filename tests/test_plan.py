@@ -91,7 +91,7 @@ def test_more_seeds_and_steps_cost_more():
     assert all(seeds[name].hours >= stage.hours and steps[name].hours >= stage.hours for name, stage in first.items())
 
 
-@pytest.mark.parametrize("name", ["paper", "mini", "smoke"])
+@pytest.mark.parametrize("name", ["paper", "mini", "smoke", "smollm2"])
 def test_the_command_prints_a_page(name, capsys):
     assert plan.main(["--profile", name]) == 0
     printed = capsys.readouterr().out
@@ -100,7 +100,7 @@ def test_the_command_prints_a_page(name, capsys):
     for stage in plan.stages(profile, plan.machine_of(profile)):
         assert stage.name in printed
     assert all(f"  {backbone.name} " in printed for backbone in profile.backbones)
-    assert ("GPU-hours: 120 TFLOP/s" in printed) == (name == "paper")
+    assert ("GPU-hours: 120 TFLOP/s" in printed) == (name in ("paper", "smollm2"))  # those trained in bf16
     if name == "paper":
         assert "03_training     x  33" in printed and "r1-distill-vs-prorl" in printed
 

@@ -71,12 +71,17 @@ def backbone_folder(profile: Profile, name: str) -> str:
     if backbone.source == "hub":
         return str(backbone.path)
     folder = (paths.ROOT / str(backbone.path)).resolve()
-    if (folder / "adapter_config.json").is_file():
+    if are_adapters(backbone):
         from hrsa.zoo.adapters import merged_folder
 
         return str(merged_folder(profile, name, folder))
     _check_folder(folder)
     return str(folder)
+
+
+def are_adapters(backbone: Backbone) -> bool:
+    """Whether a backbone's folder holds LoRA adapters, which become a model in the backbone it starts from."""
+    return backbone.source == "folder" and (paths.ROOT / str(backbone.path) / "adapter_config.json").is_file()
 
 
 def has_card(backbone: Backbone) -> bool:

@@ -81,13 +81,15 @@ class Size(NamedTuple):
 
 
 def shape(profile: Profile, backbone: Backbone) -> dict:
-    """The configuration that sets a backbone's size, as transformers names its fields; a zoo arm has that of the model
-    it starts from.
+    """The configuration that sets a backbone's size, as transformers names its fields; zoo arms and LoRA adapters have
+    that of the model they start from.
 
     Raises ValueError for a published model that this module does not know.
     """
+    from hrsa.backbone import are_adapters
+
     zoo = profile.zoo
-    while backbone.source == "zoo" and backbone.start:
+    while backbone.start and (backbone.source == "zoo" or are_adapters(backbone)):
         backbone = profile.backbone(backbone.start)
     if backbone.source == "zoo":
         return {"model_type": "qwen3", "hidden_size": zoo.hidden_size, "num_hidden_layers": zoo.layers,
