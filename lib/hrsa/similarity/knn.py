@@ -35,7 +35,7 @@ SPARE = 12  # candidates beyond the neighbours wanted: among them float64 settle
 
 @dataclass(frozen=True)
 class Neighbours:
-    """`index` (n, k): its first k columns are the k nearest, for each k of `ks` (rising).
+    """`index` (n, k): its first k columns are the k nearest, for each k of `ks` (rising), in no order that is promised.
 
     `tied` (n, len(ks)): where the tie rule decided the set. `reranked`: share of tokens that float64 had to settle.
     """
