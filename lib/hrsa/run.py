@@ -50,7 +50,7 @@ def environment(profile: Profile) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "MPLBACKEND": "agg",
-        "PYTHONHASHSEED": "0", **({} if online else OFFLINE),
+        "PYTHONHASHSEED": "0", "PYTHONWARNINGS": "ignore:IProgress not found", **({} if online else OFFLINE),
     }
 
 
