@@ -35,7 +35,7 @@ SPARE = 12  # candidates beyond the neighbours wanted: among them float64 settle
 
 @dataclass(frozen=True)
 class Neighbours:
-    """`index` (n, k): its first k columns are the k nearest, for each k of `ks` (rising), in no order that is promised.
+    """`index` (n, k): its first k columns are the k nearest, for each k of `ks` (rising).
 
     `tied` (n, len(ks)): where the tie rule decided the set. `reranked`: share of tokens that float64 had to settle.
     """
@@ -156,18 +156,18 @@ def _settled(directions: Directions, rows: np.ndarray, index: np.ndarray, values
     """Neighbours (r, k) and ties (r, len(boundaries)) of some rows, whose candidates hold all that can be near enough.
 
     index, values (r, m): candidates and their float32 scores, falling; limit (r,): how far apart scores tell the order.
-    Float64 orders those within `limit` of a boundary; a candidate that is further off is on its side of it for sure.
+    Float64 orders those that follow each other within `limit`; a wider gap is an order for sure.
     """
-    near = [np.abs(values - values[:, [at - 1]]) <= limit[:, None] for at in boundaries]
-    close = np.any(near, axis=0)  # (r, m)
+    edge = np.ones((len(rows), 1), bool)
+    apart = np.hstack([edge, values[:, :-1] - values[:, 1:] > limit[:, None], edge])  # (r, m + 1)
+    close = ~(apart[:, :-1] & apart[:, 1:])  # (r, m)
     exact = np.full(values.shape, np.nan)
     at, place = np.nonzero(close)
     for part in blocks(len(at), max(1, EXACT_ENTRIES // directions.layer.shape[1])):
         pairs = at[part], place[part]
         mine, theirs = directions.unit(rows[pairs[0]]), directions.unit(index[pairs])
         exact[pairs] = host(mine * theirs).sum(axis=1)  # one order of summation for all
-    run = np.cumsum(~close | np.diff(close, axis=1, prepend=False), axis=1)  # close ones in a row share it
-    order = np.lexsort((index, -exact, run))
+    order = np.lexsort((index, -exact, np.cumsum(apart[:, :-1], axis=1)))
     index, exact = (np.take_along_axis(part, order, axis=1) for part in (index, exact))
     after = np.hstack([exact, np.full((len(rows), 1), np.nan)])
     return index[:, : boundaries[-1]], after[:, boundaries - 1] == after[:, boundaries]
