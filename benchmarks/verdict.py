@@ -23,6 +23,7 @@ import pandas as pd
 from scipy import stats
 
 from hrsa import paths
+from hrsa.code import code_hash
 from hrsa.power import Variances, power
 from hrsa.verdict import verdict
 
@@ -137,7 +138,7 @@ def main():
         paths.write_json(RESULT.with_suffix(".json"), paths.provenance(
             command=f"python benchmarks/verdict.py --repeats {chosen.repeats} --write", settings=settings,
             sha256=paths.file_hash(RESULT), seconds=round(time.monotonic() - start, 1),
-            code=paths.code_hash("hrsa.verdict")))
+            code=code_hash(verdict)))
 
 
 if __name__ == "__main__":

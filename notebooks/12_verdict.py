@@ -28,8 +28,10 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa import claims, evidence, merge, overview, paths, plots, published, synthesis, wording
+from hrsa import claims, evidence, merge, overview, plots, published, synthesis, wording
+from hrsa.code import code_hash
 from hrsa.profile import load_profile
+from hrsa.verdict import verdict
 
 study = load_profile(profile)
 stated = study.verdict.model_dump()
@@ -264,7 +266,7 @@ plots.table(published.entropy_change(), "Published inverse row entropy before an
 
 # %%
 simulated, record = synthesis.committed("verdict_simulation")
-Markdown(f"{wording.proof(simulated)}\n\n{wording.origin(record, paths.code_hash('hrsa.verdict'))}")
+Markdown(f"{wording.proof(simulated)}\n\n{wording.origin(record, code_hash(verdict))}")
 
 # %%
 plots.heatmap(simulated, x="method", y="scenario", value="false_equivalence", xlabel="method",

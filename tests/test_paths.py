@@ -17,30 +17,6 @@ def test_key_depends_on_every_part_and_not_on_order():
     assert len(paths.key(a=1)) == 12
 
 
-def test_code_hash_follows_imports(tmp_path, monkeypatch):
-    package = tmp_path / "hrsa"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "a.py").write_text("from hrsa import b\n")
-    (package / "b.py").write_text("def f():\n    from hrsa.c import g\n")
-    (package / "c.py").write_text("def g():\n    pass\n")
-    (package / "d.py").write_text("X = 1\n")
-    monkeypatch.setattr(paths, "PACKAGE", package)
-
-    def fresh(name):
-        paths.code_hash.cache_clear()
-        return paths.code_hash(name)
-
-    before = fresh("hrsa.a")
-    (package / "d.py").write_text("X = 2\n")
-    assert fresh("hrsa.a") == before
-    (package / "c.py").write_text("def g():\n    return 1\n")
-    assert fresh("hrsa.a") != before
-    with pytest.raises(ValueError, match="expected a module of hrsa"):
-        fresh("hrsa.nothing")
-    paths.code_hash.cache_clear()
-
-
 def test_make_builds_once_and_records_where_it_came_from(tmp_path):
     calls = []
 
@@ -51,7 +27,7 @@ def test_make_builds_once_and_records_where_it_came_from(tmp_path):
     target = tmp_path / "stage" / "name-0"
     paths.scratch(target).mkdir(parents=True)
     for _ in range(2):
-        assert paths.make(target, build, seed=3) == target
+        assert paths.make(target, build, (paths.make,), seed=3) == target
     assert len(calls) == 1
     record = json.loads((target / "provenance.json").read_text())
     assert record["seed"] == 3 and record["versions"]["torch"] and record["seconds"] >= 0
@@ -67,7 +43,7 @@ def test_a_failed_build_leaves_nothing_and_keeps_its_scratch(tmp_path):
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        paths.make(target, build)
+        paths.make(target, build, (paths.make,))
     assert [p.name for p in tmp_path.iterdir()] == [paths.scratch(target).name]
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from hrsa import paths
 from hrsa.activations import record_states
+from hrsa.code import code_hash
 from hrsa.compare import curve, open_pair
 from hrsa.profile import Ablation, Model, Profile
 from hrsa.progress import progress
@@ -62,7 +63,7 @@ def last_states(profile: Profile, pair: str) -> Path:
               for _, seed, ablation in todo]
     used = profile.analysis.model_dump(include={"ks", "bootstrap", "permutations"})
     key = paths.key(states=[[folder.name for folder in two] for two in states], analysis=used, cases=todo,
-                    code=paths.code_hash("hrsa.ablation"))
+                    code=code_hash(last_states))
 
     def build(folder: Path) -> None:
         tables = []
@@ -76,5 +77,5 @@ def last_states(profile: Profile, pair: str) -> Path:
                     bar.update()
         paths.write_table(folder / "last.parquet", pd.concat(tables, ignore_index=True))
 
-    return paths.make(paths.artefact(profile.name, "similarity", f"{pair}-ablations", key), build, pair=pair,
-                      inputs=[folder.name for two in states for folder in two])
+    return paths.make(paths.artefact(profile.name, "similarity", f"{pair}-ablations", key), build, (last_states,),
+                      pair=pair, inputs=[folder.name for two in states for folder in two])

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from hrsa import align, paths
+from hrsa.code import code_hash
 from hrsa.profile import Analysis, Profile
 from hrsa.progress import progress
 from hrsa.streaming import layer_labels, stream_states, tokenise
@@ -185,7 +186,7 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
     used = profile.analysis.model_dump(include={"texts_per_set", "max_length", "max_tokens", "probe_texts", "unit"})
     origin = weights_key(profile, model_id)
     key = paths.key(analysis=used, texts=content, model=origin, step=step, ceiling=ceiling, threads=profile.threads,
-                    code=paths.code_hash("hrsa.activations"))
+                    code=code_hash(record_states))
 
     def build(folder: Path) -> None:
         from hrsa import backbone, train
@@ -194,4 +195,5 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
         backbone.prepare(profile.threads, align.SAMPLE_SEED)
         write_states(folder, train.load_embedder(profile, model_id, step), table, profile.analysis, name, ceiling)
 
-    return paths.make(paths.artefact(profile.name, "states", name, key), build, model=origin, step=step)
+    return paths.make(paths.artefact(profile.name, "states", name, key), build, (record_states,), model=origin,
+                      step=step)

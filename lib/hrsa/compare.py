@@ -18,6 +18,7 @@ import pandas as pd
 
 from hrsa import paths
 from hrsa.activations import BF16, Recording, record_states
+from hrsa.code import code_hash
 from hrsa.compare_probes import compare_probes
 from hrsa.dynamics import dynamics
 from hrsa.layerwise import PLACE, TIED, curve, dimensions, heatmap, heatmap_maxima, open_pair, rotation_map
@@ -77,7 +78,7 @@ def compare_pair(profile: Profile, pair: str, metric: Metric) -> Path:
     inputs = sorted({folder.name for folder in states.values() if folder.name != BF16})
     used = profile.analysis.model_dump(include={"ks", "bootstrap", "permutations"})
     key = paths.key(metric=metric, cases=todo, analysis=used, states=inputs,
-                    code=paths.code_hash("hrsa.compare"))
+                    code=code_hash(compare_pair))
     target = paths.artefact(profile.name, "similarity", f"{pair}-{metric}", key)
 
     def build(folder: Path) -> None:
@@ -89,7 +90,7 @@ def compare_pair(profile: Profile, pair: str, metric: Metric) -> Path:
             else:
                 _write_layers(folder, opened, metric, profile.analysis, paths.scratch(target))
 
-    return paths.make(target, build, pair=pair, metric=metric, inputs=inputs)
+    return paths.make(target, build, (compare_pair,), pair=pair, metric=metric, inputs=inputs)
 
 
 def _states(profile: Profile, todo: list[Case]) -> dict[str, Path]:

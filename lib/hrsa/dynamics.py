@@ -9,6 +9,7 @@ import pandas as pd
 
 from hrsa import paths
 from hrsa.activations import Recording, record_states
+from hrsa.code import code_hash
 from hrsa.compare_probes import compare_probes
 from hrsa.layerwise import MEASURED, curve, matched_layers, open_pair
 from hrsa.profile import Analysis, Profile
@@ -35,7 +36,7 @@ def dynamics(profile: Profile, pair: str) -> Path:
     states = {step: tuple(_states(profile, name, seed, step) for name in (two.a, two.b)) for step in steps_of(profile)}
     used = profile.analysis.model_dump(include={"ks", "bootstrap", "permutations"})
     names = {str(step): [folder.name for folder in folders] for step, folders in states.items()}
-    key = paths.key(analysis=used, states=names, code=paths.code_hash("hrsa.dynamics"))
+    key = paths.key(analysis=used, states=names, code=code_hash(dynamics))
 
     def build(folder: Path) -> None:
         tables = []
@@ -45,8 +46,8 @@ def dynamics(profile: Profile, pair: str) -> Path:
                 bar.update()
         paths.write_table(folder / "dynamics.parquet", pd.concat(tables, ignore_index=True))
 
-    return paths.make(paths.artefact(profile.name, "similarity", f"{pair}-dynamics", key), build, pair=pair,
-                      inputs=sorted({name for both in names.values() for name in both}))
+    return paths.make(paths.artefact(profile.name, "similarity", f"{pair}-dynamics", key), build, (dynamics,),
+                      pair=pair, inputs=sorted({name for both in names.values() for name in both}))
 
 
 def _states(profile: Profile, backbone: str, seed: int, step: int) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from hrsa import paths
+from hrsa.code import code_hash
 from hrsa.profile import Profile
 from hrsa.progress import progress
 
@@ -132,7 +133,7 @@ def _made_by(profile: Profile, model_id: str) -> dict[str, Any]:
 def embedding_folder(profile: Profile, model_id: str) -> Path:
     """Where a model's embeddings of evaluation texts are kept (`hrsa.embeddings`), for every list of tasks."""
     key = paths.key(**_made_by(profile, model_id), threads=profile.threads,
-                    code=[paths.code_hash(name) for name in ("hrsa.encoder", "hrsa.train")],
+                    code=code_hash(_encoder_maker),
                     versions=[metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")])
     return paths.artefact(profile.name, "embeddings", model_id, key)
 
@@ -196,7 +197,7 @@ def evaluate_model(profile: Profile, model_id: str) -> Path:
     no result at all. Finished tasks are not run again.
     """
     made_from = {**_made_by(profile, model_id), "suite": _suite_key(profile), "mteb": metadata.version("mteb"),
-                 "threads": profile.threads, "code": paths.code_hash("hrsa.evaluate")}
+                 "threads": profile.threads, "code": code_hash(evaluate_model)}
     folder = paths.artefact(profile.name, "evaluation", model_id, paths.key(**made_from))
     work = paths.scratch(folder)
 
@@ -208,7 +209,7 @@ def evaluate_model(profile: Profile, model_id: str) -> Path:
         paths.write_table(target / "scores.parquet", scores)
         paths.write_table(target / "per_query.parquet", per_query)
 
-    return paths.make(folder, build, profile=profile.name, model=model_id, **made_from)
+    return paths.make(folder, build, (evaluate_model,), profile=profile.name, model=model_id, **made_from)
 
 
 def collect(profile: Profile, model_ids: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -22,6 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hrsa import paths
+from hrsa.code import code_hash
+from hrsa.evaluate import evaluate_model
 from hrsa.profile import Model, Profile
 
 COLUMNS = ["model", "task", "query", "value"]
@@ -105,7 +107,7 @@ def write(path: Path, profile: Profile, per_query: pd.DataFrame, source: str, fa
     """
     meta = {"source": source, "profile": profile.name, "fingerprint": fingerprint(profile),
             "statement": statement(profile), "families": dict(families),
-            "provenance": paths.provenance(code=paths.code_hash("hrsa.evaluate"))}
+            "provenance": paths.provenance(code=code_hash(evaluate_model))}
     table = pa.Table.from_pandas(_checked(per_query, str(path))[COLUMNS], preserve_index=False)
     with paths.atomic(Path(path)) as temporary:
         pq.write_table(table.replace_schema_metadata({META: json.dumps(meta).encode()}), temporary, compression="zstd")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hrsa import joint, paths
+from hrsa import joint
 from hrsa.profile import Recipe
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def start_of(model: SentenceTransformer, backbone: str) -> dict[str, Any]:
             "parameters": sum(p.numel() for p in model.parameters())}
 
 
-def fingerprint(curve: pd.DataFrame, recipe: Recipe, seed: int, start: dict[str, Any]) -> dict[str, Any]:
+def fingerprint(curve: pd.DataFrame, recipe: Recipe, seed: int, start: dict[str, Any], code: str) -> dict[str, Any]:
     """The record of one run.
 
     curve: one row per step with `batch` (hash of the queries, positives and negatives that the step consumed, in
     order, over all processes, so that their number does not change it) and `learning_rate`. start:
-    from `start_of`, taken before training.
+    from `start_of`, taken before training; code: the hash of the code that trained.
     """
     return {
         "data": text_hash(curve["batch"]),
@@ -64,7 +64,7 @@ def fingerprint(curve: pd.DataFrame, recipe: Recipe, seed: int, start: dict[str,
         "pooling": {"mode": "mean", "include_prompt": False},
         "optimiser": {"name": "AdamW", "schedule": "cosine", "clip": CLIP},
         "versions": {name: metadata.version(name) for name in LIBRARIES},
-        "code": paths.code_hash("hrsa.train"),
+        "code": code,
         START: start,
     }
 

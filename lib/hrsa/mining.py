@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hrsa import paths, sources, texts
+from hrsa.code import code_hash
 from hrsa.negatives import REFERENCE_TOKENS, Known, Mined, bm25_scores, embedding_scores, reference, select
 from hrsa.profile import Mining, Profile
 from hrsa.progress import progress
@@ -45,7 +46,7 @@ def mine(profile: Profile) -> Path:
     files = {source.task: source.hash() for source in sources.training(profile)}
     tokens = min(REFERENCE_TOKENS, profile.recipe.max_length)
     key = paths.key(mining=profile.suite.mining.model_dump(), max_pairs=profile.suite.max_pairs, files=files,
-                    hard_negatives=wanted, tokens=tokens, code=paths.code_hash("hrsa.mining"))
+                    hard_negatives=wanted, tokens=tokens, code=code_hash(mine))
 
     def build(folder: Path) -> None:
         training = texts.load_training(profile)
@@ -53,7 +54,7 @@ def mine(profile: Profile) -> Path:
         write_triples(folder / "triples.parquet", triples)
         paths.write_json(folder / "report.json", report)
 
-    return paths.make(paths.artefact(profile.name, "texts", "triples", key), build, files=files)
+    return paths.make(paths.artefact(profile.name, "texts", "triples", key), build, (mine,), files=files)
 
 
 def write_triples(path: Path, triples: pd.DataFrame) -> None:

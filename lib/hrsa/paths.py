@@ -1,14 +1,13 @@
 """Where artefacts live, what they are called and how they are written.
 
 An artefact is a folder `data/runs/<profile>/<stage>/<name>-<key>/`. The key hashes everything that changes the
-content: configuration, seed, the keys of the inputs and the source of the code that makes it. A folder appears
+content: configuration, seed, the keys of the inputs and the code that makes it (`hrsa.code`). A folder appears
 under its name only when it is complete (written beside it, then renamed), with `provenance.json` inside. The same
 call again therefore finds finished work and never half-written work.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import json
@@ -18,12 +17,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from hrsa.code import check_unchanged
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = Path(os.environ.get("HRSA_ROOT", PACKAGE.parents[1])).resolve()
@@ -49,45 +49,6 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _source(module: str) -> Path | None:
-    """The file of an `hrsa` module, or None when the dotted name is not a module of this package."""
-    stem = PACKAGE.joinpath(*module.split(".")[1:])
-    return next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
-
-
-@cache
-def imports(module: str, source: Path) -> frozenset[str]:
-    """Names of `hrsa` modules that the source of `module` imports anywhere, also inside functions."""
-    found = set()
-    parent = module if source.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            up = parent.split(".")[: len(parent.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*up, *([node.module] if node.module else [])])
-            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return frozenset(name for name in found if name.split(".")[0] == "hrsa" and _source(name))
-
-
-@cache
-def code_hash(module: str) -> str:
-    """Hash of the source of an `hrsa` module and of all `hrsa` modules it imports, directly or not.
-
-    Part of every artefact's key, so that a change of code makes new artefacts and an unrelated change does not.
-    """
-    todo, seen = [module], {}
-    while todo:
-        name = todo.pop()
-        source = _source(name)
-        if source is None:
-            raise ValueError(f"expected a module of hrsa, got {name!r}: give its dotted name, such as 'hrsa.train'")
-        if name not in seen:
-            seen[name] = file_hash(source)
-            todo += imports(name, source)
-    return key(sources=seen)
 
 
 def provenance(**extra: Any) -> dict[str, Any]:
@@ -170,14 +131,16 @@ def scratch(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.work")
 
 
-def make(folder: Path, build: Callable[[Path], None], **recorded: Any) -> Path:
-    """Return `folder`, built first when it is not there yet.
+def make(folder: Path, build: Callable[[Path], None], by: tuple[Callable, ...], **recorded: Any) -> Path:
+    """Return `folder`, built first when it is not there yet by the code of the functions `by`.
 
     `build(temporary)` fills an empty folder, which gets its final name only afterwards, together with
     `provenance.json` (seconds it took, versions, commit and `recorded`). Errors leave nothing under the final name.
+    RuntimeError when that code has changed on disk since this process started.
     """
     if (folder / "provenance.json").is_file():
         return folder
+    check_unchanged(*by)
     start = time.monotonic()
     with atomic(folder) as temporary:
         shutil.rmtree(temporary, ignore_errors=True)

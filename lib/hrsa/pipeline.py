@@ -7,23 +7,28 @@ elsewhere, so that a job that is killed or fails loses neither.
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable
 
 from hrsa import merge, paths
-from hrsa.backbone import has_card
+from hrsa.activations import record_states
+from hrsa.backbone import MADE, are_adapters, backbone_folder, has_card
+from hrsa.code import code_hash, notebook_hash
+from hrsa.evaluate import evaluate_model
+from hrsa.mining import mine
 from hrsa.profile import Model, Profile
+from hrsa.train import train_embedder
+from hrsa.zoo.adapters import merged_folder
+from hrsa.zoo.make import code_of, make_backbone
 
 PAIR_CHAPTERS = ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
 STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "11_ablations", "12_verdict", "13_family")
 FAMILY = paths.ROOT / "data" / "results" / "family" / "record.json"  # of `hrsa.results`
-STAGE_MODULES = {
-    "backbone": ("hrsa.backbone", "hrsa.zoo"),
-    "mine": ("hrsa.mining",),
-    "embedder": ("hrsa.train",),
-    "measure": ("hrsa.evaluate", "hrsa.activations"),
-    "book": ("hrsa.book", "hrsa.run"),
-}
+STAGES = {
+    "mine": (mine,),
+    "embedder": (train_embedder,),
+    "measure": (evaluate_model, record_states),
+}  # rule -> what does its jobs; see `_stages` for the others that are not chapters
+NOT_CHAPTERS = ("backbone", *STAGES, "book")
 STAGE_SECTIONS = {
     "backbone": ("zoo", "backbones"),
     "mine": ("suite", "recipe"),
@@ -156,21 +161,30 @@ def _study_needs(profile: Profile, chapter: str, todo: dict[str, list[str]]) -> 
     return [(rule, name) for rule in every for name in todo[rule]]
 
 
-@cache
-def _source_hash(path: Path) -> str:
-    """Hash of a notebook's py:percent source and of the `hrsa` code it imports."""
-    code = {name: paths.code_hash(name) for name in sorted(paths.imports("hrsa.notebook", path))}
-    return paths.key(source=paths.file_hash(path), code=code)
+def _stages(profile: Profile, rule: str) -> tuple[Callable, ...]:
+    """The functions that do the jobs of a rule: of backbones, those that the profile's own need."""
+    if rule == "book":
+        from hrsa import book  # with Sphinx and the notebook reader, which other jobs have no use for
+
+        return book.build, book.PlotlyRenderer, book.setup
+    if rule != "backbone":
+        return STAGES[rule]
+    made = {function for b in profile.backbones if b.source in MADE for function in code_of(b)}
+    merged = (merged_folder,) if any(map(are_adapters, profile.backbones)) else ()
+    return (backbone_folder, *merged, *sorted(made, key=lambda function: function.__name__))
 
 
 def fingerprint(profile: Profile, rule: str) -> str:
     """Hash of configuration and code that a rule's jobs depend on: when it changes, they run again."""
     sections = STAGE_SECTIONS.get(rule, tuple(type(profile).model_fields))
     settings = {name: profile.model_dump(mode="json")[name] for name in (*sections, "threads")}
-    if rule in STAGE_MODULES:
-        return paths.key(settings=settings, code={m: paths.code_hash(m) for m in STAGE_MODULES[rule]})
+    if rule in NOT_CHAPTERS:
+        return paths.key(settings=settings, code=code_hash(*_stages(profile, rule)))
     received = [paths.file_hash(file) for file in merge.received(profile)] if rule == "12_verdict" else []
-    return paths.key(settings=settings, code=_source_hash(paths.NOTEBOOKS / f"{rule}.py"), received=received)
+    before = (make_backbone, merged_folder, mine, train_embedder, evaluate_model, record_states)
+    if rule == "03_training":
+        before = tuple(stage for stage in before if stage is not train_embedder)
+    return paths.key(settings=settings, code=notebook_hash(paths.NOTEBOOKS / f"{rule}.py", before), received=received)
 
 
 def parameters(profile: Profile, chapter: str, name: str) -> dict[str, str | int]:
@@ -208,6 +222,6 @@ def run_stage(profile: Profile, rule: str, name: str) -> dict[str, str]:
                 for step in activations.checkpoints_of(profile, id):
                     made[f"states of {id}, step {step}"] = activations.record_states(profile, id, step).name
         return made
-    raise ValueError(f"expected one of the stages {sorted(STAGE_MODULES)}, got {rule!r}")
+    raise ValueError(f"expected one of the stages {NOT_CHAPTERS}, got {rule!r}")
 
 

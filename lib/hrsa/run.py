@@ -162,7 +162,7 @@ def _last_line(error: Exception) -> str:
 def run_job(profile: Profile, rule: str, name: str) -> Path:
     """Do one job of the study and write its record; return the record's path."""
     start = time.monotonic()
-    if rule in pipeline.STAGE_MODULES:
+    if rule in pipeline.NOT_CHAPTERS:
         made = pipeline.run_stage(profile, rule, name)
     else:
         output = paths.ROOT / pipeline.executed(profile, rule, name)

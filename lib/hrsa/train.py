@@ -19,6 +19,7 @@ import pandas as pd
 
 from hrsa import joint, paths
 from hrsa.backbone import backbone_folder, backbone_key, leak_probe, prepare
+from hrsa.code import code_hash
 from hrsa.fingerprint import fingerprint, same_recipe, start_of
 from hrsa.mining import mine
 from hrsa.order import COLUMNS, batches, check_triples
@@ -68,7 +69,7 @@ def train(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed:
         _export(model, weights, fresh, steps / _step(step))
 
     curve, weights = fit(model, triples, order, recipe, seed, work, run, keep)
-    record = fingerprint(curve, recipe, seed, start)
+    record = fingerprint(curve, recipe, seed, start, code_hash(train))
     final = _export(model, weights, fresh, folder / "model")
     if joint.rank() == 0:
         _write(final, triples.iloc[order[0][:EXAMPLES]], recipe, folder, steps, curve, record)
@@ -137,7 +138,7 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
     texts = joint.in_turn(lambda: mine(profile))
     backbone = joint.in_turn(lambda: backbone_folder(profile, model.backbone))
     arm = paths.key(recipe=recipe.model_dump(mode="json"), seed=model.seed, threads=profile.threads, texts=texts.name,
-                    code=paths.code_hash("hrsa.train"))
+                    code=code_hash(train_embedder))
     key = paths.key(arm=arm, backbone=backbone_key(profile, model.backbone))
     folder = paths.artefact(profile.name, "embedders", model_id, key)
     if (theirs := joint.agreed(folder.name)) != folder.name:
@@ -154,7 +155,8 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
     if joint.agreed((folder / "provenance.json").is_file()):
         return folder
     if joint.rank() == 0:
-        paths.make(folder, build, model=model_id, arm=arm, inputs=[texts.name], processes=joint.count())
+        paths.make(folder, build, (train_embedder,), model=model_id, arm=arm, inputs=[texts.name],
+                   processes=joint.count())
     else:
         build(folder)
     joint.wait()

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from hrsa import calibrate
+from hrsa.code import code_hash
 from hrsa.similarity import knn, tables
 from hrsa.similarity.device import host
 from hrsa.similarity.limits import MEMORY_MB, Limits
@@ -118,4 +119,4 @@ def _identity(x: States, y: States, plan: tables.Plan, seed: int | None, method:
     drawn = hashlib.sha256(np.ascontiguousarray(plan.weights).tobytes() + plan.orders.tobytes()).hexdigest()
     return {"x": [layer.fingerprint for layer in x.layers], "y": [layer.fingerprint for layer in y.layers],
             "drawn": drawn, "ks": list(map(int, plan.ks)), "level": plan.level, "sample": plan.sample_seed,
-            "minibatch": seed, "method": method, "layers": layers}
+            "minibatch": seed, "method": method, "layers": layers, "code": code_hash(compare_layers)}

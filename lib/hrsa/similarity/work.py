@@ -37,10 +37,10 @@ class Work:
 
     @classmethod
     def of(cls, folder: Path | str | None, **parts: Any) -> Work:
-        """Work in `folder`/key of the JSON-able `parts` and of the code: what belongs to others is never taken up."""
+        """Work in `folder`/key of the JSON-able `parts`: what belongs to others is never taken up."""
         if folder is None:
             return cls()
-        return cls(Path(folder) / paths.key(**parts, code=paths.code_hash("hrsa.similarity")))
+        return cls(Path(folder) / paths.key(**parts))
 
     def load(self, name: str, total: dict[str, np.ndarray]) -> int:
         """Fill `total` with the saved sums and return how many blocks they hold; 0 when nothing is saved."""

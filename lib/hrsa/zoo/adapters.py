@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrsa import paths
+from hrsa.code import code_hash
 from hrsa.profile import Lora, Profile
 
 if TYPE_CHECKING:
@@ -85,11 +86,12 @@ def merged_folder(profile: Profile, name: str, folder: Path) -> Path:
         raise ValueError(f"backbone {name}: expected `start`, the backbone that the adapters in {folder.name} are for, "
                          "got none: name it in the profile")
     key = paths.key(start=backbone_key(profile, start), adapters=[paths.file_hash(folder / file) for file in FILES],
-                    code=paths.code_hash("hrsa.zoo.adapters"))
+                    code=code_hash(merged_folder))
 
     def build(temporary: Path) -> None:
         model, tokenizer = load_lm(backbone_folder(profile, start))
         apply(model, folder).save_pretrained(temporary / "model")
         tokenizer.save_pretrained(temporary / "model")
 
-    return paths.make(paths.artefact(profile.name, "backbones", name, key), build, start=start) / "model"
+    target = paths.artefact(profile.name, "backbones", name, key)
+    return paths.make(target, build, (merged_folder,), start=start) / "model"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,15 @@ import pandas as pd
 
 from hrsa import paths
 from hrsa.backbone import MADE
+from hrsa.code import code_hash
 from hrsa.profile import Backbone, Profile, Zoo
 from hrsa.zoo import adapters, package
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Made = tuple[PreTrainedModel, PreTrainedTokenizerBase, pd.DataFrame]
+    Maker = Callable[[Profile, Backbone, Path | None, list[str], Path], Made]
 
 MODES = ("greedy", "sampled")
 SAMPLES = 6  # completions shown in the card
@@ -42,11 +47,13 @@ def make_backbone(profile: Profile, name: str) -> Path:
     brought = {"package": package.origin(str(backbone.path))} if backbone.source == "package" else {}
     key = paths.key(zoo=settings_of(profile, backbone), arm=backbone.arm, start=backbone.start,
                     compared_with=origin.name if origin else None, threads=profile.threads,
-                    suite=[paths.file_hash(p) for p in suite if p.is_file()], code=paths.code_hash("hrsa.zoo.make"),
+                    suite=[paths.file_hash(p) for p in suite if p.is_file()], code=code_hash(*code_of(backbone)),
                     **brought)
     folder = paths.artefact(profile.name, "backbones", name, key)
-    return paths.make(folder, lambda temporary: _build(profile, backbone, origin, temporary, paths.scratch(folder)),
-                      profile=profile.name, arm=backbone.arm, start=backbone.start,
+    roots = code_of(backbone)
+    return paths.make(folder, lambda temporary: _build(profile, backbone, origin, temporary, paths.scratch(folder),
+                                                       roots[-1]),
+                      roots, profile=profile.name, arm=backbone.arm, start=backbone.start,
                       seed=zoo_of(profile, backbone).seed, threads=profile.threads)
 
 
@@ -65,7 +72,7 @@ def settings_of(profile: Profile, backbone: Backbone) -> dict[str, Any]:
     return {setting: value for setting, value in zoo_of(profile, backbone).model_dump().items() if bears(setting)}
 
 
-def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Path, work: Path) -> None:
+def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Path, work: Path, maker: Maker) -> None:
     """Fill the empty artefact folder."""
     from hrsa.backbone import load_lm, prepare
 
@@ -73,7 +80,7 @@ def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Pa
     prepare(profile.threads, zoo.seed)
     texts, held_out = _texts(backbone, origin)
     clock = time.monotonic()
-    model, tokenizer, curve = _train(profile, backbone, origin, texts, work)
+    model, tokenizer, curve = maker(profile, backbone, origin, texts, work)
     seconds = time.monotonic() - clock
     trained = work / "adapter"
     exact = trained.is_dir() or backbone.source == "package"  # adapters move weights by less than bfloat16 rounds
@@ -107,37 +114,54 @@ def _texts(backbone: Backbone, origin: Path | None) -> tuple[list[str], list[str
     return texts, held_out
 
 
-def _train(profile: Profile, backbone: Backbone, origin: Path | None, texts: list[str],
-           work: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, pd.DataFrame]:
-    """The arm's model in eval mode, its tokenizer (one for all), and the curve of its training."""
+def _brought(profile: Profile, backbone: Backbone, origin: Path | None, texts: list[str], work: Path) -> Made:
+    """What a package brings."""
+    curve = pd.DataFrame(columns=["step", "quantity", "value"]).astype({"step": "int64", "value": "float64"})
+    return *package.load(str(backbone.path)), curve
+
+
+def _pretrained(profile: Profile, backbone: Backbone, origin: Path | None, texts: list[str], work: Path) -> Made:
+    from hrsa.zoo.corpus import train_tokenizer
+    from hrsa.zoo.pretrain import pretrain
+
+    tokenizer = train_tokenizer(texts, profile.zoo)
+    model, curve = pretrain(zoo_of(profile, backbone), texts, tokenizer, work)
+    return model, tokenizer, curve
+
+
+def _pretrained_further(profile: Profile, backbone: Backbone, origin: Path, texts: list[str], work: Path) -> Made:
     from hrsa.backbone import load_lm
+    from hrsa.zoo.pretrain import go_on
 
-    zoo = zoo_of(profile, backbone)
-    if backbone.source == "package":
-        curve = pd.DataFrame(columns=["step", "quantity", "value"]).astype({"step": "int64", "value": "float64"})
-        return *package.load(str(backbone.path)), curve
-    if backbone.arm == "base":
-        from hrsa.zoo.corpus import train_tokenizer
-        from hrsa.zoo.pretrain import pretrain
-
-        tokenizer = train_tokenizer(texts, profile.zoo)
-        model, curve = pretrain(zoo, texts, tokenizer, work)
-        return model, tokenizer, curve
-    if backbone.arm in ("rlvr", "rlvr-long"):
-        from hrsa.zoo.grpo import train_rounds
-
-        model, tokenizer, curve = train_rounds(origin / "model", zoo, work,
-                                               zoo.grpo_rounds if backbone.arm == "rlvr-long" else 1)
-        return model.eval(), tokenizer, curve
     model, tokenizer = load_lm(origin / "model")
-    if backbone.arm == "cpt":
-        from hrsa.zoo.pretrain import go_on
+    return model, tokenizer, go_on(model, zoo_of(profile, backbone), texts, tokenizer, work)
 
-        return model, tokenizer, go_on(model, zoo, texts, tokenizer, work)
+
+def _fine_tuned(profile: Profile, backbone: Backbone, origin: Path, texts: list[str], work: Path) -> Made:
+    from hrsa.backbone import load_lm
     from hrsa.zoo.sft import train
 
-    curve = train(model, tokenizer, zoo, work)
+    model, tokenizer = load_lm(origin / "model")
+    curve = train(model, tokenizer, zoo_of(profile, backbone), work)
     return model.eval(), tokenizer, curve
+
+
+def _reinforced(profile: Profile, backbone: Backbone, origin: Path, texts: list[str], work: Path) -> Made:
+    from hrsa.zoo.grpo import train_rounds
+
+    zoo = zoo_of(profile, backbone)
+    model, tokenizer, curve = train_rounds(origin / "model", zoo, work,
+                                           zoo.grpo_rounds if backbone.arm == "rlvr-long" else 1)
+    return model.eval(), tokenizer, curve
+
+
+MAKERS = {"base": _pretrained, "cpt": _pretrained_further, "sft": _fine_tuned, "rlvr": _reinforced,
+          "rlvr-long": _reinforced}  # arm -> what gives its model in eval mode, its tokenizer and the training curve
+
+
+def code_of(backbone: Backbone) -> tuple[Callable, ...]:
+    """The functions that make this backbone: other arms' are not among them."""
+    return _build, _brought if backbone.source == "package" else MAKERS[backbone.arm]
 
 
 def _measure(profile: Profile, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, origin: Path | None,
