@@ -1,5 +1,5 @@
 # The study as a graph: one rule per kind of job. What the jobs are, what each needs and the hash of the code and
-# settings it depends on come from hrsa.pipeline, so that the graph and the code cannot disagree.
+# settings it depends on come from hrsa.workflow.graph, so that the graph and the code cannot disagree.
 #
 #   make book PROFILE=mini        runs it here
 #   make plan PROFILE=paper       prints it
@@ -8,33 +8,34 @@
 # apart from the outputs, so a failed one survives; checkpoints live in data/runs/ beside the artefacts; inputs are
 # the py:percent sources; `params.fingerprint` makes changed code or settings run again.
 #
-# Jobs that run a model ask for one `gpu` where this machine has any; hrsa.devices hands each its own. On a cluster the
+# Jobs that run a model ask for one `gpu` where this machine has any; hrsa.workflow.gpus hands each its own. On a cluster the
 # profiles in configs/snakemake/ ask for it (docs/cluster.md).
 
 import sys
 
-from hrsa import devices, paths, pipeline
-from hrsa.profile import load_profile
+from hrsa.study import store
+from hrsa.workflow import gpus, graph
+from hrsa.study.profile import load_profile
 
 STUDY = load_profile(config.get("profile", "mini"))
 STAGES = ("backbone", "mine", "embedder", "measure")
 PRIORITY = {"backbone": 3, "mine": 3, "03_training": 2, "embedder": 2, "measure": 1}  # what most others wait for, first
-CHAPTERS = [rule for rule in pipeline.jobs(STUDY) if rule not in (*STAGES, "book")]
+CHAPTERS = [rule for rule in graph.jobs(STUDY) if rule not in (*STAGES, "book")]
 MODEL_RULES = ("backbone", "mine", "03_training", "embedder", "measure")
-CARDS = min(1, len(devices.visible()))
-RUN = f"hrsa.run {{params.rule}} {{wildcards.name}} --profile {config.get('profile', 'mini')}"
+CARDS = min(1, len(gpus.visible()))
+RUN = f"hrsa.workflow.job {{params.rule}} {{wildcards.name}} --profile {config.get('profile', 'mini')}"
 COMMAND = f"{sys.executable} -m {RUN}"
-MODEL_COMMAND = f"{sys.executable} -m hrsa.devices {{resources.gpu}} {RUN}"
+MODEL_COMMAND = f"{sys.executable} -m hrsa.workflow.gpus {{resources.gpu}} {RUN}"
 
 
 def kept(command, rule="{params.rule}"):
     """The command, and a copy of its record where Snakemake keeps its files elsewhere (a pod without shared files)."""
-    record = paths.ROOT / pipeline.record(STUDY, rule, "{wildcards.name}")
+    record = store.ROOT / graph.record(STUDY, rule, "{wildcards.name}")
     return f"{command} && {{{{ test {record} -ef {{output}} || cp {record} {{output}}; }}}}"
 
 
 def records(rule):
-    return lambda wildcards: [pipeline.record(STUDY, *job) for job in pipeline.needs(STUDY, rule, wildcards.name)]
+    return lambda wildcards: [graph.record(STUDY, *job) for job in graph.needs(STUDY, rule, wildcards.name)]
 
 
 wildcard_constraints:
@@ -43,7 +44,7 @@ wildcard_constraints:
 
 rule all:
     input:
-        pipeline.record(STUDY, "book", "study"),
+        graph.record(STUDY, "book", "study"),
 
 
 for stage in STAGES:
@@ -51,10 +52,10 @@ for stage in STAGES:
     rule:
         name: stage
         input: records(stage)
-        output: pipeline.record(STUDY, stage, "{name}")
+        output: graph.record(STUDY, stage, "{name}")
         params:
             rule=stage,
-            fingerprint=pipeline.fingerprint(STUDY, stage),
+            fingerprint=graph.fingerprint(STUDY, stage),
         priority: PRIORITY[stage]
         threads: STUDY.threads
         resources:
@@ -69,10 +70,10 @@ for chapter in CHAPTERS:
         input:
             records(chapter),
             source=f"notebooks/{chapter}.py",
-        output: pipeline.record(STUDY, chapter, "{name}")
+        output: graph.record(STUDY, chapter, "{name}")
         params:
             rule=chapter,
-            fingerprint=pipeline.fingerprint(STUDY, chapter),
+            fingerprint=graph.fingerprint(STUDY, chapter),
         priority: PRIORITY.get(chapter, 0)
         threads: STUDY.threads
         resources:
@@ -85,8 +86,8 @@ rule book:
         records("book"),
         "jupyter_book/_config.yml",
         "jupyter_book/intro.md",
-    output: pipeline.record(STUDY, "book", "{name}")
+    output: graph.record(STUDY, "book", "{name}")
     params:
         rule="book",
-        fingerprint=pipeline.fingerprint(STUDY, "book"),
+        fingerprint=graph.fingerprint(STUDY, "book"),
     shell: kept(COMMAND, "book")

@@ -41,8 +41,8 @@ import resource  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from hrsa import mining  # noqa: E402
-from hrsa.profile import Mining  # noqa: E402
+from hrsa.study.profile import Mining  # noqa: E402
+from hrsa.texts import hard_negatives  # noqa: E402
 
 
 class Generator:
@@ -67,7 +67,7 @@ def measure(n: int, q: int, options: argparse.Namespace) -> None:
     position = np.random.default_rng(options.seed).permutation(n)[:q]
     queries = [f"q{i:08d}" for i in position]
     marks = []
-    found = mining.search(queries, ["Find."] * q, passages, position, Generator(options.dimensions, options.seed),
+    found = hard_negatives.search(queries, ["Find."] * q, passages, position, Generator(options.dimensions, options.seed),
                           Mining(embedder="generator"), 3, lambda done: marks.append((time.process_time(), done)))
     searching = (marks[-1][0] - marks[0][0]) / sum(done for _, done in marks[1:])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -17,8 +17,8 @@ import pandas as pd
 from similarity_plain import KS
 
 from hrsa.similarity import compare_layers, minibatch_cka, open_states, pairs
+from hrsa.similarity.budget import Limits
 from hrsa.similarity.knn import neighbours
-from hrsa.similarity.limits import Limits
 from hrsa.similarity.procrustes import compare_rotation
 
 MEMORY = (10_000, 50_000, 200_000)  # tokens

@@ -12,15 +12,15 @@ from sentence_transformers.sentence_transformer.losses import CachedMultipleNega
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from hrsa import paths
-from hrsa.infonce import InfoNCE
+from hrsa.study import store
+from hrsa.training.infonce import InfoNCE
 
 TEMPERATURE, NEGATIVES = 0.05, 3
 
 
 def suite_texts() -> pd.DataFrame:
     """Training pairs of the suite [task, query, positive], without repeats."""
-    files = sorted((paths.SUITE / "train").glob("*.parquet"))
+    files = sorted((store.SUITE / "train").glob("*.parquet"))
     tables = [pd.read_parquet(f)[["query", "positive"]].assign(task=f.stem) for f in files]
     return pd.concat(tables).drop_duplicates("query").drop_duplicates("positive").reset_index(drop=True)
 

@@ -6,7 +6,7 @@ Each scenario draws studies whose differences have known seed, task, query and r
 difference is the margin (a claim of equivalence is an error) or zero (it is right). Two scenarios (`limit`) break what
 the rule assumes, to show what then happens. Methods:
 
-- `verdict`: `hrsa.verdict.verdict`; `planned` is what `hrsa.power` foretells for the power at zero.
+- `verdict`: `hrsa.verdict.equivalence.verdict`; `planned` is what `hrsa.verdict.power` foretells for the power at zero.
 - `p > .05`: no significant difference of seed means (paired t) is read as "the same".
 - `within std`: the mean difference is smaller than its standard deviation over seeds.
 - `pooled queries`: two one-sided t tests on all seed x query differences as if independent.
@@ -22,13 +22,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hrsa import paths
-from hrsa.code import code_hash
-from hrsa.power import Variances, power
-from hrsa.verdict import verdict
+from hrsa.study import store
+from hrsa.study.code_hash import code_hash
+from hrsa.verdict.equivalence import verdict
+from hrsa.verdict.power import Variances, power
 
 MARGIN, ALPHA, RESAMPLES = 0.02, 0.05, 1000
-RESULT = paths.ROOT / "data" / "results" / "verdict_simulation.parquet"
+RESULT = store.ROOT / "data" / "results" / "verdict_simulation.parquet"
 SCENARIOS = {  # seeds, tasks, queries per task (or of each), standard deviations: seed, task, seed x task, query,
     # residual; all are normal, but query differences in "heavy tails" (t with 3 degrees of freedom) and in MOVING
     "seeds differ": (3, 1, 300, (0.008, 0, 0, 0.02, 0.02)),
@@ -132,12 +132,12 @@ def main():
     own = table[table["method"] == "verdict"].drop(columns="method")
     print(own.round(3).to_string(index=False))
     if chosen.write:
-        paths.write_table(RESULT, table)
+        store.write_table(RESULT, table)
         settings = {"margin": MARGIN, "alpha": ALPHA, "resamples": RESAMPLES, "repeats": chosen.repeats,
                     "scenarios": {name: list(values) for name, values in SCENARIOS.items()}}
-        paths.write_json(RESULT.with_suffix(".json"), paths.provenance(
+        store.write_json(RESULT.with_suffix(".json"), store.provenance(
             command=f"python benchmarks/verdict.py --repeats {chosen.repeats} --write", settings=settings,
-            sha256=paths.file_hash(RESULT), seconds=round(time.monotonic() - start, 1),
+            sha256=store.file_hash(RESULT), seconds=round(time.monotonic() - start, 1),
             code=code_hash(verdict)))
 
 

@@ -23,7 +23,8 @@ from suite_sources import bible, cards, code, manuals, mathematics, tools, wordn
 from suite_sources.fetch import Sources, version
 from suite_sources.pieces import Card, Evaluation, Training, clip, norm, share, words
 
-from hrsa import overlap, paths
+from hrsa.study import store
+from hrsa.texts import decontamination
 
 TRAINING: tuple[Callable[[Sources], Training | list[Training]], ...] = (
     wordnet.training, manuals.gene_ontology, manuals.postgresql, manuals.office, code.training)
@@ -68,8 +69,8 @@ def clean(task: Training) -> list[tuple[str, str]]:
 def training_table(task: Training, forbidden: set[bytes]) -> tuple[pd.DataFrame, dict]:
     """The task's pairs [query, positive] that share no 13-gram with evaluation, capped; and the counts."""
     pairs = clean(task)
-    hit = overlap.overlapping((f"{q}\n{p}" for q, p in pairs), forbidden)
-    hit = [h or any(overlap.overlapping(pair, forbidden)) for h, pair in zip(hit, pairs, strict=True)]
+    hit = decontamination.overlapping((f"{q}\n{p}" for q, p in pairs), forbidden)
+    hit = [h or any(decontamination.overlapping(pair, forbidden)) for h, pair in zip(hit, pairs, strict=True)]
     kept = [pair for pair, h in zip(pairs, hit, strict=True) if not h]
     counts = {"pairs": len(kept[: task.cap]), "available": len(pairs), "left out for overlap": sum(hit)}
     return pd.DataFrame(kept[: task.cap], columns=["query", "positive"]), counts
@@ -100,14 +101,14 @@ def build(sources: Sources) -> tuple[dict[str, pd.DataFrame], dict[str, dict]]:
     for source in EVALUATION:
         task = source(sources)
         print(f"  {task.name}: " + ", ".join(f"{k} {len(v)}" for k, v in task.tables.items()))
-        forbidden |= overlap.index(texts_of(task))
+        forbidden |= decontamination.index(texts_of(task))
         tables |= {f"eval/{task.name}/{k}.parquet": v for k, v in task.tables.items()}
         described_as["eval/tasks.json"][task.name] = {
             "family": task.family, "metric": task.metric, "reasoning": task.reasoning, "instruction": task.instruction,
             "ignore_identical_ids": task.ignore_identical_ids, **described(task.card), "tables": tabled(task.tables)}
     for name, probe in (("general", wordnet.probe(sources)), ("maths", mathematics.probe(sources))):
         print(f"  probe {name}: {len(probe)}")
-        forbidden |= overlap.index(probe["text"])
+        forbidden |= decontamination.index(probe["text"])
         tables[f"probe/{name}.parquet"] = probe
         described_as["probe/sets.json"][name] = {**described(PROBE_CARDS[name]), "tables": tabled({name: probe})}
     for source in TRAINING:
@@ -124,20 +125,20 @@ def build(sources: Sources) -> tuple[dict[str, pd.DataFrame], dict[str, dict]]:
 def write(sources: Sources, tables: dict[str, pd.DataFrame], described_as: dict[str, dict]) -> None:
     """Replace data/suite by these tables, their cards and the licences of the packages."""
     for folder in ("train", "eval", "probe", "licences"):
-        shutil.rmtree(paths.SUITE / folder, ignore_errors=True)
+        shutil.rmtree(store.SUITE / folder, ignore_errors=True)
     for name, table in tables.items():
-        (paths.SUITE / name).parent.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(paths.SUITE / name, compression="zstd", compression_level=19, index=False)
+        (store.SUITE / name).parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(store.SUITE / name, compression="zstd", compression_level=19, index=False)
     for name, content in described_as.items():
-        paths.write_json(paths.SUITE / name, content)
-    cards.write(paths.SUITE, described_as, sources)
+        store.write_json(store.SUITE / name, content)
+    cards.write(store.SUITE, described_as, sources)
 
 
 def check(described_as: dict[str, dict]) -> list[str]:
     """What the sources give that the committed cards do not say, one line each."""
     wrong = []
     for name, content in described_as.items():
-        committed = paths.read_json(paths.SUITE / name)
+        committed = store.read_json(store.SUITE / name)
         wrong += [f"{name}: {task}" for task in content.keys() | committed.keys()
                   if content.get(task) != committed.get(task)]
     return sorted(wrong)
@@ -161,7 +162,7 @@ def main() -> int:
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-    size = sum(f.stat().st_size for f in paths.SUITE.rglob("*") if f.is_file())
+    size = sum(f.stat().st_size for f in store.SUITE.rglob("*") if f.is_file())
     print(f"wrote {len(tables)} tables, {size / 1e6:.2f} MB in all")
     return 0
 

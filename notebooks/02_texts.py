@@ -27,8 +27,11 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa import mining, paths, plots, texts, texts_report
-from hrsa.profile import load_profile
+from hrsa.report import plots
+from hrsa.report.prose import texts
+from hrsa.study import store
+from hrsa.study.profile import load_profile
+from hrsa.texts import hard_negatives, suite
 
 study = load_profile(profile)
 
@@ -39,7 +42,7 @@ study = load_profile(profile)
 # its known faults, number of rows and a hash of the content.
 
 # %%
-plots.table(texts_report.sources(), "The text suite: parts, sizes, packages and licences")
+plots.table(texts.sources(), "The text suite: parts, sizes, packages and licences")
 
 # %% [markdown]
 # How to read it: *train* are query-passage pairs, *eval* the tasks to score, *probe* the texts whose token states are
@@ -53,8 +56,8 @@ plots.table(texts_report.sources(), "The text suite: parts, sizes, packages and 
 # pairs of a seeded shuffle of each task.
 
 # %%
-training = texts.load_training(study)
-plots.table(texts_report.training_counts(training), f"Training tasks of profile {study.name}")
+training = suite.load_training(study)
+plots.table(texts.training_counts(training), f"Training tasks of profile {study.name}")
 
 # %% [markdown]
 # How to read it: *pairs here* are what this profile may train on; a run consumes as many of them as its steps take.
@@ -62,7 +65,7 @@ plots.table(texts_report.training_counts(training), f"Training tasks of profile 
 # tokenizer and is counted, text by text, in the chapter on each training run.
 
 # %%
-plots.histogram(texts_report.lengths(training), "words", hue="side", facet="task", xlabel="words in a text").publish(
+plots.histogram(texts.lengths(training), "words", hue="side", facet="task", xlabel="words in a text").publish(
     study.name, "02_texts", "lengths", "Distribution of the number of words of queries and passages by training task")
 
 # %% [markdown]
@@ -78,9 +81,9 @@ plots.histogram(texts_report.lengths(training), "words", hue="side", facet="task
 # that nobody marked.
 
 # %%
-mined = mining.mine(study)
-report = paths.read_json(mined / "report.json")
-plots.table(texts_report.mining_counts(report), f"Mining with {report['embedder']}: margin {report['margin']:g}, "
+mined = hard_negatives.mine(study)
+report = store.read_json(mined / "report.json")
+plots.table(texts.mining_counts(report), f"Mining with {report['embedder']}: margin {report['margin']:g}, "
             f"{report['hard_negatives']} negatives for each pair; positive and negative: mean similarity")
 
 # %% [markdown]
@@ -90,10 +93,10 @@ plots.table(texts_report.mining_counts(report), f"Mining with {report['embedder'
 # positive's similarity that a mined negative has, in the median and at most.
 
 # %%
-Markdown(texts_report.margin_sentence(report))
+Markdown(texts.margin_sentence(report))
 
 # %%
-plots.histogram(texts_report.scores(mined), "score", hue="kind", facet="task",
+plots.histogram(texts.scores(mined), "score", hue="kind", facet="task",
                 xlabel=f"similarity to the query ({report['embedder']})").publish(
     study.name, "02_texts", "negatives",
     "Distribution of the similarity of positives and hard negatives to their query by training task")
@@ -104,14 +107,14 @@ plots.histogram(texts_report.scores(mined), "score", hue="kind", facet="task",
 # the reference embedder itself cannot tell right from wrong, and the task will be hard to learn.
 
 # %%
-plots.table(texts_report.examples(report), "One triple of each task, shortened")
+plots.table(texts.examples(report), "One triple of each task, shortened")
 
 # %% [markdown]
 # How to read it: the nearest negative should be about the same subject and still be wrong. One that is right shows
 # what the margin let through.
 
 # %%
-plots.table(texts_report.suspects(report), "The suspect of each task that comes closest to its query beside the "
+plots.table(texts.suspects(report), "The suspect of each task that comes closest to its query beside the "
             "positive; share: of the positive's similarity")
 
 # %% [markdown]
@@ -125,7 +128,7 @@ plots.table(texts_report.suspects(report), "The suspect of each task that comes 
 # rests on.
 
 # %%
-plots.table(texts_report.evaluation_tasks(study), f"Local evaluation tasks of profile {study.name}, as capped")
+plots.table(texts.evaluation_tasks(study), f"Local evaluation tasks of profile {study.name}, as capped")
 
 # %% [markdown]
 # How to read it: *texts* are the passages to rank, or the texts to group, classify or compare. Caps keep every
@@ -138,7 +141,7 @@ plots.table(texts_report.evaluation_tasks(study), f"Local evaluation tasks of pr
 # predict, their depth in the dictionary's hierarchy; the worked solutions have a topic and their number of steps.
 
 # %%
-plots.table(texts_report.probe_counts(texts.probe_texts(study)), "Probe texts of the suite; the target is a depth "
+plots.table(texts.probe_counts(suite.probe_texts(study)), "Probe texts of the suite; the target is a depth "
             "(general) or a number of steps (maths)", decimals=1)
 
 # %% [markdown]
@@ -151,7 +154,7 @@ plots.table(texts_report.probe_counts(texts.probe_texts(study)), "Probe texts of
 # Two texts count as overlapping when they share thirteen successive words, whatever the case and punctuation.
 
 # %%
-Markdown(texts_report.overlap_sentence(training))
+Markdown(texts.overlap_sentence(training))
 
 # %% [markdown]
 # How to read it: the check covers the pairs this profile trains on against all evaluation and probe texts, also those

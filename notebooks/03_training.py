@@ -32,14 +32,16 @@ seed = 0
 import pandas as pd
 from IPython.display import Markdown
 
-from hrsa import paths, plots, training_report
-from hrsa.fingerprint import flat, same_recipe
-from hrsa.profile import load_profile
-from hrsa.train import arms, train_embedder
+from hrsa.report import plots
+from hrsa.report.prose import training
+from hrsa.study import store
+from hrsa.study.profile import load_profile
+from hrsa.training.fingerprint import flat, same_recipe
+from hrsa.training.train import arms, train_embedder
 
 study, model = load_profile(profile), f"{backbone}-s{seed}"
 folder = train_embedder(study, model)
-curve = paths.read_table(folder / "curve.parquet")
+curve = store.read_table(folder / "curve.parquet")
 
 # %% [markdown]
 # ## The recipe
@@ -86,7 +88,7 @@ plots.curves(curve.assign(model=model), x="step", y="learning_rate", hue="model"
 # that they are likely right too.
 
 # %%
-plots.curves(training_report.masked(curve), x="step", y="scores", hue="reason", xlabel="step",
+plots.curves(training.masked(curve), x="step", y="scores", hue="reason", xlabel="step",
              ylabel="scores masked in a step").publish(
     study.name, f"03_training/{model}", "masked", f"Scores masked in the loss of {model} over training steps, by reason.")
 
@@ -96,7 +98,7 @@ plots.curves(training_report.masked(curve), x="step", y="scores", hue="reason", 
 # embedder comes to prefer other passages to the right ones.
 
 # %%
-Markdown(training_report.masked_sentence(curve, study.recipe))
+Markdown(training.masked_sentence(curve, study.recipe))
 
 # %% [markdown]
 # ## What was cut off
@@ -105,7 +107,7 @@ Markdown(training_report.masked_sentence(curve, study.recipe))
 # consumes them.
 
 # %%
-cut = training_report.cut_counts(curve, study.recipe)
+cut = training.cut_counts(curve, study.recipe)
 plots.table(cut, f"Texts consumed by {model}, and how many of them were cut at {study.recipe.max_length} tokens; share: "
             "of queries and passages together")
 
@@ -147,7 +149,7 @@ plots.table(start.map(lambda value: str(value)[:16]).reset_index(), "Fingerprint
 # nothing; a failure would have stopped the run.
 
 # %%
-export = paths.read_json(folder / "export.json")
+export = store.read_json(folder / "export.json")
 Markdown(f"Loaded from its folder, {model} attends **{export['attention']}**, as the recipe asks "
          f"({study.recipe.attention}), and no state depends on padding. The embeddings of {export['texts']} texts "
          f"differ from those of the model in memory by at most {export['difference']:.1e}.")
@@ -158,7 +160,7 @@ Markdown(f"Loaded from its folder, {model} attends **{export['attention']}**, as
 # The first training query whose nearest passage, among some hundreds of its task, is not its own, if there is one.
 
 # %%
-case = training_report.nearest(study, model)
+case = training.nearest(study, model)
 plots.table(case, f"A query, its positive, and the passage that {model} puts nearest")
 
 # %% [markdown]

@@ -27,10 +27,11 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa import contrast, plots
-from hrsa.evaluate import collect, kept_sentence
-from hrsa.profile import load_profile
-from hrsa.score_table import difference_table, score_table
+from hrsa.evaluation.evaluate import collect, kept_sentence
+from hrsa.report import plots
+from hrsa.report.prose.scores import difference_table, score_table
+from hrsa.study.profile import load_profile
+from hrsa.verdict import differences
 
 study = load_profile(profile)
 
@@ -66,7 +67,7 @@ plots.table(score_table(study, scores), f"Scores x 100 (profile {study.name}): m
 # queries. It would be surprising if an embedder did not score above its own backbone.
 
 # %%
-Markdown(contrast.gains(study, scores))
+Markdown(differences.gains(study, scores))
 
 # %% [markdown]
 # ## By family
@@ -75,7 +76,7 @@ Markdown(contrast.gains(study, scores))
 # when the tasks are grouped.
 
 # %%
-families = contrast.family_scores(study, scores)
+families = differences.family_scores(study, scores)
 plots.bars(families[families["arm"] != "BM25"], x="family", y="value", hue="arm", facet="condition", low="low",
            high="high", quantity="score", xlabel="family of tasks", ylabel="mean score").publish(
     study.name, "04_evaluation", "families",
@@ -94,7 +95,7 @@ plots.bars(families[families["arm"] != "BM25"], x="family", y="value", hue="arm"
 # inside it would not change anyone's choice of backbone.
 
 # %%
-found = contrast.all_differences(study, per_query, ["untrained", "recipe"])
+found = differences.all_differences(study, per_query, ["untrained", "recipe"])
 plots.forest(found, label="task", value="difference", low="low", high="high", margin=study.verdict.margin,
              hue="condition", facet="pair", xlabel="score of b minus score of a").publish(
     study.name, "04_evaluation", "differences",
@@ -108,9 +109,9 @@ plots.forest(found, label="task", value="difference", low="low", high="high", ma
 
 # %%
 trained = found[found["condition"] == "recipe"]
-overall = trained[trained["task"] == contrast.ALL]
-lines = [f"- {contrast.sentence(row, study.verdict.margin)}" for _, row in overall.iterrows()]
-Markdown("\n".join(lines) + "\n\nTask by task, without correction for their number:\n\n" + contrast.counted(trained))
+overall = trained[trained["task"] == differences.ALL]
+lines = [f"- {differences.sentence(row, study.verdict.margin)}" for _, row in overall.iterrows()]
+Markdown("\n".join(lines) + "\n\nTask by task, without correction for their number:\n\n" + differences.counted(trained))
 
 # %%
 plots.table(difference_table(trained), f"Differences b − a after training, scores x 100, {len(study.seeds)} seeds, "
@@ -124,7 +125,7 @@ plots.table(difference_table(trained), f"Differences b − a after training, sco
 # scored by both arms.
 
 # %%
-points = contrast.query_table(study, scores, per_query)
+points = differences.query_table(study, scores, per_query)
 plots.scatter(points, x="a", y="b", hue="family", facet="pair", xlabel="score of the base arm (a)",
               ylabel="score of the other arm (b)").publish(
     study.name, "04_evaluation", "queries",
@@ -136,4 +137,4 @@ plots.scatter(points, x="a", y="b", hue="family", facet="pair", xlabel="score of
 # symmetric cloud means equal averages from different successes.
 
 # %%
-Markdown(contrast.agreement(points))
+Markdown(differences.agreement(points))

@@ -29,11 +29,14 @@ pair = "base-vs-rlvr"
 # %%
 from IPython.display import Markdown
 
-from hrsa import compare, findings, paths, plots, survival
-from hrsa.profile import load_profile
+from hrsa.analysis import pairs, robustness
+from hrsa.report import plots
+from hrsa.report.prose import similarity
+from hrsa.study import store
+from hrsa.study.profile import load_profile
 
 study = load_profile(profile)
-folder = compare.compare_pair(study, pair, "correlation")
+folder = pairs.compare_pair(study, pair, "correlation")
 
 # %% [markdown]
 # ## Every layer with every layer
@@ -42,7 +45,7 @@ folder = compare.compare_pair(study, pair, "correlation")
 # other. Embedders are averaged over seeds.
 
 # %%
-heat = paths.read_table(folder / "heatmap.parquet")
+heat = store.read_table(folder / "heatmap.parquet")
 plots.heatmap(heat, x="layer_x", y="layer_y", value="value", facet="models", quantity="correlation",
               xlabel=f"state of {study.pair(pair).a}", ylabel=f"state of {study.pair(pair).b}").publish(
     study.name, f"05_correlation/{pair}", "heatmap",
@@ -58,8 +61,8 @@ plots.heatmap(heat, x="layer_x", y="layer_y", value="value", facet="models", qua
 # whole maps, made with the rows of one model permuted within classes of text length and position:
 
 # %%
-maxima = paths.read_table(folder / "maxima.parquet")
-Markdown(findings.above_maximum(heat, maxima, "correlation"))
+maxima = store.read_table(folder / "maxima.parquet")
+Markdown(similarity.above_maximum(heat, maxima, "correlation"))
 
 # %% [markdown]
 # ## Matching layers, with what to hold them against
@@ -72,7 +75,7 @@ Markdown(findings.above_maximum(heat, maxima, "correlation"))
 # another seed makes. Untrained backbones have no second seed, hence no floor.
 
 # %%
-curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))
+curve = similarity.over_seeds(store.read_table(folder / "curve.parquet"))
 beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
 plots.curves(curve, x="layer_x", y="value", hue="models", low="low", high="high", references=beside,
              quantity="correlation", xlabel="state", ylabel="mean correlation over dimensions").publish(
@@ -91,7 +94,7 @@ plots.curves(curve, x="layer_x", y="value", hue="models", low="low", high="high"
 # state tells these apart.
 
 # %%
-dimensions = paths.read_table(folder / "dimensions.parquet")
+dimensions = store.read_table(folder / "dimensions.parquet")
 last = dimensions["layer_x"].iloc[-1]
 plots.histogram(dimensions[dimensions["layer_x"] == last], value="value", hue="models", quantity="correlation",
                 xlabel=f"correlation of one dimension, state {last}").publish(
@@ -112,7 +115,7 @@ plots.histogram(dimensions[dimensions["layer_x"] == last], value="value", hue="m
 # mean; they are there because other levels can.
 
 # %%
-twins = survival.survived(findings.over_seeds(paths.read_table(folder / "twins.parquet")), ["twin"])
+twins = robustness.survived(similarity.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
 plots.table(twins.drop(columns="conclusion"), "Mean correlation at the last state, and whether its conclusions survive")
 
 # %% [markdown]
@@ -120,7 +123,7 @@ plots.table(twins.drop(columns="conclusion"), "Mean correlation at the last stat
 # first row of each metric.
 
 # %%
-Markdown(survival.sentences(twins, ["twin"]))
+Markdown(robustness.sentences(twins, ["twin"]))
 
 # %% [markdown]
 # ## What was found
@@ -129,8 +132,8 @@ Markdown(survival.sentences(twins, ["twin"]))
 # embedders as re-aligned. Here:
 
 # %%
-Markdown(findings.sentence(curve, f"Mean correlation at the last state ({last})", layer_x=last)
-         + " " + findings.by_layer(curve))
+Markdown(similarity.sentence(curve, f"Mean correlation at the last state ({last})", layer_x=last)
+         + " " + similarity.by_layer(curve))
 
 # %%
 undefined = int(dimensions["value"].isna().sum())

@@ -30,11 +30,15 @@ pair = "base-vs-rlvr"
 import pandas as pd
 from IPython.display import Markdown
 
-from hrsa import compare, findings, paths, plots, published, survival
-from hrsa.profile import load_profile
+from hrsa.analysis import pairs, robustness
+from hrsa.report import plots
+from hrsa.report.prose import similarity
+from hrsa.study import store
+from hrsa.study.profile import load_profile
+from hrsa.verdict import published
 
 study = load_profile(profile)
-folder = compare.compare_pair(study, pair, "procrustes")
+folder = pairs.compare_pair(study, pair, "procrustes")
 
 # %% [markdown]
 # ## Drift of the basis over depth
@@ -44,7 +48,7 @@ folder = compare.compare_pair(study, pair, "procrustes")
 # the noise floor (two seeds of one arm).
 
 # %%
-curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))
+curve = similarity.over_seeds(store.read_table(folder / "curve.parquet"))
 whole = curve[curve["set"] == "all"]
 beside = [name for name in ("null", "floor", "ceiling") if whole[name].notna().any()]
 plots.curves(whole[whole["metric"] == "inverse_row_entropy"], x="layer_x", y="value", hue="models", low="low",
@@ -90,7 +94,7 @@ plots.curves(whole[whole["metric"] == "mean_cosine"], x="layer_x", y="value", hu
 # those of the first seed, and wide models are shown by the largest entry of each block of dimensions.
 
 # %%
-cells = paths.read_table(folder / "map.parquet").rename(columns={"value": "size of the entry"})
+cells = store.read_table(folder / "map.parquet").rename(columns={"value": "size of the entry"})
 plots.heatmap(cells, x="column", y="row", value="size of the entry", facet="models",
               xlabel=f"dimension of {study.pair(pair).b}", ylabel=f"dimension of {study.pair(pair).a}").publish(
     study.name, f"06_procrustes/{pair}", "map",
@@ -134,7 +138,7 @@ plots.table(pd.DataFrame(rows, columns=heads), "Published inverse row entropy at
 # the median number of tokens of each id (*frequency balanced*).
 
 # %%
-twins = survival.survived(findings.over_seeds(paths.read_table(folder / "twins.parquet")), ["twin"])
+twins = robustness.survived(similarity.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
 plots.table(twins.drop(columns="conclusion"), "Procrustes at the last state, and whether its conclusions survive")
 
 # %% [markdown]
@@ -142,7 +146,7 @@ plots.table(twins.drop(columns="conclusion"), "Procrustes at the last state, and
 # first row of each metric.
 
 # %%
-Markdown(survival.sentences(twins, ["twin"]))
+Markdown(robustness.sentences(twins, ["twin"]))
 
 # %% [markdown]
 # ## What was found
@@ -152,16 +156,16 @@ Markdown(survival.sentences(twins, ["twin"]))
 # %%
 last = whole["layer_x"].iloc[-1]
 entropy = whole[whole["metric"] == "inverse_row_entropy"]
-Markdown(findings.sentence(entropy, f"Inverse row entropy at the last state ({last})", layer_x=last)
-         + " " + findings.by_layer(entropy))
+Markdown(similarity.sentence(entropy, f"Inverse row entropy at the last state ({last})", layer_x=last)
+         + " " + similarity.by_layer(entropy))
 
 # %%
 residual = whole[whole["metric"] == "residual_ratio"]
-Markdown(findings.sentence(residual, f"Residual ratio at the last state ({last})", more_is_alike=False, layer_x=last)
-         + " " + findings.by_layer(residual, more_is_alike=False))
+Markdown(similarity.sentence(residual, f"Residual ratio at the last state ({last})", more_is_alike=False, layer_x=last)
+         + " " + similarity.by_layer(residual, more_is_alike=False))
 
 # %% [markdown] tags=["suite-texts"]
 # By set of texts:
 
 # %% tags=["suite-texts"]
-Markdown(findings.between_sets(sets[sets["layer_x"] == last], "maths", "general"))
+Markdown(similarity.between_sets(sets[sets["layer_x"] == last], "maths", "general"))

@@ -29,11 +29,14 @@ pair = "base-vs-rlvr"
 # %%
 from IPython.display import Markdown
 
-from hrsa import compare, findings, paths, plots, survival
-from hrsa.profile import load_profile
+from hrsa.analysis import pairs, robustness
+from hrsa.report import plots
+from hrsa.report.prose import similarity
+from hrsa.study import store
+from hrsa.study.profile import load_profile
 
 study = load_profile(profile)
-folder = compare.compare_pair(study, pair, "cka")
+folder = pairs.compare_pair(study, pair, "cka")
 
 # %% [markdown]
 # ## Every layer with every layer
@@ -42,7 +45,7 @@ folder = compare.compare_pair(study, pair, "cka")
 # averaged over seeds.
 
 # %%
-heat = paths.read_table(folder / "heatmap.parquet")
+heat = store.read_table(folder / "heatmap.parquet")
 plots.heatmap(heat[heat["metric"] == "cka"], x="layer_x", y="layer_y", value="value", facet="models", quantity="cka",
               xlabel=f"state of {study.pair(pair).a}", ylabel=f"state of {study.pair(pair).b}").publish(
     study.name, f"07_cka/{pair}", "heatmap",
@@ -58,8 +61,8 @@ plots.heatmap(heat[heat["metric"] == "cka"], x="layer_x", y="layer_y", value="va
 # whole maps, made with the rows of one model permuted within classes of text length and position:
 
 # %%
-maxima = paths.read_table(folder / "maxima.parquet")
-Markdown(findings.above_maximum(heat, maxima, "cka"))
+maxima = store.read_table(folder / "maxima.parquet")
+Markdown(similarity.above_maximum(heat, maxima, "cka"))
 
 # %% [markdown]
 # The same map from the debiased estimate. Where the two maps differ, the number of tokens speaks and not the models.
@@ -75,7 +78,7 @@ plots.heatmap(heat[heat["metric"] == "debiased_cka"], x="layer_x", y="layer_y", 
 # How to read it: as above. A map that is much darker than the biased one warns that there are too few tokens.
 
 # %%
-Markdown(findings.above_maximum(heat, maxima, "debiased_cka"))
+Markdown(similarity.above_maximum(heat, maxima, "debiased_cka"))
 
 # %% [markdown]
 # ## The diagonal, with what to hold it against
@@ -85,7 +88,7 @@ Markdown(findings.above_maximum(heat, maxima, "debiased_cka"))
 # two seeds of one arm.
 
 # %%
-curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))
+curve = similarity.over_seeds(store.read_table(folder / "curve.parquet"))
 curve["estimate"] = curve["metric"].map({"cka": "biased, as published", "debiased_cka": "debiased"})
 beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="estimate", low="low", high="high",
@@ -107,7 +110,7 @@ plots.curves(curve, x="layer_x", y="value", hue="models", facet="estimate", low=
 # the median number of tokens of each id (*frequency balanced*).
 
 # %%
-twins = survival.survived(findings.over_seeds(paths.read_table(folder / "twins.parquet")), ["twin"])
+twins = robustness.survived(similarity.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
 plots.table(twins.drop(columns="conclusion"), "CKA at the last state, and whether its conclusions survive")
 
 # %% [markdown]
@@ -115,7 +118,7 @@ plots.table(twins.drop(columns="conclusion"), "CKA at the last state, and whethe
 # first row of each metric.
 
 # %%
-Markdown(survival.sentences(twins, ["twin"]))
+Markdown(robustness.sentences(twins, ["twin"]))
 
 # %% [markdown]
 # ## Audit: what it takes to mislead
@@ -127,8 +130,8 @@ Markdown(survival.sentences(twins, ["twin"]))
 # tokens, with the other levels beside CKA:
 
 # %%
-audit = findings.over_seeds(paths.read_table(folder / "audit.parquet"))
-plots.curves(survival.curves(audit), x="strength", y="value", hue="metric", dash="models", facet="attack",
+audit = similarity.over_seeds(store.read_table(folder / "audit.parquet"))
+plots.curves(robustness.curves(audit), x="strength", y="value", hue="metric", dash="models", facet="attack",
              quantity="similarity", xlabel="strength of the change (0: as recorded)", ylabel="similarity").publish(
     study.name, f"07_cka/{pair}", "audit",
     f"CKA, debiased CKA, k-NN overlap and correlation of the last states under four attacks, pair {pair}")
@@ -139,7 +142,7 @@ plots.curves(survival.curves(audit), x="strength", y="value", hue="metric", dash
 # can change the neighbours of few. The sentences name the attacks that turn a conclusion, with their strengths.
 
 # %%
-Markdown(survival.sentences(survival.survived(audit, ["attack", "strength"]), ["attack", "strength"]))
+Markdown(robustness.sentences(robustness.survived(audit, ["attack", "strength"]), ["attack", "strength"]))
 
 # %% [markdown]
 # ## What was found
@@ -150,10 +153,10 @@ Markdown(survival.sentences(survival.survived(audit, ["attack", "strength"]), ["
 # %%
 last = curve["layer_x"].iloc[-1]
 debiased = curve[curve["metric"] == "debiased_cka"]
-Markdown(findings.sentence(debiased, f"Debiased CKA at the last state ({last})", layer_x=last)
-         + " " + findings.by_layer(debiased))
+Markdown(similarity.sentence(debiased, f"Debiased CKA at the last state ({last})", layer_x=last)
+         + " " + similarity.by_layer(debiased))
 
 # %%
 biased = curve[curve["metric"] == "cka"]
-Markdown(findings.sentence(biased, f"Biased CKA at the last state ({last})", layer_x=last)
-         + " " + findings.by_layer(biased))
+Markdown(similarity.sentence(biased, f"Biased CKA at the last state ({last})", layer_x=last)
+         + " " + similarity.by_layer(biased))

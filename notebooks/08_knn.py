@@ -28,11 +28,15 @@ pair = "base-vs-rlvr"
 import pandas as pd
 from IPython.display import Markdown
 
-from hrsa import compare, findings, paths, plots, published, survival
-from hrsa.profile import load_profile
+from hrsa.analysis import pairs, robustness
+from hrsa.report import plots
+from hrsa.report.prose import similarity
+from hrsa.study import store
+from hrsa.study.profile import load_profile
+from hrsa.verdict import published
 
 study = load_profile(profile)
-folder = compare.compare_pair(study, pair, "knn")
+folder = pairs.compare_pair(study, pair, "knn")
 
 # %% [markdown]
 # ## Overlap over depth
@@ -42,7 +46,7 @@ folder = compare.compare_pair(study, pair, "knn")
 # embedders that of two seeds of one arm.
 
 # %%
-curve = findings.over_seeds(paths.read_table(folder / "curve.parquet"))
+curve = similarity.over_seeds(store.read_table(folder / "curve.parquet"))
 curve["neighbours"] = "k = " + curve["k"].astype(str)
 beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", low="low", high="high",
@@ -62,7 +66,7 @@ plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", lo
 # share of tokens whose neighbours it decided, in either model:
 
 # %%
-ties = findings.over_seeds(paths.read_table(folder / "tied.parquet"))
+ties = similarity.over_seeds(store.read_table(folder / "tied.parquet"))
 ties = ties.pivot_table(index=["models", "layer_x"], columns="k", values="value", sort=False).reset_index()
 plots.table(ties.rename(columns={"layer_x": "state", **{k: f"k = {k}" for k in ties.columns if k not in (
     "models", "layer_x")}}), "Share of tokens whose set of neighbours the tie rule decided")
@@ -99,7 +103,7 @@ plots.table(table.rename(columns=lambda c: c if isinstance(c, str) else f"k = {c
 # the median number of tokens of each id (*frequency balanced*). The overlap is that of the middle $k$.
 
 # %%
-twins = survival.survived(findings.over_seeds(paths.read_table(folder / "twins.parquet")), ["twin"])
+twins = robustness.survived(similarity.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
 plots.table(twins.drop(columns="conclusion"), "k-NN overlap at the last state, and whether its conclusions survive")
 
 # %% [markdown]
@@ -107,7 +111,7 @@ plots.table(twins.drop(columns="conclusion"), "k-NN overlap at the last state, a
 # first row of each metric.
 
 # %%
-Markdown(survival.sentences(twins, ["twin"]))
+Markdown(robustness.sentences(twins, ["twin"]))
 
 # %% [markdown]
 # ## What was found
@@ -116,6 +120,6 @@ Markdown(survival.sentences(twins, ["twin"]))
 
 # %%
 last = curve["layer_x"].iloc[-1]
-lines = [findings.sentence(curve, f"Overlap at k = {k}, last state ({last})", layer_x=last, k=k) + " "
-         + findings.by_layer(curve, k=k) for k in sorted(curve["k"].unique())]
+lines = [similarity.sentence(curve, f"Overlap at k = {k}, last state ({last})", layer_x=last, k=k) + " "
+         + similarity.by_layer(curve, k=k) for k in sorted(curve["k"].unique())]
 Markdown("\n".join(f"- {line}" for line in lines))

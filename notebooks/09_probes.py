@@ -29,18 +29,21 @@ pair = "base-vs-rlvr"
 # %%
 from IPython.display import Markdown
 
-from hrsa import compare, findings, paths, plots
-from hrsa.profile import load_profile
+from hrsa.analysis import pairs
+from hrsa.report import plots
+from hrsa.report.prose import similarity
+from hrsa.study import store
+from hrsa.study.profile import load_profile
 
 study = load_profile(profile)
-folder = compare.compare_pair(study, pair, "probes")
+folder = pairs.compare_pair(study, pair, "probes")
 
 # %% [markdown] tags=["suite-texts"]
 # In general texts (dictionary entries) the topic is a field of meaning and the number the depth of the word in WordNet;
 # in mathematics the topic is what is asked for and the number counts the steps of the solution.
 
 # %%
-probes = findings.over_seeds(paths.read_table(folder / "probes.parquet").drop(columns="direction"))
+probes = similarity.over_seeds(store.read_table(folder / "probes.parquet").drop(columns="direction"))
 probes["where"] = probes["set"] + ", " + probes["models"]
 scores = probes[probes["quantity"] != "delta"]
 
@@ -106,4 +109,4 @@ plots.table(floor, "Embedders: delta with its interval, and the mean delta betwe
 # On texts that no readout was fitted on, from both directions together:
 
 # %%
-Markdown("\n\n".join(findings.transfer(probes, task) for task in probes["task"].unique()))
+Markdown("\n\n".join(similarity.transfer(probes, task) for task in probes["task"].unique()))

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -27,11 +29,14 @@ profile = "smoke"
 import pandas as pd
 from IPython.display import Markdown
 
-from hrsa import compare, findings, paths, plots
-from hrsa.profile import load_profile
+from hrsa.analysis import pairs
+from hrsa.report import plots
+from hrsa.report.prose import similarity
+from hrsa.study import store
+from hrsa.study.profile import load_profile
 
 study = load_profile(profile)
-tables = {pair.name: paths.read_table(compare.dynamics(study, pair.name) / "dynamics.parquet") for pair in study.pairs}
+tables = {pair.name: store.read_table(pairs.dynamics(study, pair.name) / "dynamics.parquet") for pair in study.pairs}
 steps = pd.concat(tables, names=["pair"]).reset_index(level="pair").reset_index(drop=True)
 
 # %% [markdown]
@@ -123,7 +128,7 @@ plots.curves(deep, x="step", y="value", hue="pair", facet="similarity", quantity
 # %%
 sayings = names | {"residual_ratio": "residual ratio", "knn": "neighbour overlap"}
 groups = last[last["metric"].isin(sayings)].groupby(["pair", "metric", "k"], sort=False, dropna=False)
-lines = [f"{pair}: " + findings.over_training(part, sayings[metric] + (f" (k = {k})" if metric == "knn" else ""),
+lines = [f"{pair}: " + similarity.over_training(part, sayings[metric] + (f" (k = {k})" if metric == "knn" else ""),
                                               more_is_alike=metric != "residual_ratio")
          for (pair, metric, k), part in groups]
 Markdown("\n".join(f"- {line}" for line in lines))

@@ -26,13 +26,16 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa import ablation, contrast, paths, plots
-from hrsa.evaluate import collect
-from hrsa.profile import load_profile
-from hrsa.score_table import score_table
+from hrsa.analysis import ablations
+from hrsa.evaluation.evaluate import collect
+from hrsa.report import plots
+from hrsa.report.prose.scores import score_table
+from hrsa.study import store
+from hrsa.study.profile import load_profile
+from hrsa.verdict import differences
 
 study = load_profile(profile)
-conditions = [ablation.RECIPE, *(a.name for a in study.ablations)]
+conditions = [ablations.RECIPE, *(a.name for a in study.ablations)]
 
 # %% [markdown]
 # ## What was changed
@@ -40,7 +43,7 @@ conditions = [ablation.RECIPE, *(a.name for a in study.ablations)]
 # Everything that is not named stays as in the recipe: data, batches, seeds, steps.
 
 # %%
-plots.table(ablation.changes(study), f"Ablations of profile {study.name}, beside the recipe's values", decimals=4)
+plots.table(ablations.changes(study), f"Ablations of profile {study.name}, beside the recipe's values", decimals=4)
 
 # %% [markdown]
 # ## Scores under each condition
@@ -55,7 +58,7 @@ scores, per_query = collect(study, models)
 plots.table(score_table(study, scores), f"Scores x 100 by condition and arm, seeds {sorted(seeds)}")
 
 # %%
-means = contrast.overall_scores(study, scores)
+means = differences.overall_scores(study, scores)
 plots.bars(means, x="condition", y="value", hue="arm", low="low", high="high", quantity="score",
            xlabel="condition", ylabel="mean score over tasks").publish(
     study.name, "11_ablations", "scores", "Bars of the mean score over tasks of each arm under each condition")
@@ -69,8 +72,8 @@ plots.bars(means, x="condition", y="value", hue="arm", low="low", high="high", q
 # ## Does the difference between arms change?
 
 # %%
-found = contrast.all_differences(study, per_query, conditions, seeds=sorted(seeds))
-overall = found[found["task"] == contrast.ALL]
+found = differences.all_differences(study, per_query, conditions, seeds=sorted(seeds))
+overall = found[found["task"] == differences.ALL]
 plots.forest(overall, label="condition", value="difference", low="low", high="high", margin=study.verdict.margin,
              facet="pair", xlabel="mean score of b minus mean score of a").publish(
     study.name, "11_ablations", "differences",
@@ -81,8 +84,8 @@ plots.forest(overall, label="condition", value="difference", low="low", high="hi
 # tasks and not that of training runs, so no verdict is given on such a row, however narrow it is.
 
 # %%
-Markdown("\n".join(f"- {contrast.sentence(row, study.verdict.margin)}" for _, row in overall.iterrows())
-         + "\n\n" + contrast.against_recipe(overall))
+Markdown("\n".join(f"- {differences.sentence(row, study.verdict.margin)}" for _, row in overall.iterrows())
+         + "\n\n" + differences.against_recipe(overall))
 
 # %% [markdown]
 # ## Does the likeness of the arms change?
@@ -92,9 +95,9 @@ Markdown("\n".join(f"- {contrast.sentence(row, study.verdict.margin)}" for _, ro
 # training.
 
 # %%
-pairs = [pair.name for pair in study.pairs if ablation.ablations_of(study, pair.name)]
-folders = [ablation.last_states(study, pair) for pair in pairs]
-likeness = contrast.likeness([paths.read_table(folder / "last.parquet", ablation.COLUMNS) for folder in folders])
+pairs = [pair.name for pair in study.pairs if ablations.ablations_of(study, pair.name)]
+folders = [ablations.last_states(study, pair) for pair in pairs]
+likeness = differences.likeness([store.read_table(folder / "last.parquet", ablations.COLUMNS) for folder in folders])
 
 # %%
 plots.bars(likeness, x="condition", y="value", hue="measure", facet="pair", low="low", high="high",
@@ -108,4 +111,4 @@ plots.bars(likeness, x="condition", y="value", hue="measure", facet="pair", low=
 # recipe points to the part of it that does the work.
 
 # %%
-Markdown(contrast.likeness_sentences(likeness))
+Markdown(differences.likeness_sentences(likeness))

@@ -28,10 +28,13 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa import claims, evidence, merge, overview, plots, published, synthesis, wording
-from hrsa.code import code_hash
-from hrsa.profile import load_profile
-from hrsa.verdict import verdict
+from hrsa import merge, overview
+from hrsa.report import plots
+from hrsa.report.prose import verdict as wording
+from hrsa.study.code_hash import code_hash
+from hrsa.study.profile import load_profile
+from hrsa.verdict import claims, evidence, published, synthesis
+from hrsa.verdict.equivalence import verdict
 
 study = load_profile(profile)
 stated = study.verdict.model_dump()

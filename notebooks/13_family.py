@@ -26,9 +26,10 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa import evidence, plots, results, synthesis, wording
-from hrsa.profile import load_profile
-from hrsa.zoo import report
+from hrsa.report import plots, results
+from hrsa.report.prose import backbones, verdict
+from hrsa.study.profile import load_profile
+from hrsa.verdict import evidence, synthesis
 
 study = load_profile(profile)
 
@@ -46,8 +47,8 @@ Markdown(results.origin(record))
 # it got at what it was trained for, before any contrastive training.
 
 # %%
-cards = report.cards(load_profile("family"))
-plots.bars(report.accuracy(cards), x="backbone", y="value", hue="mode", low="low", high="high", quantity="score",
+cards = backbones.cards(load_profile("family"))
+plots.bars(backbones.accuracy(cards), x="backbone", y="value", hue="mode", low="low", high="high", quantity="score",
            ylabel="share of held-out problems solved").publish(
     study.name, "13_family", "accuracy", "Accuracy of every shipped backbone on held-out problems with 95% intervals")
 
@@ -55,10 +56,10 @@ plots.bars(report.accuracy(cards), x="backbone", y="value", hue="mode", low="low
 # How to read it: all answered the same problems, so compare differences, below, rather than overlap of the bars' intervals.
 
 # %%
-Markdown(report.findings(cards))
+Markdown(backbones.findings(cards))
 
 # %%
-plots.table(report.overview(cards)[["backbone", "start", "updates", "perplexity", "KL"]],
+plots.table(backbones.overview(cards)[["backbone", "start", "updates", "perplexity", "KL"]],
             "Perplexity on held-out real text, and KL divergence from the base in nats per token of own answers")
 
 # %% [markdown]
@@ -68,7 +69,7 @@ plots.table(report.overview(cards)[["backbone", "start", "updates", "perplexity"
 # prolonged RLVR, and a second base from other random weights, which is as different as two models of one recipe get.
 
 # %%
-Markdown(wording.verdicts(tables["verdicts"]))
+Markdown(verdict.verdicts(tables["verdicts"]))
 
 # %% [markdown]
 # This run has pairs of its own; those of the same name are shown beside the committed ones.

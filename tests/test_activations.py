@@ -11,8 +11,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from hrsa import activations, streaming
-from hrsa.profile import Analysis
+from hrsa.analysis import hidden_states, recordings
+from hrsa.study.profile import Analysis
 
 WORDS = [f"w{i}" for i in range(40)]
 
@@ -53,7 +53,7 @@ def embedder(tmp_path, rng):
 def streamed(embedder, texts, **options):
     """All batches joined and put in order: (l, n, d)."""
     module, tokenizer = embedder[0].auto_model, embedder.tokenizer
-    batches = list(streaming.stream_states(module, tokenizer, texts, 64, **options))
+    batches = list(hidden_states.stream_states(module, tokenizer, texts, 64, **options))
     rows = np.concatenate([batch.rows for batch in batches])
     return np.concatenate([batch.states for batch in batches], axis=1)[:, np.argsort(rows)], rows
 
@@ -76,7 +76,7 @@ def test_stream_equals_one_text_at_a_time_in_the_given_order(embedder, rng):
 
 def test_last_block_is_kept_raw_and_after_the_norm(embedder, rng):
     states, _ = streamed(embedder, texts_of(rng, 4))
-    assert streaming.layer_labels(2) == ["0", "1", "2", "2+norm"]
+    assert hidden_states.layer_labels(2) == ["0", "1", "2", "2+norm"]
     raw, normed = torch.tensor(states[-2]), states[-1]
     with torch.inference_mode():
         np.testing.assert_allclose(embedder[0].auto_model.norm(raw).numpy(), normed, atol=1e-6)
@@ -87,7 +87,7 @@ def test_hook_is_removed_even_when_the_forward_pass_fails(embedder, rng):
     module = embedder[0].auto_model
     streamed(embedder, texts_of(rng, 2))
     before = len(module.layers[-1]._forward_hooks)  # transformers keeps hooks of its own
-    with pytest.raises(RuntimeError, match="stop"), streaming._caught_output(module.layers[-1]):
+    with pytest.raises(RuntimeError, match="stop"), hidden_states._caught_output(module.layers[-1]):
         raise RuntimeError("stop")
     assert len(module.layers[-1]._forward_hooks) == before
 
@@ -106,7 +106,7 @@ def test_keep_selects_rows(embedder, rng):
 
 def test_batches_cover_every_text_within_the_budget(rng):
     lengths = rng.integers(1, 40, size=50).tolist()
-    batches = streaming.token_batches(lengths, budget=64)
+    batches = hidden_states.token_batches(lengths, budget=64)
     assert sorted(i for batch in batches for i in batch) == list(range(50))
     assert all(len(b) * max(lengths[i] for i in b) <= 64 for b in batches)
 
@@ -126,7 +126,7 @@ def test_text_without_tokens_is_refused(embedder):
 
 
 def probe_table(rng, n=24):
-    """A table of the shape of `hrsa.texts.probe_texts`."""
+    """A table of the shape of `hrsa.texts.suite.probe_texts`."""
     sets = np.array(["general", "maths"])[np.arange(n) % 2]
     return pd.DataFrame({"id": [f"t{i}" for i in range(n)], "set": sets,
                          "difficulty": np.where(sets == "maths", "1", ""),
@@ -139,15 +139,15 @@ def test_two_models_get_the_same_rows(tmp_path, rng):
     for name, width, layers in (("a", 16, 2), ("b", 24, 3)):
         (tmp_path / name).mkdir()
         model = load(save_qwen3(tmp_path / f"model-{name}", rng, width=width, layers=layers))
-        activations.write_states(tmp_path / name, model, table, analysis, name)
-    states = [activations.open_recording(tmp_path / name) for name in "ab"]
-    activations.check_same_rows(*states)
+        recordings.write_states(tmp_path / name, model, table, analysis, name)
+    states = [recordings.open_recording(tmp_path / name) for name in "ab"]
+    recordings.check_same_rows(*states)
     tokens = [state.tokens for state in states]
     pd.testing.assert_frame_equal(*tokens)
     assert len(tokens[0]) == 60 and tokens[0]["position"].lt(tokens[0]["length"]).all()
     assert tokens[0]["text"].nunique() <= 16 and tokens[0]["length"].max() <= 10
     for name, width, layers in (("a", 16, 2), ("b", 24, 3)):
-        assert json.loads((tmp_path / name / "layers.json").read_text()) == streaming.layer_labels(layers)
+        assert json.loads((tmp_path / name / "layers.json").read_text()) == hidden_states.layer_labels(layers)
         assert np.load(tmp_path / name / f"layer-{layers + 1:02d}.npy").shape == (60, width)
         assert np.load(tmp_path / name / "pooled.npy").shape == (20, width)
     assert len(pd.read_parquet(tmp_path / "a" / "pooled.parquet")) == 20
@@ -158,15 +158,15 @@ def test_other_tokenizer_is_refused(tmp_path, rng):
     for name, words in (("a", WORDS), ("b", WORDS[::-1])):
         (tmp_path / name).mkdir()
         model = load(save_qwen3(tmp_path / f"model-{name}", rng, words=words))
-        activations.write_states(tmp_path / name, model, table, analysis, name)
+        recordings.write_states(tmp_path / name, model, table, analysis, name)
     with pytest.raises(ValueError, match="equal tokenizers"):
-        activations.check_same_rows(*(activations.open_recording(tmp_path / name) for name in "ab"))
+        recordings.check_same_rows(*(recordings.open_recording(tmp_path / name) for name in "ab"))
 
 
 def test_written_rows_are_the_states_of_the_tokens_they_name(tmp_path, rng):
     table, analysis = probe_table(rng), Analysis(texts_per_set=12, max_length=64, max_tokens=30, probe_texts=24)
     model = load(save_qwen3(tmp_path / "model", rng))
-    activations.write_states(tmp_path, model, table, analysis, "model")
+    recordings.write_states(tmp_path, model, table, analysis, "model")
     tokens, pooled = pd.read_parquet(tmp_path / "tokens.parquet"), np.load(tmp_path / "pooled.npy")
     states = np.load(tmp_path / "layer-03.npy")
     texts = table.set_index("id")["text"]
@@ -178,7 +178,7 @@ def test_written_rows_are_the_states_of_the_tokens_they_name(tmp_path, rng):
 
 
 def test_memory_does_not_hold_the_layers(tmp_path):
-    files = activations._open_layers(tmp_path, 3, (5, 4))
+    files = recordings._open_layers(tmp_path, 3, (5, 4))
     files[1][2] = 7
     files[1].flush()
     assert isinstance(files[1], np.memmap)

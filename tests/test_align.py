@@ -16,8 +16,11 @@ from tiny import tiny_backbone, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from hrsa import activations, align, layerwise, own_texts, pairing, paths
-from hrsa.profile import Analysis, load_profile
+from hrsa.analysis import layerwise, recordings, units
+from hrsa.study import store
+from hrsa.study.profile import Analysis, load_profile
+from hrsa.texts import own_probes
+from hrsa.workflow import compare_two
 
 SPACES = " \t\n  "
 
@@ -53,18 +56,18 @@ def test_overlaps_are_those_of_the_characters(rng):
         words = np.c_[edges[:-1:2], edges[1::2]]
         expected = [(t, w) for t, (a, b) in enumerate(tokens) for w, (c, d) in enumerate(words)
                     if max(a, c) < min(b, d)]
-        assert list(zip(*map(np.ndarray.tolist, align.overlaps(tokens, words)), strict=True)) == expected
+        assert list(zip(*map(np.ndarray.tolist, units.overlaps(tokens, words)), strict=True)) == expected
 
 
 def test_words_of_two_tokenizers_are_the_same_rows(rng):
     texts = [SPACES[i % 4].join(rng.choice([*WORDS, "naïve", "π≈3", "seven;moon"], size=9)) for i in range(12)]
     table = pd.DataFrame({"id": [f"t{i}" for i in range(12)], "set": "a", "difficulty": "", "text": texts})
     for unit, rows in (("word", 60), ("text", 12)):
-        a, b = (align.units(table, tokenizer, unit, 7, 60) for tokenizer in (tiny_tokenizer(), byte_tokenizer()))
+        a, b = (units.units(table, tokenizer, unit, 7, 60) for tokenizer in (tiny_tokenizer(), byte_tokenizer()))
         pd.testing.assert_frame_equal(a.table, b.table)
         assert len(a.table) == rows and (a.table["length"] == 7).all() and len(set(a.rows)) == rows
         assert a.total < b.total  # bytes are more than merged tokens
-    words = align.units(table, byte_tokenizer(), "word", 7, 84)
+    words = units.units(table, byte_tokenizer(), "word", 7, 84)
     sizes = [len(text.split()[position].encode()) for text, position in zip(
         table.set_index("id")["text"][words.table["text"]], words.table["position"], strict=True)]
     assert np.bincount(words.rows).tolist() == sizes  # a word has as many tokens as bytes
@@ -78,13 +81,13 @@ def test_state_of_a_word_is_the_mean_of_its_tokens(tmp_path, rng):
     for unit in ("word", "text"):
         (tmp_path / unit).mkdir()
         analysis = Analysis(texts_per_set=6, max_length=9, max_tokens=50, probe_texts=12, unit=unit)
-        activations.write_states(tmp_path / unit, model, table, analysis, unit, ceiling=False)
-        recorded = activations.open_recording(tmp_path / unit)
+        recordings.write_states(tmp_path / unit, model, table, analysis, unit, ceiling=False)
+        recorded = recordings.open_recording(tmp_path / unit)
         for row in recorded.tokens.iloc[::5].itertuples():
-            text = align.first_words(table.set_index("id")["text"][row.text], 9)
+            text = units.first_words(table.set_index("id")["text"][row.text], 9)
             states = streamed(model, [text])[0]  # (l, t, d)
             spans = model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-            start, end = list(align.WORD.finditer(text))[row.position].span() if unit == "word" else (0, len(text))
+            start, end = list(units.WORD.finditer(text))[row.position].span() if unit == "word" else (0, len(text))
             mine = [i for i, (a, b) in enumerate(spans) if a < end and b > start]
             for layer in range(len(recorded.labels)):
                 np.testing.assert_allclose(recorded.layer(layer)[row.row], states[layer, mine].mean(axis=0), atol=1e-5)
@@ -94,8 +97,8 @@ def test_ceiling_is_the_same_rows_in_bf16(tmp_path, rng):
     model = load(save_qwen3(tmp_path / "model", rng))
     (tmp_path / "states").mkdir()
     analysis = Analysis(texts_per_set=8, max_length=10, max_tokens=60, probe_texts=20, ks=(3,))
-    activations.write_states(tmp_path / "states", model, probe_table(rng), analysis, "model", ceiling=True)
-    x, y = layerwise.open_pair(tmp_path / "states", tmp_path / "states" / activations.BF16)
+    recordings.write_states(tmp_path / "states", model, probe_table(rng), analysis, "model", ceiling=True)
+    x, y = layerwise.open_pair(tmp_path / "states", tmp_path / "states" / recordings.BF16)
     for i in range(len(x.labels)):
         a, b = x.layer(i), y.layer(i)
         assert 0 < np.abs(a - b).max() < 0.1 * np.abs(a).max()
@@ -109,7 +112,7 @@ def test_ceiling_is_the_same_rows_in_bf16(tmp_path, rng):
 def test_what_cannot_be_aligned_is_refused(tmp_path, rng, unit, text, match):
     table = pd.DataFrame({"id": ["t0"], "set": "a", "difficulty": "", "text": [text]})
     with pytest.raises(ValueError, match=match):
-        align.units(table, byte_tokenizer() if text.strip() == "" else load(
+        units.units(table, byte_tokenizer() if text.strip() == "" else load(
             save_qwen3(tmp_path / "model", rng)).tokenizer, unit, 8, 10, positions=3)
 
 
@@ -118,18 +121,18 @@ def test_texts_of_ones_own(tmp_path):
     rows = [{"text": "one", "label": 3, "set": "x"}, {"text": "two", "target": 2.5, "set": "y"}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pd.DataFrame({"text": ["p", "q"], "id": [7, 9]}).to_parquet(tmp_path / "a.parquet")
-    assert sorted(own_texts.read_texts(tmp_path / "a.txt")["text"]) == ["first", "second"]
-    table = own_texts.read_texts(tmp_path / "a.jsonl").set_index("text")
+    assert sorted(own_probes.read_texts(tmp_path / "a.txt")["text"]) == ["first", "second"]
+    table = own_probes.read_texts(tmp_path / "a.jsonl").set_index("text")
     assert table.loc["one", "topic"] == "3.0" and pd.isna(table.loc["two", "topic"])
     assert table.loc["two", "target"] == 2.5 and table["set"].to_dict() == {"one": "x", "two": "y"}
-    assert set(own_texts.read_texts(tmp_path / "a.parquet")["id"]) == {"7", "9"}
+    assert set(own_probes.read_texts(tmp_path / "a.parquet")["id"]) == {"7", "9"}
     (tmp_path / "b.jsonl").write_text('{"text": "one"}\n{"text"')
     (tmp_path / "c.jsonl").write_text('{"content": "one"}')
     (tmp_path / "d.csv").write_text("text")
     for name, match in (("b.jsonl", "correct the line"), ("c.jsonl", "a column `text`"), ("d.csv", "convert it"),
                         ("e.txt", "not there")):
         with pytest.raises(ValueError, match=match):
-            own_texts.read_texts(tmp_path / name)
+            own_probes.read_texts(tmp_path / name)
 
 
 @pytest.fixture(scope="module")
@@ -145,13 +148,13 @@ def pair(tmp_path_factory):
 
 def test_a_comparison_runs_the_chapters_that_apply(pair, tmp_path):
     a, b, texts = pair
-    profile, front, tags = pairing.profile_of(str(a), str(b), texts, "word", 8)
+    profile, front, tags = compare_two.profile_of(str(a), str(b), texts, "word", 8)
     assert profile.name == "tiny-1-vs-bytes" and profile.chapters == ("06_procrustes", "07_cka", "08_knn")
     assert "Left out: dimension-wise correlation, since the models are 32 and 24 dimensions wide" in front
     assert set(tags) == {"suite-texts", "embedders", "regression"}
-    pairing.write_study(tmp_path, profile, front, tags)
+    compare_two.write_study(tmp_path, profile, front, tags)
     stamps = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
-    pairing.write_study(tmp_path, profile, front, tags)
+    compare_two.write_study(tmp_path, profile, front, tags)
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
     assert load_profile(tmp_path / "notebooks" / "profiles" / f"{profile.name}.yaml") == profile
     notebook = nbformat.read(tmp_path / "notebooks" / "06_procrustes.ipynb", as_version=4)
@@ -160,36 +163,36 @@ def test_a_comparison_runs_the_chapters_that_apply(pair, tmp_path):
 
 def test_chapters_depend_on_widths_and_labels(pair):
     a, _, texts = pair
-    profile, front, tags = pairing.profile_of(str(a), str(a), texts, "token")
+    profile, front, tags = compare_two.profile_of(str(a), str(a), texts, "token")
     assert profile.chapters == ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
     assert [b.name for b in profile.backbones] == ["tiny-1-a", "tiny-1-b"] and "Left out" not in front
     assert "classification" not in tags
-    few, front, _ = pairing.profile_of(str(a), str(a), texts, "text")
+    few, front, _ = compare_two.profile_of(str(a), str(a), texts, "text")
     assert "06_procrustes" not in few.chapters and "not unique on these texts, which give 30 rows" in front
 
 
 def test_tokens_of_different_tokenizers_are_refused_by_a_message_that_names_word(pair, capsys):
     a, b, texts = map(str, pair)
-    assert pairing.main(["--a", a, "--b", b, "--texts", texts, "--unit", "token"]) == 1
+    assert compare_two.main(["--a", a, "--b", b, "--texts", texts, "--unit", "token"]) == 1
     said = capsys.readouterr().err
     assert "unit word" in said and "expected equal tokenizers" in said
-    assert pairing.main(["--a", a, "--b", f"{b}/nothing", "--texts", texts]) == 1
+    assert compare_two.main(["--a", a, "--b", f"{b}/nothing", "--texts", texts]) == 1
     assert "expected" in capsys.readouterr().err
 
 
 def test_a_chapter_of_two_models_that_share_nothing(pair, tmp_path):
     a, b, texts = pair
-    profile, front, tags = pairing.profile_of(str(a), str(b), texts, "word", 8)
+    profile, front, tags = compare_two.profile_of(str(a), str(b), texts, "word", 8)
     small = profile.model_copy(update={"analysis": profile.analysis.model_copy(
         update={"bootstrap": 10, "permutations": 3, "max_tokens": 150, "probe_texts": 4, "ks": (3,)})})
-    pairing.write_study(tmp_path, small, front, tags)
-    command = [sys.executable, "-m", "hrsa.run", "07_cka", profile.name, "--profile", profile.name]
+    compare_two.write_study(tmp_path, small, front, tags)
+    command = [sys.executable, "-m", "hrsa.workflow.job", "07_cka", profile.name, "--profile", profile.name]
     environment = {name: value for name, value in os.environ.items() if name != "HRSA_OWNER"}
     done = subprocess.run(command, env={**environment, "HRSA_ROOT": str(tmp_path)}, capture_output=True, text=True,
                           check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     [found] = (tmp_path / "data" / "runs" / profile.name / "similarity").iterdir()
-    curve = paths.read_table(found / "curve.parquet")
+    curve = store.read_table(found / "curve.parquet")
     assert set(curve["models"]) == {"backbones"} and curve["ceiling"].notna().all() and curve["n"].eq(150).all()
     assert list(curve["layer_x"].unique()) == ["0", "1", "2", "2+norm"]
     assert list(curve["layer_y"].unique()) == ["0", "2", "3", "3+norm"]

@@ -7,7 +7,7 @@ import transformers
 from sentence_transformers import SentenceTransformer
 from tiny import tiny_tokenizer
 
-from hrsa import backbone, export
+from hrsa.models import embedder, language_model
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
          "intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": None,
@@ -45,27 +45,27 @@ CASES = [(family, "bidirectional") for family in FAMILIES] + [("Qwen3", "causal"
 
 @pytest.mark.parametrize(("family", "attention"), CASES)
 def test_export_and_reload_embed_alike(family, attention, folder_of, tmp_path, rng):
-    model = export.assemble(str(folder_of(family)), attention, 48, {"task": PROMPT})
+    model = embedder.assemble(str(folder_of(family)), attention, 48, {"task": PROMPT})
     texts = some_texts(rng)
-    before = [export.embed(model, texts), export.embed(model, texts, PROMPT)]
-    export.export(model, tmp_path / "model")
+    before = [embedder.embed(model, texts), embedder.embed(model, texts, PROMPT)]
+    embedder.export(model, tmp_path / "model")
     for kernel in ("sdpa", "eager"):
-        plain = SentenceTransformer(str(tmp_path / "model"), device=str(backbone.device()),
+        plain = SentenceTransformer(str(tmp_path / "model"), device=str(language_model.device()),
                                     model_kwargs={"attn_implementation": kernel})
         assert plain[0].model.config._attn_implementation == kernel
         for side in ("right", "left"):
             plain.tokenizer.padding_side = side
-            backbone.leak_probe(plain[0].model, plain.tokenizer, attention)
-            after = [export.embed(plain, texts), export.embed(plain, texts, plain.prompts["task"])]
+            language_model.leak_probe(plain[0].model, plain.tokenizer, attention)
+            after = [embedder.embed(plain, texts), embedder.embed(plain, texts, plain.prompts["task"])]
             for old, new in zip(before, after, strict=True):
                 np.testing.assert_allclose(new, old, atol=2e-5)
-    alone = np.concatenate([export.embed(plain, [text]) for text in texts])
+    alone = np.concatenate([embedder.embed(plain, [text]) for text in texts])
     np.testing.assert_allclose(alone, before[0], atol=2e-5, err_msg="padding changes embeddings")
 
 
 def test_switching_changes_the_embeddings(folder_of, rng):
     texts = some_texts(rng)[1:]
-    causal, both = (export.embed(export.assemble(str(folder_of("Qwen3")), attention, 48), texts)
+    causal, both = (embedder.embed(embedder.assemble(str(folder_of("Qwen3")), attention, 48), texts)
                     for attention in ("causal", "bidirectional"))
     assert np.abs(causal - both).max() > 1e-3
 
@@ -78,6 +78,6 @@ def test_an_architecture_that_cannot_be_switched_is_never_exported(tmp_path):
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="GPTNeoModel does not support"):  # it has no SDPA kernel at all
-        export.assemble(str(tmp_path), "bidirectional", 48)
+        embedder.assemble(str(tmp_path), "bidirectional", 48)
     with pytest.raises(RuntimeError, match=r"expected bidirectional attention.*GPTNeoModel.*take an architecture"):
-        backbone.load_encoder(tmp_path, "bidirectional", "eager")
+        language_model.load_encoder(tmp_path, "bidirectional", "eager")

@@ -10,8 +10,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hrsa import backbone
-from hrsa.profile import load_profile
+from hrsa.models import language_model
+from hrsa.study.profile import load_profile
 
 VOCABULARY = 64
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -52,26 +52,26 @@ def folder_of(tmp_path_factory):
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_switches_and_survives_saving(family, kernel, folder_of, tmp_path):
-    causal, _ = backbone.load_encoder(folder_of(family), "causal", kernel)
-    both, tokenizer = backbone.load_encoder(folder_of(family), "bidirectional", kernel)
+    causal, _ = language_model.load_encoder(folder_of(family), "causal", kernel)
+    both, tokenizer = language_model.load_encoder(folder_of(family), "bidirectional", kernel)
     with pytest.raises(RuntimeError, match="expected bidirectional"):
-        backbone.leak_probe(causal, tokenizer, "bidirectional")
+        language_model.leak_probe(causal, tokenizer, "bidirectional")
     with pytest.raises(RuntimeError, match="expected causal"):
-        backbone.leak_probe(both, tokenizer, "causal")
+        language_model.leak_probe(both, tokenizer, "causal")
     both.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     again = transformers.AutoModel.from_pretrained(tmp_path, attn_implementation=kernel).eval()
-    backbone.leak_probe(again, tokenizer, "bidirectional")
+    language_model.leak_probe(again, tokenizer, "bidirectional")
     ids = torch.arange(2, 12)[None]
     assert torch.equal(again(input_ids=ids).last_hidden_state, both(input_ids=ids).last_hidden_state)
     with pytest.raises(ValueError, match="embedder's folder"):
-        backbone.load_lm(tmp_path)
+        language_model.load_lm(tmp_path)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_changes_no_state(family, side, folder_of, rng):
-    model, _ = backbone.load_encoder(folder_of(family), "bidirectional")
+    model, _ = language_model.load_encoder(folder_of(family), "bidirectional")
     ids = torch.from_numpy(rng.integers(2, VOCABULARY, (1, 6)))
     pad = torch.zeros(1, 3, dtype=torch.long)
     row = torch.cat([pad, ids] if side == "left" else [ids, pad], 1)
@@ -87,61 +87,61 @@ def test_architecture_that_ignores_the_flag_fails(tmp_path):
                                        bos_token_id=1, eos_token_id=1)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokenizer_of().save_pretrained(tmp_path)
-    backbone.load_encoder(tmp_path, "causal", "eager")
+    language_model.load_encoder(tmp_path, "causal", "eager")
     with pytest.raises(RuntimeError, match=r"expected bidirectional.*GPTNeoModel"):
-        backbone.load_encoder(tmp_path, "bidirectional", "eager")
+        language_model.load_encoder(tmp_path, "bidirectional", "eager")
 
 
 def test_flag_on_the_modules_alone_fails_under_padding(folder_of):
-    model, tokenizer = backbone.load_encoder(folder_of("Qwen3"), "causal")
+    model, tokenizer = language_model.load_encoder(folder_of("Qwen3"), "causal")
     for layer in model.layers:
         layer.self_attn.is_causal = False
     with pytest.raises(RuntimeError, match="expected bidirectional"):
-        backbone.leak_probe(model, tokenizer, "bidirectional")
+        language_model.leak_probe(model, tokenizer, "bidirectional")
 
 
 def test_probe_sees_a_model_that_reads_padding(folder_of):
-    model, tokenizer = backbone.load_encoder(folder_of("Qwen3"), "bidirectional")
+    model, tokenizer = language_model.load_encoder(folder_of("Qwen3"), "bidirectional")
     forward = model.forward
     model.forward = lambda **inputs: forward(**inputs | {"attention_mask": None})
     with pytest.raises(RuntimeError, match="do not depend on padding"):
-        backbone.leak_probe(model, tokenizer, "bidirectional")
+        language_model.leak_probe(model, tokenizer, "bidirectional")
 
 
 def test_probe_keeps_training_mode_and_takes_an_lm(folder_of):
-    model, tokenizer = backbone.load_lm(folder_of("Llama"))
+    model, tokenizer = language_model.load_lm(folder_of("Llama"))
     assert not model.training
     model.train()
-    backbone.leak_probe(model, tokenizer, "causal")
+    language_model.leak_probe(model, tokenizer, "causal")
     assert model.training
 
 
 def test_pad_token_is_guaranteed(tmp_path, folder_of):
-    model, _ = backbone.load_lm(folder_of("Qwen2"))
+    model, _ = language_model.load_lm(folder_of("Qwen2"))
     model.save_pretrained(tmp_path)
     tokenizer_of(pad=False).save_pretrained(tmp_path)
-    model, tokenizer = backbone.load_encoder(tmp_path)
+    model, tokenizer = language_model.load_encoder(tmp_path)
     assert tokenizer.pad_token == "<end>" and model.config.pad_token_id == tokenizer.pad_token_id == 1
 
 
 def test_missing_models_are_named(tmp_path, folder_of, monkeypatch):
     with pytest.raises(ValueError, match=r"expected a model folder.*not there: correct"):
-        backbone.load_lm(tmp_path / "none")
+        language_model.load_lm(tmp_path / "none")
     config_of("Qwen3").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"expected a tokenizer in .*got the files"):
-        backbone.load_encoder(tmp_path)
+        language_model.load_encoder(tmp_path)
     tokenizer_of().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="expected a loadable model"):
-        backbone.load_encoder(tmp_path)
+        language_model.load_encoder(tmp_path)
     with pytest.raises(ValueError, match="expected attention"):
-        backbone.load_encoder(folder_of("Qwen3"), "both")
+        language_model.load_encoder(folder_of("Qwen3"), "both")
 
 
 def test_hub_id_while_offline(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     start = time.monotonic()
     with pytest.raises(ValueError, match=r"got nobody/no-such-model.*connect to the hub or"):
-        backbone.load_encoder("nobody/no-such-model")
+        language_model.load_encoder("nobody/no-such-model")
     assert time.monotonic() - start < 20
 
 
@@ -152,19 +152,19 @@ def test_folder_backbones_are_checked(tmp_path, folder_of):
         {"name": "gone", "source": "folder", "path": str(tmp_path / "gone"), "arm": "base"},
         {"name": "hub", "source": "hub", "path": "nobody/no-such-model", "arm": "base"}]}
     profile = type(load_profile("smoke")).model_validate(smoke)
-    assert backbone.backbone_folder(profile, "here") == str(folder_of("Qwen3"))
-    assert backbone.backbone_folder(profile, "hub") == "nobody/no-such-model"
+    assert language_model.backbone_folder(profile, "here") == str(folder_of("Qwen3"))
+    assert language_model.backbone_folder(profile, "hub") == "nobody/no-such-model"
     with pytest.raises(ValueError, match="expected a model folder"):
-        backbone.backbone_folder(profile, "gone")
+        language_model.backbone_folder(profile, "gone")
     with pytest.raises(ValueError, match=r"expected .*backbone of the profile"):
-        backbone.backbone_folder(profile, "other")
+        language_model.backbone_folder(profile, "other")
 
 
 def test_prepare_seeds_everything():
     drawn = []
     for _ in range(2):
-        backbone.prepare(threads=1, seed=7)
+        language_model.prepare(threads=1, seed=7)
         drawn.append((random.random(), np.random.random(), torch.rand(1).item()))  # noqa: NPY002
     assert drawn[0] == drawn[1]
     assert torch.get_num_threads() == 1 and torch.are_deterministic_algorithms_enabled()
-    assert backbone.device().type in ("cpu", "cuda")
+    assert language_model.device().type in ("cpu", "cuda")

@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from hrsa import paths
-from hrsa.export import assemble
+from hrsa.models.embedder import assemble
+from hrsa.study import store
 
 
 @pytest.fixture
 def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(paths.ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(store.ROOT / "benchmarks"))
     import training
     import training_gpu
 

@@ -9,11 +9,13 @@ from browser import open_page
 from myst_nb.core.render import load_mime_renders
 from selenium.webdriver.common.by import By
 
-from hrsa import book, paths, pipeline, run
-from hrsa.book import extension, report, source
-from hrsa.profile import Profile, load_profile
+from hrsa.report import book
+from hrsa.report.book import extension, report, source
+from hrsa.study import store
+from hrsa.study.profile import Profile, load_profile
+from hrsa.workflow import graph, job
 
-REAL_BOOK = paths.BOOK
+REAL_BOOK = store.BOOK
 FIGURES = """
 # %% [markdown]
 # # Global shape
@@ -84,15 +86,15 @@ def study(tmp_path_factory):
     root = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         for name, folder in {"ROOT": ".", "BOOK": "jupyter_book", "RUNS": "data/runs", "FIGURES": "figures"}.items():
-            patch.setattr(paths, name, root / folder)
+            patch.setattr(store, name, root / folder)
         patch.setenv("HRSA_ROOT", str(root))
         patch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-        shutil.copytree(REAL_BOOK, paths.BOOK, ignore=shutil.ignore_patterns("executed", "_build"))
+        shutil.copytree(REAL_BOOK, store.BOOK, ignore=shutil.ignore_patterns("executed", "_build"))
         profile = small_profile()
         _execute_all(root, profile)
         for rule, name in (("mine", "study"), ("03_training", "base-s0"), ("03_training", "rl.v1-s0")):
-            target = paths.RUNS / "tiny" / "records" / rule / f"{name}.json"
-            paths.write_json(target, _record(rule, name))
+            target = store.RUNS / "tiny" / "records" / rule / f"{name}.json"
+            store.write_json(target, _record(rule, name))
         yield profile
 
 
@@ -102,10 +104,10 @@ def _execute_all(root, profile):
         notebook = jupytext.reads(text.lstrip(), fmt="py:percent")
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         jupytext.write(notebook, root / f"{kind}.ipynb")
-        executed[kind] = run.run_notebook(root / f"{kind}.ipynb", root / f"{kind}.out.ipynb", {"profile": "tiny"})
+        executed[kind] = job.run_notebook(root / f"{kind}.ipynb", root / f"{kind}.out.ipynb", {"profile": "tiny"})
     for _, chapters in source.pages(profile):
         for chapter, name in chapters:
-            target = root / pipeline.executed(profile, chapter, name)
+            target = root / graph.executed(profile, chapter, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(executed["figures" if chapter == "07_cka" else "prose"], target)
 
@@ -162,7 +164,7 @@ def test_the_html_names_its_runs_and_no_cdn(html):
 
 
 def test_executed_notebooks_that_are_missing_failed_unfinished_or_noisy_are_all_named(study, tmp_path):
-    folder = paths.ROOT / pipeline.executed(study, "01_backbones", "study")
+    folder = store.ROOT / graph.executed(study, "01_backbones", "study")
     kept = {path: path.read_bytes() for path in folder.parent.glob("*.ipynb")}
 
     def change(name, edit):
@@ -253,7 +255,7 @@ def test_the_table_of_contents_follows_the_profile(name):
     assert captions[0] == "The study" and captions[-2:] == ["Synthesis", "Run records"]
     assert len(captions) == 3 + len(profile.compared())
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    expected = {pipeline.page(c, n) for c, names in pipeline.jobs(profile).items() if c[0].isdigit() for n in names}
+    expected = {graph.page(c, n) for c, names in graph.jobs(profile).items() if c[0].isdigit() for n in names}
     assert set(files) - {"run_records"} == expected and len(files) == len(set(files))
     assert ("11_ablations.ipynb" in files) == bool(profile.ablations)
     assert files.index("02_texts.ipynb") < files.index(f"03_training--{profile.backbones[0].name}-s0.ipynb")

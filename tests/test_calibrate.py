@@ -3,26 +3,25 @@
 import numpy as np
 import pytest
 
-from hrsa import calibrate
-from hrsa.similarity import METRICS, compare_layers, debiased_cka, knn_overlap, linear_cka, mean_correlation
+from hrsa.similarity import METRICS, compare_layers, debiased_cka, knn_overlap, linear_cka, mean_correlation, resampling
 
 
 def test_text_weights_draw_whole_texts(rng):
     texts = np.array(["b", "a", "b", "c", "a", "b"])
-    weights = calibrate.text_weights(texts, 50, rng)
+    weights = resampling.text_weights(texts, 50, rng)
     assert weights.shape == (6, 50)
     assert (weights[0] == weights[2]).all() and (weights[0] == weights[5]).all() and (weights[1] == weights[4]).all()
     assert (weights[[0, 1, 3]].sum(axis=0) == 3).all()
     with pytest.raises(ValueError, match=r"at least 2 texts .*got 1"):
-        calibrate.text_weights(np.zeros(5), 3, rng)
+        resampling.text_weights(np.zeros(5), 3, rng)
 
 
 def test_interval_lies_around_the_value_and_in_range():
     resampled = np.linspace(0.5, 0.9, 101)
-    low, high = calibrate.interval(0.8, resampled, level=0.5)
+    low, high = resampling.interval(0.8, resampled, level=0.5)
     assert (low, high) == pytest.approx((0.7, 0.9))
-    assert calibrate.interval(0.95, resampled, 0.9, 0, 1)[1] == 1
-    assert np.isnan(calibrate.interval(0.8, [np.nan, np.nan])).all()
+    assert resampling.interval(0.95, resampled, 0.9, 0, 1)[1] == 1
+    assert np.isnan(resampling.interval(0.8, [np.nan, np.nan])).all()
 
 
 def clustered(rng, texts, each, d):
@@ -47,7 +46,7 @@ def test_intervals_over_texts_cover_and_those_over_tokens_do_not(rng):
 def test_classes_keep_length_and_position(rng):
     lengths = np.repeat([5, 10, 40, 80], 40)
     positions = np.tile(np.arange(40), 4)
-    classes = calibrate.length_position_classes(lengths, positions)
+    classes = resampling.length_position_classes(lengths, positions)
     first = classes[positions == 0]
     assert not set(first) & set(classes[positions > 0])
     assert len(set(first)) >= 3
@@ -55,26 +54,26 @@ def test_classes_keep_length_and_position(rng):
         inside = positions[classes == label]
         assert np.ptp(inside) <= 13
     with pytest.raises(ValueError, match="lengths and positions"):
-        calibrate.length_position_classes(lengths, positions[:-1])
+        resampling.length_position_classes(lengths, positions[:-1])
 
 
 def test_shuffling_stays_in_class(rng, caplog):
     classes = rng.integers(0, 6, 500)
-    order = calibrate.shuffle_within(classes, rng)
+    order = resampling.shuffle_within(classes, rng)
     assert sorted(order) == list(range(500))
     assert (classes[order] == classes).all()
     assert (order == np.arange(500)).mean() < 0.1
     for label in range(6):  # every row of a class is as likely as any other in any place
         rows = np.flatnonzero(classes == label)
         assert set(order[rows]) == set(rows)
-    calibrate.shuffle_within(np.array([0, 0, 1]), rng)
+    resampling.shuffle_within(np.array([0, 0, 1]), rng)
     assert "1 of 3 rows are alone" in caplog.text
 
 
 def test_shuffling_is_uniform(rng):
     counts = np.zeros((3, 3))
     for _ in range(900):
-        counts[np.arange(3), calibrate.shuffle_within([7, 7, 7], rng)] += 1
+        counts[np.arange(3), resampling.shuffle_within([7, 7, 7], rng)] += 1
     assert np.abs(counts - 300).max() < 85  # six standard deviations
 
 
@@ -82,8 +81,8 @@ def test_null_keeps_what_classes_share(rng):
     classes = np.repeat([0, 1], 200)
     level = np.where(classes == 0, 0.0, 10.0)[:, None]  # a class effect both models share
     x, y = (rng.standard_normal((400, 8)) + level for _ in "xy")
-    within = calibrate.null_values(linear_cka, x, y, classes, 10, rng)
-    across = calibrate.null_values(linear_cka, x, y, np.zeros(400), 10, rng)
+    within = resampling.null_values(linear_cka, x, y, classes, 10, rng)
+    across = resampling.null_values(linear_cka, x, y, np.zeros(400), 10, rng)
     assert within.min() > 0.9 > 0.1 > across.max()
 
 
@@ -93,14 +92,14 @@ def test_twins_do_what_their_names_say(rng):
     y[:, 9] *= 500
     x[:, 5] = 1
     ids = np.r_[np.zeros(200, int), np.arange(100) % 50 + 1]
-    twins = calibrate.twins(x, y, ids, rng)
+    twins = resampling.twins(x, y, ids, rng)
     assert twins["as recorded"].x == pytest.approx(x)
     for part in twins["standardised"][:2]:
         assert part.mean(axis=0) == pytest.approx(0, abs=1e-9)
     assert np.flatnonzero(twins["standardised"].x.std(axis=0) < 0.5).tolist() == [5]
     assert twins["outliers removed"].x == pytest.approx(np.delete(x, [3, 9], axis=1))
     assert twins["outliers removed"].y == pytest.approx(np.delete(y, [3, 9], axis=1))
-    apart = calibrate.twins(x, y[:, :20], ids, rng)["outliers removed"]
+    apart = resampling.twins(x, y[:, :20], ids, rng)["outliers removed"]
     assert [part.shape[1] for part in apart[:2]] == [39, 19]
     assert twins["mean removed"].y.mean(axis=0) == pytest.approx(0, abs=1e-9)
     balanced = twins["frequency balanced"]
@@ -108,12 +107,12 @@ def test_twins_do_what_their_names_say(rng):
     assert np.bincount(ids[balanced.rows]).tolist() == [2] * 51
     assert (balanced.x == x[balanced.rows]).all() and (balanced.y == y[balanced.rows]).all()
     with pytest.raises(ValueError, match="same n tokens"):
-        calibrate.twins(x, y[:-1], ids, rng)
+        resampling.twins(x, y[:-1], ids, rng)
 
 
 def attacked(metrics, x, y, rng):
     """Change of each metric under each attack: {(metric, attack, strength): change}."""
-    found = {(name, attack, strength): metric(a, b) for attack, strength, (a, b, _) in calibrate.attacks(x, y, rng)
+    found = {(name, attack, strength): metric(a, b) for attack, strength, (a, b, _) in resampling.attacks(x, y, rng)
              for name, metric in metrics.items()}
     return {key: value - found[key[0], "as recorded", 0.0] for key, value in found.items()}
 
@@ -134,7 +133,7 @@ def test_attacks_mislead_as_they_are_known_to(rng):
 
 def test_rows_of_a_variant_name_where_they_came_from(rng):
     x, y = rng.standard_normal((2, 200, 5))
-    for attack, strength, (a, b, rows) in calibrate.attacks(x, y, rng, strengths=(10.0, 5000.0)):
+    for attack, strength, (a, b, rows) in resampling.attacks(x, y, rng, strengths=(10.0, 5000.0)):
         assert len(a) == len(b) == len(rows) <= 800
         unmoved = (a == x[rows]).all(axis=1) & (b == y[rows]).all(axis=1)
         touched = {"shared outlier": 200, "moved tokens": 2, "moved token": 1}.get(attack, 0)
@@ -146,7 +145,7 @@ def test_one_huge_shared_dimension_makes_cka_one(rng):
     x[:, 0] = y[:, 0] = 1000 * rng.standard_normal(500)
     assert linear_cka(x, y) > 0.999 and debiased_cka(x, y) > 0.999
     assert abs(mean_correlation(x, y)) < 0.03
-    clean = calibrate.twins(x, y, np.arange(500), rng)["outliers removed"]
+    clean = resampling.twins(x, y, np.arange(500), rng)["outliers removed"]
     assert clean.x.shape[1] == 99 and abs(debiased_cka(clean.x, clean.y)) < 0.02
 
 
@@ -156,5 +155,5 @@ def test_shared_norm_and_mean_make_neighbours_of_independent_directions(rng):
     norms = np.exp(0.7 * rng.standard_normal((n, 1)))
     x, y = (norms * rng.standard_normal((n, d)) / np.sqrt(d) + common for _ in "xy")
     assert knn_overlap(x, y, ks=(100,))[100] > 0.5  # independent arrays without these score about 1 / 7
-    clean = calibrate.twins(x, y, np.arange(n), rng)["mean removed"]
+    clean = resampling.twins(x, y, np.arange(n), rng)["mean removed"]
     assert knn_overlap(clean.x, clean.y, ks=(100,))[100] < 0.25

@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa import evidence, paths, published, wording
-from hrsa.claims import (
+from hrsa.report.prose import verdict
+from hrsa.study import store
+from hrsa.study.profile import Pair, load_profile
+from hrsa.verdict import evidence, published
+from hrsa.verdict.claims import (
     CLAIMS,
     FAILS,
     HOLDS,
@@ -18,9 +21,8 @@ from hrsa.claims import (
     similarity_claims,
     tally,
 )
-from hrsa.claims import table as all_claims
-from hrsa.profile import Pair, load_profile
-from hrsa.synthesis import (
+from hrsa.verdict.claims import table as all_claims
+from hrsa.verdict.synthesis import (
     committed,
     controls,
     error_shares,
@@ -223,7 +225,7 @@ def test_not_evidence(rng, tmp_path):
 
 
 def test_a_later_change_of_the_statement_shows(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    monkeypatch.setattr(store, "RUNS", tmp_path)
     smoke = load_profile("smoke")
     assert len(evidence.state(smoke)) == 1 and evidence.changes(evidence.state(smoke)) == []
     changed = smoke.model_copy(update={"verdict": smoke.verdict.model_copy(update={"margin": 0.05})})
@@ -236,22 +238,22 @@ def test_a_later_change_of_the_statement_shows(tmp_path, monkeypatch):
 def test_sentences_follow_the_verdicts(rng):
     same, other = (score_verdicts(scores(rng, shift), FAMILIES, [PAIR], (0, 1, 2), 0.05, resamples=400)
                    for shift in (0.0, 0.4))
-    assert "score the same within the margin" in wording.verdicts(same)
-    assert "**different**" in wording.verdicts(other) and "score the same" not in wording.verdicts(other)
-    assert "every family gets the overall verdict" in wording.families(same.assign(verdict="equivalent"))
+    assert "score the same within the margin" in verdict.verdicts(same)
+    assert "**different**" in verdict.verdicts(other) and "score the same" not in verdict.verdicts(other)
+    assert "every family gets the overall verdict" in verdict.families(same.assign(verdict="equivalent"))
     mixed = same.assign(verdict=["equivalent", "different", "equivalent"])
-    assert "retrieval is different" in wording.families(mixed)
+    assert "retrieval is different" in verdict.families(mixed)
     noisy = scores(rng).assign(value=rng.random(scores(rng).shape[0]))
     lost = score_verdicts(noisy, FAMILIES, [PAIR], (0, 1, 2), 1e-4, resamples=400)
-    assert "smallest that they could have proved" in wording.verdicts(lost)
+    assert "smallest that they could have proved" in verdict.verdicts(lost)
 
 
 def test_headline_counts_outcomes(rng):
     fits = score_verdicts(scores(rng), FAMILIES, [PAIR], (0, 1, 2), 0.05, resamples=400)
-    told = wording.headline(all_claims(score_claims(fits), similarity_claims(similar())))
+    told = verdict.headline(all_claims(score_claims(fits), similarity_claims(similar())))
     assert "0 fail" in told and "for base-vs-rlvr it holds" in told
     broken = similarity_claims(similar({("RLVR", "backbones", "knn"): (0.0, 0.01)}))
-    assert "0 fail" not in wording.headline(all_claims(score_claims(fits), broken))
+    assert "0 fail" not in verdict.headline(all_claims(score_claims(fits), broken))
     with pytest.raises(ValueError, match="got none"):
         all_claims(pd.DataFrame(), pd.DataFrame())
 
@@ -259,46 +261,46 @@ def test_headline_counts_outcomes(rng):
 def test_statement_sentence():
     smoke = load_profile("smoke")
     stated = [{**evidence.statement(smoke), "written": "2026-01-01T00:00:00Z"}]
-    assert "before the first score" in wording.statement(stated, True, [])
-    late = wording.statement(stated, False, ["margin: 0.02 became 0.05 on 2026-01-02"])
+    assert "before the first score" in verdict.statement(stated, True, [])
+    late = verdict.statement(stated, False, ["margin: 0.02 became 0.05 on 2026-01-02"])
     assert "**after the first score" in late and "became 0.05" in late
 
 
 def test_sources_and_plans(rng):
     pairs, seeds = [PAIR], (0, 1, 2)
     parts = error_shares(scores(rng), pairs, seeds)
-    assert parts["share"].sum() == pytest.approx(1) and "base-vs-rlvr: most of the error" in wording.limits(parts)
+    assert parts["share"].sum() == pytest.approx(1) and "base-vs-rlvr: most of the error" in verdict.limits(parts)
     planned = plans(scores(rng), pairs, seeds, 0.02, 0.05, ([2, 3], [50]), None)
     assert list(planned["seeds"]) == [2, 3] and set(planned["pair"]) == {"base-vs-rlvr"}
     others = other_analyses(scores(rng), pairs, seeds, 0.05, resamples=400)
-    assert "every analysis says" in wording.agreement(others.assign(verdict="equivalent"))
+    assert "every analysis says" in verdict.agreement(others.assign(verdict="equivalent"))
     others.loc[1, "verdict"] = "different"
-    assert "say otherwise" in wording.agreement(others)
+    assert "say otherwise" in verdict.agreement(others)
 
 
 def test_published_sentences():
-    told = wording.published_scores(published.reanalyse(1.0))
+    told = verdict.published_scores(published.reanalyse(1.0))
     assert "R1-Distill-1.5B ProRL on BRIGHT" in told and "12 of 12 cells" in told
     noise = published.reanalyse(1.0).assign(verdict="inconclusive")
-    assert "none differs" in wording.published_scores(noise)
-    assert "1 of 4 on CoT" in wording.published_realignment(published.realignment())
+    assert "none differs" in verdict.published_scores(noise)
+    assert "1 of 4 on CoT" in verdict.published_realignment(published.realignment())
 
 
 def test_committed_simulation_bears_the_rule_out(tmp_path, monkeypatch):
     table, record = committed("verdict_simulation")
-    assert record["settings"]["repeats"] >= 1000 and "keeps its promise" in wording.proof(table)
+    assert record["settings"]["repeats"] >= 1000 and "keeps its promise" in verdict.proof(table)
     naive = table[table["method"] != "verdict"].groupby("method")["false_equivalence"].max()
     assert naive["p > .05"] > 0.3 and naive["pooled queries"] > 0.1
-    assert table["limit"].any() and "has no warranty" in wording.proof(table)
-    assert "breaks its promise" in wording.proof(table.assign(false_equivalence=0.2))
-    assert "as it is now" in wording.origin(record, record["code"])
-    assert "run the command again" in wording.origin(record, "another")
+    assert table["limit"].any() and "has no warranty" in verdict.proof(table)
+    assert "breaks its promise" in verdict.proof(table.assign(false_equivalence=0.2))
+    assert "as it is now" in verdict.origin(record, record["code"])
+    assert "run the command again" in verdict.origin(record, "another")
     folder = tmp_path / "data" / "results"
     folder.mkdir(parents=True)
     for suffix in ("parquet", "json"):
-        source = paths.ROOT / "data" / "results" / f"verdict_simulation.{suffix}"
+        source = store.ROOT / "data" / "results" / f"verdict_simulation.{suffix}"
         (folder / source.name).write_bytes(source.read_bytes())
     table.assign(power_at_zero=1.0).to_parquet(folder / "verdict_simulation.parquet")
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(store, "ROOT", tmp_path)
     with pytest.raises(ValueError, match="restore it"):
         committed("verdict_simulation")

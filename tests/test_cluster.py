@@ -10,19 +10,20 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from hrsa import devices, paths, pipeline
-from hrsa.engine import command
-from hrsa.profile import load_profile
+from hrsa.study import store
+from hrsa.study.profile import load_profile
+from hrsa.workflow import gpus, graph
+from hrsa.workflow.engine import command
 
 CARDS = ["GPU-aa", "GPU-bb"]
-PROFILES = paths.ROOT / "configs" / "snakemake"
+PROFILES = store.ROOT / "configs" / "snakemake"
 RULE = re.compile(r"^rule (\w+):$(.*?)(?=^rule |\Z)", re.M | re.S)
 
 
 def test_each_holder_has_cards_of_its_own_and_gives_them_back(tmp_path):
-    with devices.lease(1, CARDS, tmp_path) as first, devices.lease(1, CARDS, tmp_path) as second:
+    with gpus.lease(1, CARDS, tmp_path) as first, gpus.lease(1, CARDS, tmp_path) as second:
         assert sorted(first + second) == CARDS
-    with devices.lease(2, CARDS, tmp_path) as both:
+    with gpus.lease(2, CARDS, tmp_path) as both:
         assert both == CARDS
 
 
@@ -30,35 +31,35 @@ def test_who_comes_late_waits_and_never_holds_a_part(tmp_path):
     got = []
 
     def late():
-        with devices.lease(2, CARDS, tmp_path, wait=0.02) as held:
+        with gpus.lease(2, CARDS, tmp_path, wait=0.02) as held:
             got.append(held)
 
-    with devices.lease(1, CARDS, tmp_path) as first:
+    with gpus.lease(1, CARDS, tmp_path) as first:
         waiting = threading.Thread(target=late)
         waiting.start()
         time.sleep(0.1)
         other = [card for card in CARDS if card not in first]
         assert not got
-        with devices.lease(1, other, tmp_path, wait=0.005) as second:  # between two looks of the one who waits for both
+        with gpus.lease(1, other, tmp_path, wait=0.005) as second:  # between two looks of the one who waits for both
             assert second == other
     waiting.join(10)
     assert got == [CARDS]
 
 
 def test_a_killed_holder_holds_nothing(tmp_path):
-    code = (f"import time; from pathlib import Path; from hrsa.devices import lease\n"
+    code = (f"import time; from pathlib import Path; from hrsa.workflow.gpus import lease\n"
             f"with lease(2, {CARDS}, Path({str(tmp_path)!r})):\n    print('held', flush=True); time.sleep(60)")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline().strip() == "held"
-        assert devices._take(1, CARDS, tmp_path) == {}
+        assert gpus._take(1, CARDS, tmp_path) == {}
         holder.kill()
-    with devices.lease(2, CARDS, tmp_path) as held:
+    with gpus.lease(2, CARDS, tmp_path) as held:
         assert held == CARDS
 
 
 def test_more_cards_than_there_are_stop_the_job(tmp_path):
     with pytest.raises(ValueError, match=r"expected 3 graphics card\(s\) for this job, got 2"), \
-            devices.lease(3, CARDS, tmp_path):
+            gpus.lease(3, CARDS, tmp_path):
         pass
 
 
@@ -69,7 +70,7 @@ def machine(tmp_path, monkeypatch):
     tool.parent.mkdir()
     tool.write_text("#!/bin/sh\n" + "".join(f"echo {card}\n" for card in CARDS))
     tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tool.parent}:{paths.os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{tool.parent}:{store.os.environ['PATH']}")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return monkeypatch
@@ -81,18 +82,18 @@ def machine(tmp_path, monkeypatch):
 def test_visible_cards_follow_the_environment(setting, expected, machine):
     if setting is not None:
         machine.setenv("CUDA_VISIBLE_DEVICES", setting)
-    assert devices.visible() == expected
+    assert gpus.visible() == expected
 
 
 def test_no_cards_without_the_driver(machine):
     machine.setenv("PATH", "")
-    assert devices.visible() == []
+    assert gpus.visible() == []
 
 
 def started(count, tmp_path):
-    """Run a module under `hrsa.devices`: what it sees as CUDA_VISIBLE_DEVICES."""
+    """Run a module under `hrsa.workflow.gpus`: what it sees as CUDA_VISIBLE_DEVICES."""
     (tmp_path / "shown.py").write_text("import os, sys\nprint(os.environ.get('CUDA_VISIBLE_DEVICES'), *sys.argv[1:])")
-    return subprocess.run([sys.executable, "-m", "hrsa.devices", str(count), "shown", "a", "--b"], cwd=tmp_path,
+    return subprocess.run([sys.executable, "-m", "hrsa.workflow.gpus", str(count), "shown", "a", "--b"], cwd=tmp_path,
                           capture_output=True, text=True, check=False)
 
 
@@ -107,7 +108,7 @@ def test_a_module_runs_with_the_cards_it_was_given(machine, tmp_path):
 def dry_run(name, *more):
     """Snakemake's own account of every job: rule -> the texts of its jobs."""
     done = subprocess.run([*command(load_profile(name), 1, "--dry-run", "--forceall", "--printshellcmds"), *more],
-                          cwd=paths.ROOT, capture_output=True, text=True, check=False)
+                          cwd=store.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     found = {}
     for rule, text in RULE.findall(done.stdout + done.stderr):
@@ -127,7 +128,7 @@ def test_model_jobs_ask_for_a_card_where_there_is_one(machine):
     for rule, jobs in dry_run("smoke").items():
         for text in jobs:
             assert asked(text).get("gpu") == ("1" if rule in MODELS else None)
-            assert ("-m hrsa.devices 1 hrsa.run" in text) == (rule in MODELS)
+            assert ("-m hrsa.workflow.gpus 1 hrsa.workflow.job" in text) == (rule in MODELS)
 
 
 @pytest.mark.parametrize("executor", ["slurm", "kubernetes"])
@@ -135,10 +136,10 @@ def test_cluster_profiles_run_dry_with_the_real_executor(executor):
     folder = PROFILES / executor
     settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf8"))
     assert settings["executor"] == executor and set(settings["set-resources"]) == MODELS
-    storage = ["--default-storage-prefix", str(paths.ROOT)] if executor == "kubernetes" else []
-    found = dry_run("paper", "--workflow-profile", str(folder.relative_to(paths.ROOT)), *storage)
+    storage = ["--default-storage-prefix", str(store.ROOT)] if executor == "kubernetes" else []
+    found = dry_run("paper", "--workflow-profile", str(folder.relative_to(store.ROOT)), *storage)
     assert {rule: len(jobs) for rule, jobs in found.items() if rule != "all"} == {
-        rule: len(names) for rule, names in pipeline.jobs(load_profile("paper")).items() if names}
+        rule: len(names) for rule, names in graph.jobs(load_profile("paper")).items() if names}
     for rule in MODELS & set(found):
         for text in found[rule]:
             for name, value in settings["set-resources"][rule].items():

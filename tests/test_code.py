@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from hrsa import code, paths
-from hrsa.ablation import last_states
-from hrsa.activations import record_states
-from hrsa.code import check_unchanged, code_hash, notebook_hash
-from hrsa.compare import compare_pair
-from hrsa.dynamics import dynamics
-from hrsa.evaluate import evaluate_model
-from hrsa.mining import mine
-from hrsa.profile import load_profile
-from hrsa.train import train_embedder
-from hrsa.zoo.adapters import merged_folder
-from hrsa.zoo.make import code_of
+from hrsa.analysis.ablations import last_states
+from hrsa.analysis.dynamics import dynamics
+from hrsa.analysis.pairs import compare_pair
+from hrsa.analysis.recordings import record_states
+from hrsa.evaluation.evaluate import evaluate_model
+from hrsa.models.adapters import merged_folder
+from hrsa.models.zoo.make import code_of
+from hrsa.study import code_hash as code
+from hrsa.study import store
+from hrsa.study.code_hash import check_unchanged, code_hash, notebook_hash
+from hrsa.study.profile import load_profile
+from hrsa.texts.hard_negatives import mine
+from hrsa.training.train import train_embedder
 
 STAGES = {"mine": (mine,), "train": (train_embedder,), "evaluate": (evaluate_model,), "record": (record_states,),
           "compare": (compare_pair,), "dynamics": (dynamics,), "ablations": (last_states,), "merge": (merged_folder,)}
@@ -72,7 +73,8 @@ def test_words_move_no_key(package):
 
 def test_sentences_plots_and_the_graph_move_no_key(package):
     before = keys()
-    for name in ("wording", "findings", "pipeline", "engine", "plots/style", "book/report", "texts_report", "claims"):
+    for name in ("report/prose/verdict", "report/prose/similarity", "workflow/graph", "workflow/engine", "report/plots/style",
+                 "report/book/report", "report/prose/texts", "verdict/claims"):
         path = package / f"{name}.py"
         path.write_text(path.read_text(encoding="utf8") + "\nADDED = 1\n", encoding="utf8")
         for node in ast.parse(path.read_text(encoding="utf8")).body:
@@ -83,23 +85,23 @@ def test_sentences_plots_and_the_graph_move_no_key(package):
 
 def test_messages_of_errors_and_of_the_log_move_no_key(package):
     before = keys()
-    edit(package / "order.py", "expected at least batch_size=", "wanted at least batch_size=")
-    edit(package / "trainer.py", "%s goes on from %s", "%s is taken up at %s")
+    edit(package / "training/batches.py", "expected at least batch_size=", "wanted at least batch_size=")
+    edit(package / "training/trainer.py", "%s goes on from %s", "%s is taken up at %s")
     assert moved(before) == set()
 
 
 @pytest.mark.parametrize(("file", "old", "new", "expected"), [
-    ("infonce.py", "temperature", "temperature_", {"train"}),
-    ("order.py", "chance.permutation(rows)", "chance.permutation(rows[::-1])", {"train"}),
+    ("training/infonce.py", "temperature", "temperature_", {"train"}),
+    ("training/batches.py", "chance.permutation(rows)", "chance.permutation(rows[::-1])", {"train"}),
     ("similarity/cka.py", "out[fine] = ", "out[fine] = 1 * ", {"compare", "dynamics", "ablations"}),
     ("similarity/correlation.py", "np.clip(out, -1.0", "np.clip(out, -2.0", {"compare", "dynamics", "ablations"}),
-    ("streaming.py", "truncation=True, max_length=max_length", "truncation=True, max_length=max_length - 1",
+    ("analysis/hidden_states.py", "truncation=True, max_length=max_length", "truncation=True, max_length=max_length - 1",
      {"record"}),
-    ("encoder.py", "convert_to_numpy=True", "convert_to_numpy=False", {"evaluate"}),
-    ("mining.py", "QUANTILES = (0.05", "QUANTILES = (0.06", {"mine"}),
-    ("export.py", "Strip(left=False", "Strip(left=True", {"train", "evaluate", "record"}),
-    ("zoo/grpo.py", "WARMUP_STEPS = 5", "WARMUP_STEPS = 6", {"arm rlvr"}),
-    ("zoo/sft.py", "WARMUP_STEPS = 3", "WARMUP_STEPS = 4", {"arm sft"}),
+    ("evaluation/encoder.py", "convert_to_numpy=True", "convert_to_numpy=False", {"evaluate"}),
+    ("texts/hard_negatives.py", "QUANTILES = (0.05", "QUANTILES = (0.06", {"mine"}),
+    ("models/embedder.py", "Strip(left=False", "Strip(left=True", {"train", "evaluate", "record"}),
+    ("models/zoo/grpo.py", "WARMUP_STEPS = 5", "WARMUP_STEPS = 6", {"arm rlvr"}),
+    ("models/zoo/sft.py", "WARMUP_STEPS = 3", "WARMUP_STEPS = 4", {"arm sft"}),
 ])
 def test_exactly_what_depends_on_an_edit_moves(package, file, old, new, expected):
     before = keys()
@@ -110,15 +112,16 @@ def test_exactly_what_depends_on_an_edit_moves(package, file, old, new, expected
 def test_a_hash_follows_names_through_imports_and_reexports(tmp_path, monkeypatch):
     package = tmp_path / "hrsa"
     package.mkdir()
-    files = {"__init__.py": "", "a.py": "from hrsa import face\nfrom hrsa.paths import make\n"
+    files = {"__init__.py": "", "a.py": "from hrsa import face\nfrom hrsa.study.store import make\n"
              "def f():\n    from hrsa import late\n    return face.g() + late.VALUE\n"
              "def stage():\n    made()\n    make()\n"
              "def made():\n    return 1\n"
              "def caller():\n    return stage()\n",
              "face.py": "from hrsa.deep import g, unused\n", "deep.py": "import re\nX = 1\ndef g():\n    return X\n"
              "def unused():\n    return 2\n", "late.py": "VALUE = 1\nVALUE += 1\nprint(len('loose'))\n",
-             "paths.py": "def make():\n    pass\n"}
+             "study/store.py": "def make():\n    pass\n"}
     for name, text in files.items():
+        (package / name).parent.mkdir(exist_ok=True)
         (package / name).write_text(text)
     monkeypatch.setattr(code, "PACKAGE", package)
 
@@ -142,19 +145,19 @@ def test_a_hash_follows_names_through_imports_and_reexports(tmp_path, monkeypatc
 def test_a_kernel_that_lives_on_sees_edits_and_refuses_to_make_with_old_code(package, tmp_path):
     before = code_hash(train_embedder)
     check_unchanged(train_embedder)
-    edit(package / "infonce.py", "temperature", "temperature_")
+    edit(package / "training/infonce.py", "temperature", "temperature_")
     assert code_hash(train_embedder) != before
     check_unchanged(mine)
-    with pytest.raises(RuntimeError, match=r"hrsa\.train\.train_embedder depends on: restart the kernel"):
-        paths.make(tmp_path / "made", lambda folder: None, (train_embedder,))
+    with pytest.raises(RuntimeError, match=r"hrsa\.training\.train\.train_embedder depends on: restart the kernel"):
+        store.make(tmp_path / "made", lambda folder: None, (train_embedder,))
 
 
 def test_a_notebook_counts_what_it_makes_itself(package, tmp_path):
     notebook = tmp_path / "chapter.py"
-    notebook.write_text("# %%\nfrom hrsa import compare\nfrom hrsa.profile import load_profile\n\n# %%\n"
-                        "compare.compare_pair(load_profile('smoke'), 'base-vs-rlvr', 'cka')\n")
+    notebook.write_text("# %%\nfrom hrsa.analysis import pairs\nfrom hrsa.study.profile import load_profile\n\n# %%\n"
+                        "pairs.compare_pair(load_profile('smoke'), 'base-vs-rlvr', 'cka')\n")
     before = notebook_hash(notebook, (train_embedder, record_states))
-    edit(package / "infonce.py", "temperature", "temperature_")
+    edit(package / "training/infonce.py", "temperature", "temperature_")
     assert notebook_hash(notebook, (train_embedder, record_states)) == before
     edit(package / "similarity/cka.py", "out[fine] = ", "out[fine] = 1 * ")
     assert notebook_hash(notebook, (train_embedder, record_states)) != before

@@ -8,10 +8,13 @@ import pytest
 from test_activations import WORDS, load, probe_table, save_qwen3
 from tiny import tiny_backbone
 
-from hrsa import activations, compare, compare_probes, dynamics, findings, layerwise, paths, survival, train
-from hrsa.profile import Analysis, Profile
-from hrsa.similarity import work
+from hrsa.analysis import dynamics, layerwise, pairs, recordings, robustness
+from hrsa.analysis import probes as compare_probes
+from hrsa.report.prose import similarity
 from hrsa.similarity.states import Sample
+from hrsa.study import partial, store
+from hrsa.study.profile import Analysis, Profile
+from hrsa.training import train
 
 ANALYSIS = Analysis(texts_per_set=16, max_length=12, max_tokens=150, ks=(3, 5), bootstrap=12, permutations=3,
                     probe_texts=120)
@@ -22,8 +25,8 @@ def record(tmp_path, rng, name, **model):
     (tmp_path / name).mkdir()
     embedder = load(save_qwen3(tmp_path / f"model-{name}", rng, **model))
     table = probe_table(np.random.default_rng(7), 120)
-    activations.write_states(tmp_path / name, embedder, table, ANALYSIS, name)
-    return activations.open_recording(tmp_path / name)
+    recordings.write_states(tmp_path / name, embedder, table, ANALYSIS, name)
+    return recordings.open_recording(tmp_path / name)
 
 
 @pytest.fixture
@@ -93,7 +96,7 @@ def test_rotation_map_is_found(tmp_path, rng):
         (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
     for i in range(4):
         np.save(tmp_path / "b" / f"layer-{i:02d}.npy", x.layer(i)[:, order])
-    y = activations.open_recording(tmp_path / "b")
+    y = recordings.open_recording(tmp_path / "b")
     size, table = layerwise.rotation_map(x, y)
     np.testing.assert_allclose(size, np.eye(16)[:, order], atol=1e-4)
     assert len(table) == 256 and table["value"].max() == pytest.approx(1, abs=1e-4)
@@ -122,7 +125,7 @@ def test_probe_carries_over_to_the_same_model_and_not_to_a_rotated_one(tmp_path,
         (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
     np.save(tmp_path / "a" / "pooled.npy", pooled)
     np.save(tmp_path / "b" / "pooled.npy", pooled @ np.linalg.qr(rng.normal(size=(d, d)))[0])
-    y = activations.open_recording(tmp_path / "b")
+    y = recordings.open_recording(tmp_path / "b")
     same = pd.DataFrame(compare_probes.compare_probes(x, x, ANALYSIS))
     assert (same.loc[same["quantity"] == "delta", "value"] == 0).all()
     turned = pd.DataFrame(compare_probes.compare_probes(x, y, ANALYSIS))
@@ -148,17 +151,17 @@ def test_yardsticks_are_joined_to_what_they_are_for():
     table.loc[[0, 1, 6], "layer_y"] = "1"  # the other model is deeper
     table.loc[6, "layer_x"] = "1"
     table["low"], table["high"] = table["value"] - 0.1, table["value"] + 0.1
-    joined = compare.with_yardsticks([table[:2], table[2:]], layerwise.PLACE).set_index("models")
+    joined = pairs.with_yardsticks([table[:2], table[2:]], layerwise.PLACE).set_index("models")
     assert list(joined.index) == ["backbones", "embedders"]
     assert joined.loc["embedders", ["floor", "floor_low", "floor_high"]].tolist() == pytest.approx([0.7, 0.4, 1.1])
     assert joined.loc["backbones", ["floor", "floor_low", "floor_high"]].isna().all()
     assert joined.loc["backbones", "ceiling"] == pytest.approx(0.97) and np.isnan(joined.loc["embedders", "ceiling"])
     more = table[-2:].assign(a=["p-s0", "q-s0"], b=["p-s0-bf16", "q-s0-bf16"], value=[0.9, 0.8])
     seeds = pd.concat([table[1:2], table[1:2].assign(a="p-s1", b="q-s1")])  # the first seed's ceiling serves both
-    both = compare.with_yardsticks([table[:1], seeds, table[2:], more], layerwise.PLACE).groupby("models")["ceiling"]
+    both = pairs.with_yardsticks([table[:1], seeds, table[2:], more], layerwise.PLACE).groupby("models")["ceiling"]
     assert both.agg(list)["backbones"] == pytest.approx([0.97])
     assert both.agg(list)["embedders"] == pytest.approx([0.85, 0.85])
-    alone = compare.with_yardsticks([table[:1]], layerwise.PLACE)
+    alone = pairs.with_yardsticks([table[:1]], layerwise.PLACE)
     assert len(alone) == 1 and alone[["floor", "ceiling"]].isna().all(axis=None)
 
 
@@ -167,31 +170,31 @@ def row(value, low, high, null=0.1, floor=np.nan, floor_low=np.nan, floor_high=n
 
 
 def test_sentences_follow_the_intervals():
-    assert "inconclusive" in findings.against_null(row(0.2, 0.05, 0.3))
-    assert "more alike than permuted" in findings.against_null(row(0.5, 0.4, 0.6))
-    assert "more alike than permuted" in findings.against_null(row(0.05, 0.0, 0.09), more_is_alike=False)
-    assert "less alike than two seeds" in findings.against_floor(row(0.5, 0.4, 0.6, 0.1, 0.8, 0.7, 0.9))
-    assert "inconclusive" in findings.against_floor(row(0.5, 0.4, 0.75, 0.1, 0.8, 0.7, 0.9))
-    assert "no noise floor" in findings.against_floor(row(0.5, 0.4, 0.6))
-    assert "(realignment)" in findings.realignment(row(0.5, 0.4, 0.6), row(0.8, 0.7, 0.9))
-    assert "drift" in findings.realignment(row(0.5, 0.4, 0.6), row(0.2, 0.1, 0.3))
-    assert "(realignment)" in findings.realignment(row(0.5, 0.4, 0.6), row(0.2, 0.1, 0.3), more_is_alike=False)
-    assert "inconclusive" in findings.realignment(row(0.5, 0.4, 0.6), row(0.65, 0.55, 0.7))
+    assert "inconclusive" in similarity.against_null(row(0.2, 0.05, 0.3))
+    assert "more alike than permuted" in similarity.against_null(row(0.5, 0.4, 0.6))
+    assert "more alike than permuted" in similarity.against_null(row(0.05, 0.0, 0.09), more_is_alike=False)
+    assert "less alike than two seeds" in similarity.against_floor(row(0.5, 0.4, 0.6, 0.1, 0.8, 0.7, 0.9))
+    assert "inconclusive" in similarity.against_floor(row(0.5, 0.4, 0.75, 0.1, 0.8, 0.7, 0.9))
+    assert "no noise floor" in similarity.against_floor(row(0.5, 0.4, 0.6))
+    assert "(realignment)" in similarity.realignment(row(0.5, 0.4, 0.6), row(0.8, 0.7, 0.9))
+    assert "drift" in similarity.realignment(row(0.5, 0.4, 0.6), row(0.2, 0.1, 0.3))
+    assert "(realignment)" in similarity.realignment(row(0.5, 0.4, 0.6), row(0.2, 0.1, 0.3), more_is_alike=False)
+    assert "inconclusive" in similarity.realignment(row(0.5, 0.4, 0.6), row(0.65, 0.55, 0.7))
 
 
 def test_sentence_takes_one_row_of_each():
     table = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.8, 0.7, 0.9, 0.1, 0.8, 0.7, 0.85)])
     table = table.assign(models=["backbones", "embedders"], layer_x="2")
-    text = findings.sentence(table, "CKA", layer_x="2")
+    text = similarity.sentence(table, "CKA", layer_x="2")
     assert "0.500 [0.400, 0.600]" in text and "realignment" in text
     with pytest.raises(ValueError, match="one row"):
-        findings.sentence(table, "CKA", layer_x="3")
+        similarity.sentence(table, "CKA", layer_x="3")
 
 
 def test_seeds_are_covered_by_the_interval():
     table = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.7, 0.6, 0.8)]).assign(
         models="embedders", seed=[0, 1], a=["a-s0", "a-s1"], b=["b-s0", "b-s1"], k=pd.array([pd.NA] * 2, "Int64"))
-    merged = findings.over_seeds(table)
+    merged = similarity.over_seeds(table)
     assert merged[["value", "low", "high"]].iloc[0].tolist() == pytest.approx([0.6, 0.4, 0.8])
 
 
@@ -207,30 +210,30 @@ def test_every_metric_of_one_training_step(two):
 def test_training_is_told_apart_from_its_start():
     steps = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.55, 0.5, 0.62), row(0.8, 0.7, 0.9), row(0.9, 0.8, 0.95)])
     steps["step"] = [0, 5, 15, 60]
-    rising = findings.over_training(steps, "CKA")
+    rising = similarity.over_training(steps, "CKA")
     assert "realignment" in rising and "since step 15" in rising
-    assert "less alike, told apart from the start since step 15" in findings.over_training(steps, "residual", False)
-    assert "inconclusive" in findings.over_training(steps[:2], "CKA")
+    assert "less alike, told apart from the start since step 15" in similarity.over_training(steps, "residual", False)
+    assert "inconclusive" in similarity.over_training(steps[:2], "CKA")
 
 
 def test_layers_are_counted():
     backbones = pd.DataFrame([row(0.5, 0.4, 0.6)] * 3).assign(models="backbones", layer_x=["0", "1", "2"])
     embedders = pd.DataFrame([row(0.8, 0.7, 0.9), row(0.5, 0.4, 0.6), row(0.1, 0.0, 0.2)])
     embedders = embedders.assign(models="embedders", layer_x=["0", "1", "2"])
-    assert "at 1, less alike at 1, and it is inconclusive at 1" in findings.by_layer(pd.concat([backbones, embedders]))
+    assert "at 1, less alike at 1, and it is inconclusive at 1" in similarity.by_layer(pd.concat([backbones, embedders]))
 
 
 def test_loss_of_a_probe_needs_an_interval_above_zero():
     table = pd.DataFrame([row(0.1, 0.05, 0.2), row(0.1, -0.05, 0.2)]).assign(
         task="classification", split="test", quantity="delta", models=["backbones", "embedders"], set="maths")
-    text = findings.transfer(table, "classification")
+    text = similarity.transfer(table, "classification")
     assert text.count("loses score") == 1 and text.count("inconclusive") == 1
 
 
 def test_sets_of_texts_are_compared_within_each_kind_of_model():
     table = pd.DataFrame([row(0.2, 0.1, 0.3), row(0.6, 0.5, 0.7), row(0.6, 0.5, 0.7), row(0.65, 0.55, 0.75)])
     table = table.assign(models=["backbones"] * 2 + ["embedders"] * 2, set=["maths", "general"] * 2)
-    text = findings.between_sets(table, "maths", "general")
+    text = similarity.between_sets(table, "maths", "general")
     assert ", lower; embedders" in text and text.endswith("(inconclusive).")
 
 
@@ -239,7 +242,7 @@ def test_maps_of_permuted_rows_give_the_largest_cell(two):
     maxima = layerwise.heatmap_maxima(x, x, "cka", ANALYSIS)
     assert maxima.groupby("metric").size().to_dict() == {"cka": 3, "debiased_cka": 3}
     heat = layerwise.heatmap(x, x, "cka").assign(models="backbones")
-    said = findings.above_maximum(heat, maxima.assign(models="backbones"), "debiased_cka")
+    said = similarity.above_maximum(heat, maxima.assign(models="backbones"), "debiased_cka")
     inside = (heat.query("metric == 'debiased_cka'")["value"] > maxima.query("metric == 'debiased_cka'")["value"].max())
     assert f"{inside.sum()} of 16 cells lie above" in said and inside.sum() >= 4
 
@@ -253,7 +256,7 @@ def test_rows_of_a_layer_in_another_order(rng):
 
 def test_an_interrupted_comparison_goes_on_at_its_last_layer(two, tmp_path, monkeypatch):
     x, y = two
-    monkeypatch.setattr(work, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(partial, "SAVE_SECONDS", 0.0)
     budget = ANALYSIS.model_copy(update={"memory_mb": 64})
     comparing, asked = layerwise.compare_layers, []
 
@@ -279,15 +282,15 @@ def test_an_interrupted_comparison_goes_on_at_its_last_layer(two, tmp_path, monk
 
 def test_twins_and_audit_of_recorded_states(two):
     x, y = two
-    found = survival.twin_table(x, x, "procrustes", ANALYSIS)
+    found = robustness.twin_table(x, x, "procrustes", ANALYSIS)
     assert set(found["metric"]) == {"inverse_row_entropy", "residual_ratio", "mean_cosine"} and len(found) == 15
     assert found.query("metric == 'residual_ratio'")["value"].max() < 1e-4
-    audit = survival.audit_table(x, y, ANALYSIS, strengths=(100.0,))
+    audit = robustness.audit_table(x, y, ANALYSIS, strengths=(100.0,))
     assert set(audit["metric"]) == {"correlation", "cka", "debiased_cka", "knn"} and len(audit) == 4 * 5
     assert audit[["value", "null"]].notna().all(axis=None)
-    curves = survival.curves(audit)
+    curves = robustness.curves(audit)
     assert (curves.groupby(["metric", "attack"])["strength"].agg(list).map(tuple) == ("0", "100")).all()
-    judged = survival.survived(audit.assign(models="backbones"), ["attack", "strength"])
+    judged = robustness.survived(audit.assign(models="backbones"), ["attack", "strength"])
     assert judged.query("attack == 'as recorded'")["survives"].all()
 
 
@@ -296,31 +299,31 @@ def test_what_survives_follows_from_intervals():
             ("moved", "backbones", 0.5, 0.4, 0.6), ("moved", "embedders", 0.8, 0.55, 0.9),
             ("scaled", "backbones", 0.6, 0.5, 0.65), ("scaled", "embedders", 0.9, 0.8, 0.95)]
     table = pd.DataFrame(rows, columns=["twin", "models", "value", "low", "high"]).assign(metric="cka", null=0.1)
-    judged = survival.survived(table, ["twin"]).set_index("twin")
+    judged = robustness.survived(table, ["twin"]).set_index("twin")
     assert judged["survives"].to_dict() == {"as recorded": True, "moved": False, "scaled": True}
-    said = survival.sentences(judged.reset_index(), ["twin"])
+    said = robustness.sentences(judged.reset_index(), ["twin"])
     assert said.endswith("embedders more alike than backbones. This survives 1 of 2 changes; what turns it: moved.")
     attacks = pd.concat([judged.reset_index().rename(columns={"twin": "attack"}).assign(strength=s)
                          for s in (10.0, 100.0)]).drop_duplicates(["attack", "strength"])
-    said = survival.sentences(attacks[(attacks["attack"] != "as recorded") | (attacks["strength"] == 10)],
+    said = robustness.sentences(attacks[(attacks["attack"] != "as recorded") | (attacks["strength"] == 10)],
                               ["attack", "strength"])
     assert said.endswith("This survives 2 of 4 changes; what turns it: moved (10, 100).")
-    alone = survival.survived(table[table["models"] == "backbones"], ["twin"])
+    alone = robustness.survived(table[table["models"] == "backbones"], ["twin"])
     assert alone["survives"].all() and "embedders" not in alone.columns
 
 
 def test_a_pair_without_embedders_is_told_against_permuted_rows():
     table = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.2, 0.05, 0.3)]).assign(models="backbones", layer_x=["1", "2"],
                                                                            ceiling=0.99)
-    said = findings.sentence(table, "CKA", layer_x="1")
+    said = similarity.sentence(table, "CKA", layer_x="1")
     assert said.endswith("less alike than one model in float32 and bf16 (0.990).") and "embedders" not in said
-    assert "permuted rows at 1, less alike at 0, and it is inconclusive at 1" in findings.by_layer(table)
+    assert "permuted rows at 1, less alike at 0, and it is inconclusive at 1" in similarity.by_layer(table)
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """A profile of two tiny backbones in folders, with two seeds, that trains for two steps."""
-    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
     backbones = [{"name": name, "source": "folder", "path": str(tiny_backbone(tmp_path / name, seed)), "arm": arm}
                  for seed, (name, arm) in enumerate((("base", "base"), ("rlvr", "rlvr")))]
     return Profile.model_validate({
@@ -335,7 +338,7 @@ def study(tmp_path, monkeypatch):
 
 def count_passes(monkeypatch):
     """Texts that pass through each model while its states are recorded: {model: {dtype: count}}, filled as it runs."""
-    passes, writing = {}, activations.write_states
+    passes, writing = {}, recordings.write_states
 
     def counted(folder, embedder, table, analysis, run, ceiling):
         assert run not in passes, f"{run} is recorded a second time"
@@ -345,7 +348,7 @@ def count_passes(monkeypatch):
         writing(folder, embedder, table, analysis, run, ceiling)
         hook.remove()
 
-    monkeypatch.setattr(activations, "write_states", counted)
+    monkeypatch.setattr(recordings, "write_states", counted)
     return passes
 
 
@@ -355,38 +358,38 @@ def no_model(*_):
 
 def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch):
     passes = count_passes(monkeypatch)
-    folder = compare.compare_pair(study, "base-vs-rlvr", "cka")
-    curve = paths.read_table(folder / "curve.parquet")
+    folder = pairs.compare_pair(study, "base-vs-rlvr", "cka")
+    curve = store.read_table(folder / "curve.parquet")
     assert curve.groupby("models")["a"].unique().map(list).to_dict() == {
         "backbones": ["base"], "embedders": ["base-s0", "base-s1"]}
     assert curve.loc[curve["models"] == "embedders", "floor"].notna().all()
-    assert set(paths.read_table(folder / "heatmap.parquet")["models"]) == {"backbones", "embedders"}
+    assert set(store.read_table(folder / "heatmap.parquet")["models"]) == {"backbones", "embedders"}
     ceiling = curve.groupby("models")["ceiling"]
     assert ceiling.min()["backbones"] > 0.9 and ceiling.min()["embedders"] > 0.9
     assert ceiling.count()["embedders"] == len(curve[curve["models"] == "embedders"])
     assert not list(folder.parent.glob(".*"))  # nothing is left of the work in progress
     for name in ("twins", "audit", "maxima"):
-        assert set(paths.read_table(folder / f"{name}.parquet")["models"]) == {"backbones", "embedders"}
+        assert set(store.read_table(folder / f"{name}.parquet")["models"]) == {"backbones", "embedders"}
     written = (folder / "provenance.json").stat().st_mtime_ns
-    recorded = sorted(path.name for path in (paths.RUNS / "micro" / "states").iterdir())
+    recorded = sorted(path.name for path in (store.RUNS / "micro" / "states").iterdir())
     with monkeypatch.context() as alone:  # bootstrap, nulls, other metrics and probes live on what was recorded
         alone.setattr(train, "load_embedder", no_model)
-        compare.compare_pair(study, "base-vs-rlvr", "correlation")
-        probes = paths.read_table(compare.compare_pair(study, "base-vs-rlvr", "probes") / "probes.parquet")
-        assert compare.compare_pair(study, "base-vs-rlvr", "cka") == folder
+        pairs.compare_pair(study, "base-vs-rlvr", "correlation")
+        probes = store.read_table(pairs.compare_pair(study, "base-vs-rlvr", "probes") / "probes.parquet")
+        assert pairs.compare_pair(study, "base-vs-rlvr", "cka") == folder
     once = {"torch.float32": 80}  # texts of the probes; those whose tokens are compared are 16 of them
     ceiling = once | {"torch.bfloat16": 16}
     assert {name: dict(seen) for name, seen in passes.items()} == {
         "base": ceiling, "rlvr": ceiling, "base-s0": ceiling, "rlvr-s0": ceiling, "base-s1": once, "rlvr-s1": once}
     assert set(probes["set"]) == {"general", "maths"}
     assert (folder / "provenance.json").stat().st_mtime_ns == written
-    assert sorted(path.name for path in (paths.RUNS / "micro" / "states").iterdir()) == recorded  # one pass per model
-    steps = paths.read_table(compare.dynamics(study, "base-vs-rlvr") / "dynamics.parquet")
+    assert sorted(path.name for path in (store.RUNS / "micro" / "states").iterdir()) == recorded  # one pass per model
+    steps = store.read_table(pairs.dynamics(study, "base-vs-rlvr") / "dynamics.parquet")
     assert sorted(steps["step"].unique()) == [0, 1, 2]
 
 
 def test_unknown_metric_and_pair_are_refused(study):
     with pytest.raises(ValueError, match="expected a metric among"):
-        compare.compare_pair(study, "base-vs-rlvr", "cosine")
+        pairs.compare_pair(study, "base-vs-rlvr", "cosine")
     with pytest.raises(ValueError, match="base-vs-sft"):
-        compare.compare_pair(study, "base-vs-sft", "cka")
+        pairs.compare_pair(study, "base-vs-sft", "cka")

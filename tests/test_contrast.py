@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa import ablation, contrast
-from hrsa.profile import Profile, load_profile
-from hrsa.score_table import MEAN, PAD, difference_table, score_table
+from hrsa.analysis import ablations
+from hrsa.report.prose.scores import MEAN, PAD, difference_table, score_table
+from hrsa.study.profile import Profile, load_profile
+from hrsa.verdict import differences
 
 TASKS = {"Easy": "retrieval", "Hard": "retrieval", "Group": "clustering"}
 SIZES = {"Easy": 60, "Hard": 40, "Group": 30}
@@ -39,19 +40,19 @@ def tables(study, rng):
 
 def test_differences_find_what_was_put_in(study, tables):
     _, per_query = tables
-    found = contrast.all_differences(study, per_query, ["untrained", "recipe"])
+    found = differences.all_differences(study, per_query, ["untrained", "recipe"])
     found = found.set_index(["pair", "condition", "task"]).sort_index()
-    assert set(found.index.get_level_values("task")) == {*TASKS, contrast.ALL}
+    assert set(found.index.get_level_values("task")) == {*TASKS, differences.ALL}
     same, other = found.loc["base-vs-rlvr", "recipe"], found.loc["base-vs-sft", "recipe"]
     assert (same["difference"].abs() < 0.003).all() and (same["verdict"] == "equivalent").all()
     assert np.allclose(other["difference"], -0.2, atol=0.003) and (other["verdict"] == "different").all()
     assert (found.loc["base-vs-sft", "untrained"]["verdict"] == "inconclusive").all()
-    assert same.loc["Easy", "queries"] == 60 and same.loc[contrast.ALL, "queries"] == 130
+    assert same.loc["Easy", "queries"] == 60 and same.loc[differences.ALL, "queries"] == 130
 
 
 def test_difference_is_b_minus_a_per_task_by_hand(study, tables):
     scores, per_query = tables
-    row = contrast.differences(study, per_query, "base-vs-sft").set_index("task").loc["Hard"]
+    row = differences.differences(study, per_query, "base-vs-sft").set_index("task").loc["Hard"]
     value = scores.set_index(["model", "task"])["value"]
     by_hand = np.mean([value[f"sft-s{s}", "Hard"] - value[f"base-s{s}", "Hard"] for s in (0, 1, 2)])
     assert row["difference"] == pytest.approx(by_hand, abs=1e-12)
@@ -59,11 +60,11 @@ def test_difference_is_b_minus_a_per_task_by_hand(study, tables):
 
 def test_sentences_follow_the_verdict(study, tables):
     _, per_query = tables
-    rows = contrast.all_differences(study, per_query, ["recipe"])
-    said = {row["pair"]: contrast.sentence(row, 0.03) for _, row in rows[rows["task"] == contrast.ALL].iterrows()}
+    rows = differences.all_differences(study, per_query, ["recipe"])
+    said = {row["pair"]: differences.sentence(row, 0.03) for _, row in rows[rows["task"] == differences.ALL].iterrows()}
     assert "equivalent within ±0.03" in said["base-vs-rlvr"]
     assert "the arms differ." in said["base-vs-sft"]
-    assert "base-vs-sft, recipe: of 3 tasks 3 different" in contrast.counted(rows)
+    assert "base-vs-sft, recipe: of 3 tasks 3 different" in differences.counted(rows)
 
 
 def test_score_table_has_a_row_per_task_and_condition(study, tables):
@@ -86,7 +87,7 @@ def test_score_table_has_a_row_per_task_and_condition(study, tables):
 
 def test_difference_table_keeps_the_numbers(study, tables):
     _, per_query = tables
-    found = contrast.differences(study, per_query, "base-vs-sft")
+    found = differences.differences(study, per_query, "base-vs-sft")
     table = difference_table(found)
     assert list(table.columns) == ["pair", "task", "b − a [interval]", "verdict", "margin"]
     for shown, (_, row) in zip(table["b − a [interval]"], found.iterrows(), strict=True):
@@ -97,52 +98,52 @@ def test_difference_table_keeps_the_numbers(study, tables):
 
 def test_families_and_gains(study, tables):
     scores, _ = tables
-    families = contrast.family_scores(study, scores).set_index(["condition", "arm", "family"]).sort_index()
+    families = differences.family_scores(study, scores).set_index(["condition", "arm", "family"]).sort_index()
     trained, before = families.loc[("recipe", "base", "retrieval")], families.loc[("untrained", "base", "retrieval")]
     assert trained["value"] - before["value"] == pytest.approx(0.3, abs=0.003)
     assert trained["low"] <= trained["value"] <= trained["high"]
     assert np.isnan(before["low"]) and np.isnan(before["high"])  # one run has no range
-    said = contrast.gains(study, scores)
+    said = differences.gains(study, scores)
     assert "base: contrastive training raised" in said and "higher on 3 of 3 tasks" in said
     assert "sft: contrastive training raised" in said and "above BM25 on 0 of 2 retrieval tasks" in said
 
 
 def test_query_table_and_agreement(study, tables):
     scores, per_query = tables
-    points = contrast.query_table(study, scores, per_query)
+    points = differences.query_table(study, scores, per_query)
     assert len(points) == 2 * sum(SIZES.values()) and set(points["family"]) == {"retrieval", "clustering"}
     shifted = points[points["pair"] == "base-vs-sft"]
     assert np.allclose(shifted["b"] - shifted["a"], -0.2, atol=0.02)
-    said = contrast.agreement(points)
+    said = differences.agreement(points)
     assert "base-vs-sft: of 130 items 0% are scored alike by both arms, 0% higher by b and 100% higher by a" in said
     assert "correlation within tasks 1.00" in said
-    flat = contrast.agreement(points.assign(a=0.5, b=0.5))
+    flat = differences.agreement(points.assign(a=0.5, b=0.5))
     assert "100% are scored alike" in flat and "undefined" in flat
 
 
 def test_ablations_beside_the_recipe(study, tables):
     _, per_query = tables
-    found = contrast.all_differences(study, per_query, ["recipe", "causal"], seeds=[0])
-    overall = found[found["task"] == contrast.ALL]
+    found = differences.all_differences(study, per_query, ["recipe", "causal"], seeds=[0])
+    overall = found[found["task"] == differences.ALL]
     assert set(zip(overall["pair"], overall["condition"], strict=True)) == {
         ("base-vs-rlvr", "recipe"), ("base-vs-sft", "recipe"), ("base-vs-rlvr", "causal")}
     assert (overall["seeds"] == 1).all() and overall["reason"].str.contains("one seed").all()
-    assert contrast.against_recipe(overall).count("\n") == 0
-    assert ablation.changes(study).to_dict("records") == [
+    assert differences.against_recipe(overall).count("\n") == 0
+    assert ablations.changes(study).to_dict("records") == [
         {"ablation": "causal", "setting": "attention", "recipe": "bidirectional", "ablated": "causal",
          "arms": "base, rlvr", "seeds": "0"}]
-    assert ablation.cases(study, "base-vs-rlvr") == [
+    assert ablations.cases(study, "base-vs-rlvr") == [
         ("untrained", None, None), ("recipe", 0, None), ("causal", 0, "causal")]
     with pytest.raises(ValueError, match="an ablation of profile smoke with both arms of base-vs-sft"):
-        ablation.cases(study, "base-vs-sft")
+        ablations.cases(study, "base-vs-sft")
 
 
 def test_likeness_sentences_need_separate_intervals():
     rows = [("untrained", 0.5, 0.45, 0.55), ("recipe", 0.9, 0.85, 0.95), ("causal", 0.52, 0.47, 0.57)]
     table = pd.DataFrame([{"pair": "p", "condition": c, "seed": None, "metric": "cka", "k": np.nan, "value": v,
                            "low": lo, "high": hi, "null": 0.1} for c, v, lo, hi in rows])
-    joined = contrast.likeness([table])
-    said = contrast.likeness_sentences(joined).splitlines()
+    joined = differences.likeness([table])
+    said = differences.likeness_sentences(joined).splitlines()
     assert "*recipe*: rises to 0.900" in said[0]
     assert "*causal*: is not told apart from before at 0.520" in said[1] and "below the recipe" in said[1]
 
@@ -150,6 +151,6 @@ def test_likeness_sentences_need_separate_intervals():
 def test_missing_scores_are_an_error(study, tables):
     _, per_query = tables
     with pytest.raises(ValueError, match="rlvr-s1"):
-        contrast.differences(study, per_query[per_query["model"] != "rlvr-s1"], "base-vs-rlvr")
+        differences.differences(study, per_query[per_query["model"] != "rlvr-s1"], "base-vs-rlvr")
     with pytest.raises(ValueError, match="an ablation of profile"):
-        contrast.seeds_under(study, "nothing")
+        differences.seeds_under(study, "nothing")

@@ -13,25 +13,26 @@ from sentence_transformers import SentenceTransformer
 from test_train import recipe, triples_table
 from tiny import tiny_backbone
 
-from hrsa import joint, paths
 from hrsa.collate import CUT
-from hrsa.infonce import MASKED, InfoNCE
-from hrsa.pieces import blank, pieces_of
-from hrsa.profile import Profile, load_profile
-from hrsa.train import main, train_embedder
+from hrsa.study import store
+from hrsa.study.profile import Profile, load_profile
+from hrsa.training import distributed
+from hrsa.training.gradient_cache import blank, pieces_of
+from hrsa.training.infonce import MASKED, InfoNCE
+from hrsa.training.train import main, train_embedder
 
-CONFIGS = paths.ROOT / "configs/accelerate"
+CONFIGS = store.ROOT / "configs/accelerate"
 LAUNCHED = "import sys; from pathlib import Path; from hrsa import paths; root = Path(sys.argv.pop(1)); " \
            "paths.ROOT, paths.RUNS, paths.SUITE = root, root / 'RUNS', root / 'SUITE'; " \
-           "from hrsa.train import main; sys.exit(main(sys.argv[1:]))"
+           "from hrsa.training.train import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """A tiny profile in a tree of its own; returns its file."""
     for name, folder in (("ROOT", tmp_path), ("RUNS", tmp_path / "RUNS"), ("SUITE", tmp_path / "SUITE")):
-        monkeypatch.setattr(paths, name, folder)
-    paths.write_json(tmp_path / "SUITE/train/tasks.json", {})
+        monkeypatch.setattr(store, name, folder)
+    store.write_json(tmp_path / "SUITE/train/tasks.json", {})
     table = triples_table()
     table = table[table["task"] == "stones"].drop_duplicates("query").drop_duplicates("positive")
     table[["instruction", "query", "positive"]].to_json(tmp_path / "stones.jsonl", orient="records", lines=True)
@@ -46,7 +47,7 @@ def study(tmp_path, monkeypatch):
 
 
 def read(folder):
-    return (paths.read_table(folder / "curve.parquet"), paths.read_json(folder / "fingerprint.json"),
+    return (store.read_table(folder / "curve.parquet"), store.read_json(folder / "fingerprint.json"),
             {part: SentenceTransformer(str(folder / part), device="cpu").state_dict()
              for part in ("model", "checkpoints/step-000002")})
 
@@ -103,9 +104,9 @@ def test_blank_passes_change_nothing(tmp_path, rng):
 
 
 def test_a_batch_that_does_not_divide(monkeypatch, tmp_path):
-    from hrsa.trainer import arguments
+    from hrsa.training.trainer import arguments
 
-    monkeypatch.setattr(joint, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "count", lambda: 3)
     with pytest.raises(ValueError, match="multiple of the 3 processes, got 4"):
         arguments(recipe(), 0, tmp_path)
 

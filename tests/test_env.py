@@ -4,14 +4,14 @@ from importlib import metadata
 
 import yaml
 
-from hrsa import paths
+from hrsa.study import store
 
 LOCK = dict(
     re.fullmatch(r"([A-Za-z0-9._-]+)==([^ ]+)", line).groups()
-    for line in (paths.ROOT / "requirements.lock").read_text(encoding="utf8").splitlines()
+    for line in (store.ROOT / "requirements.lock").read_text(encoding="utf8").splitlines()
     if line and not line.startswith("#")
 )
-PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
+PROJECT = tomllib.loads((store.ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
 
 
 def _name(requirement):
@@ -40,7 +40,7 @@ def test_the_lock_is_closed_under_requirements_and_names_no_build():
 
 
 def test_conda_users_get_the_lock():
-    environment = yaml.safe_load((paths.ROOT / "environment.yml").read_text(encoding="utf8"))
+    environment = yaml.safe_load((store.ROOT / "environment.yml").read_text(encoding="utf8"))
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
     assert pip == ["-r requirements.lock", "-e ."]
     python = next(d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python"))
@@ -48,5 +48,5 @@ def test_conda_users_get_the_lock():
 
 
 def test_ci_runs_exactly_make_test():
-    lines = (paths.ROOT / ".ci" / "run").read_text(encoding="utf8").splitlines()
+    lines = (store.ROOT / ".ci" / "run").read_text(encoding="utf8").splitlines()
     assert [line for line in lines if line and not line.startswith(("#", "set ", "cd "))] == ["make test"]

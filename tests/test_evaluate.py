@@ -11,15 +11,16 @@ from mteb.types import PromptType
 from sklearn.metrics import average_precision_score
 from tiny import tiny_backbone
 
-from hrsa import evaluate, paths
-from hrsa.bm25 import BM25, BM25Search
-from hrsa.embeddings import Embeddings, size, text_key
-from hrsa.encoder import InstructedEncoder, model_meta, task_instruction
-from hrsa.export import assemble
-from hrsa.items import item_scores, precision_at_positives, rescore, right_at_best_threshold, watch
-from hrsa.profile import Profile, Suite, load_profile
-from hrsa.tasks import family, local_task, study_tasks
-from hrsa.texts import EvalTask, query_prompt
+from hrsa.evaluation import evaluate
+from hrsa.evaluation.embedding_cache import Embeddings, size, text_key
+from hrsa.evaluation.encoder import InstructedEncoder, model_meta, task_instruction
+from hrsa.evaluation.item_scores import item_scores, precision_at_positives, rescore, right_at_best_threshold, watch
+from hrsa.evaluation.tasks import family, local_task, study_tasks
+from hrsa.models.embedder import assemble
+from hrsa.study import store as paths
+from hrsa.study.profile import Profile, Suite, load_profile
+from hrsa.texts.bm25 import BM25, BM25Search
+from hrsa.texts.suite import EvalTask, query_prompt
 
 WORDS = ["ring", "graph", "prime", "matrix", "vector", "proof", "lemma", "bound", "chord", "angle", "circle", "count",
          "sum", "parity", "tree", "path", "edge", "node", "cycle", "basis", "kernel", "image", "group", "field"]

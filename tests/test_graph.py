@@ -6,16 +6,18 @@ from collections import Counter
 
 import pytest
 
-from hrsa import activations, dynamics, paths, pipeline
-from hrsa.engine import EngineError, command, only_engine
-from hrsa.profile import load_profile
+from hrsa.analysis import dynamics, recordings
+from hrsa.study import store
+from hrsa.study.profile import load_profile
+from hrsa.workflow import graph
+from hrsa.workflow.engine import EngineError, command, only_engine
 
 
 @pytest.mark.parametrize("name", ["smoke", "mini", "paper"])
 def test_the_graph_is_closed_acyclic_and_ends_in_the_book(name):
     profile = load_profile(name)
-    jobs = {(rule, job) for rule, names in pipeline.jobs(profile).items() for job in names}
-    needs = {job: set(pipeline.needs(profile, *job)) for job in jobs}
+    jobs = {(rule, job) for rule, names in graph.jobs(profile).items() for job in names}
+    needs = {job: set(graph.needs(profile, *job)) for job in jobs}
     assert set().union(*needs.values()) | {("book", "study")} == jobs
     order = list(graphlib.TopologicalSorter(needs).static_order())
     assert order[-1] == ("book", "study")
@@ -23,20 +25,20 @@ def test_the_graph_is_closed_acyclic_and_ends_in_the_book(name):
 
 def test_every_chapter_of_the_graph_has_its_pair_of_files():
     profile = load_profile("mini")
-    chapters = {rule for rule in pipeline.jobs(profile) if re.match(r"\d\d_", rule)}
+    chapters = {rule for rule in graph.jobs(profile) if re.match(r"\d\d_", rule)}
     chapters |= {"13_family"}  # in the graph once its results are committed
-    assert chapters == {p.stem for p in paths.NOTEBOOKS.glob("[0-9]*.py")}
-    assert chapters == {p.stem for p in paths.NOTEBOOKS.glob("[0-9]*.ipynb")}
+    assert chapters == {p.stem for p in store.NOTEBOOKS.glob("[0-9]*.py")}
+    assert chapters == {p.stem for p in store.NOTEBOOKS.glob("[0-9]*.ipynb")}
 
 
 @pytest.mark.parametrize("name", ["smoke", "paper"])
 def test_snakemake_reads_the_graph_as_the_code_states_it(name):
     profile = load_profile(name)
-    done = subprocess.run(command(profile, 1, "--dry-run", "--forceall"), cwd=paths.ROOT, capture_output=True,
+    done = subprocess.run(command(profile, 1, "--dry-run", "--forceall"), cwd=store.ROOT, capture_output=True,
                           text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     counts = Counter(re.findall(r"^(?:local)?rule (\w+):$", done.stdout + done.stderr, re.M))
-    expected = {rule: len(names) for rule, names in pipeline.jobs(profile).items() if names}
+    expected = {rule: len(names) for rule, names in graph.jobs(profile).items() if names}
     assert counts == expected | {"all": 1}
 
 
@@ -49,19 +51,19 @@ def test_states_that_the_chapter_on_training_reads_are_recorded_before_it(name, 
             for arm in (pair.a, pair.b):
                 dynamics._states(profile, arm, profile.seeds[0], step)
     ids = {model.id for model in profile.models()}
-    recorded = {(id, step) for id in ids for step in (None, *activations.checkpoints_of(profile, id))}
+    recorded = {(id, step) for id in ids for step in (None, *recordings.checkpoints_of(profile, id))}
     assert read <= recorded
     assert {(id, step) for id, step in recorded if step} <= read
 
 
 def test_chapters_without_a_subject_are_left_out():
-    assert {"01_backbones", "11_ablations"} <= set(pipeline.jobs(load_profile("mini")))
-    assert not {"01_backbones", "11_ablations"} & set(pipeline.jobs(load_profile("paper")))
+    assert {"01_backbones", "11_ablations"} <= set(graph.jobs(load_profile("mini")))
+    assert not {"01_backbones", "11_ablations"} & set(graph.jobs(load_profile("paper")))
 
 
 def test_unknown_jobs_are_refused():
     with pytest.raises(ValueError, match=r"expected a job of profile smoke, got 07_cka no-pair"):
-        pipeline.needs(load_profile("smoke"), "07_cka", "no-pair")
+        graph.needs(load_profile("smoke"), "07_cka", "no-pair")
 
 
 def test_a_fingerprint_changes_with_settings_that_matter_and_only_those():
@@ -69,13 +71,13 @@ def test_a_fingerprint_changes_with_settings_that_matter_and_only_those():
     recipe = smoke.recipe.model_copy(update={"steps": smoke.recipe.steps + 1})
     other = smoke.model_copy(update={"recipe": recipe})
     changed = {r for r in ("backbone", "03_training", "mine") if
-               pipeline.fingerprint(smoke, r) != pipeline.fingerprint(other, r)}
+               graph.fingerprint(smoke, r) != graph.fingerprint(other, r)}
     assert changed == {"03_training", "mine"}
 
 
 def test_one_engine_at_a_time():
     code = (
-        "import time; from hrsa.engine import only_engine\n"
+        "import time; from hrsa.workflow.engine import only_engine\n"
         "with only_engine():\n    print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:

@@ -13,8 +13,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from tiny import tiny_backbone
 
-from hrsa.infonce import MASKED, InfoNCE, cosines, false_negatives, info_nce, near_positives, text_id
-from hrsa.pieces import cut, pieces_of
+from hrsa.training.gradient_cache import cut, pieces_of
+from hrsa.training.infonce import MASKED, InfoNCE, cosines, false_negatives, info_nce, near_positives, text_id
 
 B, NEGATIVES, PROMPT = 6, 2, "Instruct: find the match\nQuery:"
 
@@ -256,7 +256,7 @@ def test_blocks_of_scores_change_nothing(folder, rng, monkeypatch):
     model = embedder(folder)
     features, labels = columns_of(model, rng)
     loss, whole, record = gradients(model, features, labels, 300)
-    monkeypatch.setattr("hrsa.infonce.SCORES", 40)
+    monkeypatch.setattr("hrsa.training.infonce.SCORES", 40)
     again, blocks, counts = gradients(model, features, labels, 300)
     assert again == pytest.approx(loss, rel=1e-5) and difference(whole, blocks) < 1e-6
     assert all(counts[name] == record[name] for name in (*MASKED, "tokens"))

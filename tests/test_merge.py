@@ -4,10 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa import evidence, merge, paths, wording
-from hrsa.evaluate import SCORES
-from hrsa.profile import load_profile
-from hrsa.synthesis import score_verdicts
+from hrsa import merge
+from hrsa.evaluation.evaluate import SCORES
+from hrsa.report.prose import verdict
+from hrsa.study import store
+from hrsa.study.profile import load_profile
+from hrsa.verdict import evidence
+from hrsa.verdict.synthesis import score_verdicts
 
 SMOKE = load_profile("smoke")
 FAMILIES = {"x": "retrieval", "y": "pair"}
@@ -30,10 +33,10 @@ def keep(folder, per_query):
     """Store scores as `evaluate_model` does."""
     for model, rows in per_query.groupby("model"):
         target = folder / "smoke" / "evaluation" / f"{model}-{'0' * 12}"
-        paths.write_table(target / "per_query.parquet", rows)
-        paths.write_table(target / "scores.parquet", pd.DataFrame(
+        store.write_table(target / "per_query.parquet", rows)
+        store.write_table(target / "scores.parquet", pd.DataFrame(
             [[model, task, family, "m", 0.5] for task, family in FAMILIES.items()], columns=SCORES))
-        paths.write_json(target / "provenance.json", {"written": "2026-01-01T00:00:00Z"})
+        store.write_json(target / "provenance.json", {"written": "2026-01-01T00:00:00Z"})
 
 
 def words(pool):
@@ -53,15 +56,15 @@ def test_more_seeds_from_elsewhere_narrow_the_verdict(rng, tmp_path):
     pool = merge.join(SMOKE, files)
     assert list(pool.sources["source"]) == ["lab 0", "lab 1", "lab 2"]
     assert pool.sources["models"].tolist() == [6, 30, 54]
-    told = wording.sources(pool, SMOKE.seeds)
+    told = verdict.sources(pool, SMOKE.seeds)
     assert "3 sources" in told and "Seeds 2, 3" in told and "errs more often" in told
     assert "different states" not in told
-    assert "one source" in wording.sources(merge.join(SMOKE, files[:1]), SMOKE.seeds)
+    assert "one source" in verdict.sources(merge.join(SMOKE, files[:1]), SMOKE.seeds)
 
 
 def test_a_run_joins_with_files_received(rng, tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(store, "ROOT", tmp_path)
     monkeypatch.setattr(evidence, "gather", evidence.finished)
     monkeypatch.setattr(evidence, "fingerprint", lambda profile: {"verdict": str(profile.verdict.margin)})
     keep(tmp_path / "runs", scored(rng, (0, 1)))
@@ -87,7 +90,7 @@ def test_a_seed_without_both_arms_is_left_out(rng, tmp_path):
 
 
 def test_command_line_shares_and_joins(rng, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
     keep(tmp_path / "runs", scored(rng, (0, 1)))
     assert merge.main(["--profile", "smoke", "--share", str(tmp_path / "a.parquet"), "--source", "lab A"]) == 0
     evidence.write(tmp_path / "b.parquet", SMOKE, scored(rng, (2, 3, 4)), "lab B", FAMILIES)

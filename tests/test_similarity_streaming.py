@@ -16,27 +16,27 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hrsa import calibrate
 from hrsa.similarity import (
     METRICS,
+    backend,
+    budget,
     compare_layers,
     debiased_cka,
-    device,
     fit_probes,
     knn,
     knn_overlap,
-    limits,
     linear_cka,
     minibatch_estimate,
     neighbours,
     open_states,
     pairs,
     procrustes,
-    work,
+    resampling,
 )
 from hrsa.similarity.feature import feature_sums
 from hrsa.similarity.gram import gram_sums
 from hrsa.similarity.layers import KNOWN
+from hrsa.study import partial
 
 EXACT = ("correlation", "correlation_undefined", "cka", "debiased_cka", "procrustes", "knn", "knn_tied")
 
@@ -66,7 +66,7 @@ def same(a, b, **tolerance):
 def test_any_budget_and_any_threads_give_the_same(shape, rng, monkeypatch):
     x, y = two_models(rng, *shape)
     expected = compare_layers(x, y, EXACT)
-    monkeypatch.setattr(limits, "LEAST_MB", 0)
+    monkeypatch.setattr(budget, "LEAST_MB", 0)
     same(compare_layers(x, y, EXACT, memory_mb=0.5), expected, abs=1e-6)
     same(compare_layers(x, y, EXACT, threads=2), expected, abs=1e-9)
     with pytest.raises(ValueError, match="at least 1 thread"):
@@ -149,11 +149,11 @@ def test_massive_tokens_do_not_cancel(rng):
 
 
 def gram_space(x, y):
-    return pairs.PairSums(**gram_sums([*x.layers, *y.layers], x.n, limits.Limits()), l_x=1, n=x.n)
+    return pairs.PairSums(**gram_sums([*x.layers, *y.layers], x.n, budget.Limits()), l_x=1, n=x.n)
 
 
 def feature_space(x, y):
-    return pairs.PairSums(**feature_sums(x.layers, y.layers, x.n, limits.Limits()), l_x=1, n=x.n)
+    return pairs.PairSums(**feature_sums(x.layers, y.layers, x.n, budget.Limits()), l_x=1, n=x.n)
 
 
 COMPARISON = """
@@ -202,8 +202,8 @@ def test_a_killed_comparison_goes_on_at_its_last_block(rng, tmp_path):
 
 def test_partial_results_belong_to_their_states_and_settings(rng, tmp_path, monkeypatch):
     x, y = two_models(rng)
-    monkeypatch.setattr(work, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(work.Work, "finish", lambda self: None)
+    monkeypatch.setattr(partial, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(partial.Work, "finish", lambda self: None)
     first = compare_layers(x, y, KNOWN, work=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
     assert compare_layers(x, y, KNOWN, work=tmp_path).equals(first)
@@ -227,14 +227,14 @@ def elsewhere(monkeypatch):
         raise TypeError("can't convert a tensor of a device to numpy: bring it to the host first")
 
     def numpy_of(self, *_, **__):
-        return told(self) if sys._getframe(1).f_code is device.host.__code__ else refuse(self)
+        return told(self) if sys._getframe(1).f_code is backend.host.__code__ else refuse(self)
 
     told = torch.Tensor.numpy
     monkeypatch.setattr(torch.Tensor, "__array__", refuse)
     monkeypatch.setattr(torch.Tensor, "numpy", numpy_of)
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("hrsa.similarity") and hasattr(module, "stays"):
-            monkeypatch.setattr(module, "stays", device.is_tensor)
+            monkeypatch.setattr(module, "stays", backend.is_tensor)
 
 
 def test_tensors_on_a_device_stay_there_and_give_the_same(rng, elsewhere):
@@ -274,16 +274,16 @@ def test_twins_attacks_and_nulls_of_tensors_on_a_device(rng, elsewhere):
     x, y = two_models(rng, 1, 200, 8)
     x, y, ids = x[0], y[0], rng.integers(0, 30, 200)
     near = [torch.from_numpy(x), torch.from_numpy(y)]
-    for made in (lambda a, b, i: calibrate.twins(a, b, i, np.random.default_rng(2)).values(),
-                 lambda a, b, _: [variant for *_, variant in calibrate.attacks(a, b, np.random.default_rng(2))]):
+    for made in (lambda a, b, i: resampling.twins(a, b, i, np.random.default_rng(2)).values(),
+                 lambda a, b, _: [variant for *_, variant in resampling.attacks(a, b, np.random.default_rng(2))]):
         for ours, theirs in zip(made(*near, torch.from_numpy(ids)), made(x, y, ids), strict=True):
             assert all((p == q).all() for p, q in zip(ours, theirs, strict=True))
-    null = [calibrate.null_values(linear_cka, *pair, classes, 3, np.random.default_rng(3))
+    null = [resampling.null_values(linear_cka, *pair, classes, 3, np.random.default_rng(3))
             for pair, classes in ((near, torch.from_numpy(ids)), ((x, y), ids))]
     assert null[0] == pytest.approx(null[1], abs=1e-6)
-    assert (calibrate.text_weights(torch.from_numpy(ids), 3, np.random.default_rng(4))
-            == calibrate.text_weights(ids, 3, np.random.default_rng(4))).all()
-    half = calibrate.twins(*(part.bfloat16() for part in near), ids, rng)["as recorded"]
+    assert (resampling.text_weights(torch.from_numpy(ids), 3, np.random.default_rng(4))
+            == resampling.text_weights(ids, 3, np.random.default_rng(4))).all()
+    half = resampling.twins(*(part.bfloat16() for part in near), ids, rng)["as recorded"]
     assert (half.x == near[0].bfloat16().double().tolist()).all()
 
 

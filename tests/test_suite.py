@@ -5,17 +5,18 @@ import sys
 import pandas as pd
 import pytest
 
-from hrsa import overlap, paths, texts
+from hrsa.study import store
+from hrsa.texts import decontamination, suite
 
-sys.path.insert(0, str(paths.ROOT / "data"))
+sys.path.insert(0, str(store.ROOT / "data"))
 build_suite = pytest.importorskip("build_suite", reason="the builder lies beside the suite")
-CARDS = {name: paths.read_json(paths.SUITE / name) for name in ("train/tasks.json", "eval/tasks.json",
+CARDS = {name: store.read_json(store.SUITE / name) for name in ("train/tasks.json", "eval/tasks.json",
                                                                 "probe/sets.json")}
 TRAIN, EVAL = CARDS["train/tasks.json"], CARDS["eval/tasks.json"]
 
 
 def file_of(card_file, task, table):
-    folder = paths.SUITE / card_file.split("/")[0]
+    folder = store.SUITE / card_file.split("/")[0]
     return (folder / task if card_file.startswith("eval") else folder) / f"{table}.parquet"
 
 
@@ -28,11 +29,11 @@ def test_every_table_is_what_its_card_says_and_no_other_is_there():
                 content = pd.read_parquet(path)
                 assert (len(content), build_suite.content_hash(content)) == (facts["rows"], facts["sha256"]), path
                 named.add(path)
-    assert named == set(paths.SUITE.rglob("*.parquet"))
+    assert named == set(store.SUITE.rglob("*.parquet"))
 
 
 def test_sizes():
-    assert sum(f.stat().st_size for f in paths.SUITE.rglob("*") if f.is_file()) < 10_000_000
+    assert sum(f.stat().st_size for f in store.SUITE.rglob("*") if f.is_file()) < 10_000_000
     assert len(TRAIN) >= 6 and sum(card["pairs"] for card in TRAIN.values()) >= 28_000
     families = pd.Series([card["family"] for card in EVAL.values()]).value_counts()
     assert families["retrieval"] >= 4 and families["clustering"] >= 1 and families["classification"] >= 1
@@ -42,7 +43,7 @@ def test_sizes():
 
 @pytest.fixture(scope="module")
 def reserved():
-    return texts.reserved()
+    return suite.reserved()
 
 
 def test_no_evaluation_or_probe_text_in_training(reserved):
@@ -50,19 +51,19 @@ def test_no_evaluation_or_probe_text_in_training(reserved):
     for task in TRAIN:
         pairs = pd.read_parquet(file_of("train/tasks.json", task, task))
         for side in ("query", "positive"):
-            found = overlap.overlapping(pairs[side], reserved)
+            found = decontamination.overlapping(pairs[side], reserved)
             assert not any(found), (task, side, pairs[side][found].head(3).tolist())
 
 
 def test_the_overlap_check_sees_a_planted_text(reserved):
     planted = pd.read_parquet(file_of("eval/tasks.json", "BibleBookClustering", "test"))["sentences"].iloc[0]
-    assert overlap.overlapping([f"Before. {planted} After."], reserved) == [True]
+    assert decontamination.overlapping([f"Before. {planted} After."], reserved) == [True]
 
 
 @pytest.mark.parametrize("card_file", CARDS)
 def test_cards_are_complete_and_readable(card_file):
-    readme = (paths.SUITE / card_file).with_name("README.md").read_text(encoding="utf8")
-    overview = (paths.SUITE / "README.md").read_text(encoding="utf8")
+    readme = (store.SUITE / card_file).with_name("README.md").read_text(encoding="utf8")
+    overview = (store.SUITE / "README.md").read_text(encoding="utf8")
     for task, card in CARDS[card_file].items():
         assert card["source"] and card["licence"] and card["how"] and card["faults"]
         assert f"## {task}\n" in readme and f"| {task} |" in overview
@@ -71,7 +72,7 @@ def test_cards_are_complete_and_readable(card_file):
 
 
 def test_licences_of_all_packages_are_there():
-    licences = {p.stem: p.read_text(encoding="utf8") for p in (paths.SUITE / "licences").glob("*.txt")}
+    licences = {p.stem: p.read_text(encoding="utf8") for p in (store.SUITE / "licences").glob("*.txt")}
     used = {source.split()[1] for cards in CARDS.values() for card in cards.values() for source in card["source"]}
     assert used - set(licences) <= {"bfcl-eval", "reasoning_gym"}, "these two carry no licence text: Apache-2.0.txt"
     assert "Princeton" in licences["wordnet-base"] and "NumPy Developers" in licences["numpy"]

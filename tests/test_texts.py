@@ -7,8 +7,9 @@ import datasets
 import pandas as pd
 import pytest
 
-from hrsa import overlap, package_text, paths, sources, texts
-from hrsa.profile import load_profile
+from hrsa.study import store
+from hrsa.study.profile import load_profile
+from hrsa.texts import decontamination, pretraining, suite, training_sources
 
 SMOKE = load_profile("smoke")
 
@@ -18,25 +19,25 @@ def with_suite(**changes):
 
 
 def training(path):
-    return texts.load_training(with_suite(train=(str(path),), max_pairs=None))
+    return suite.load_training(with_suite(train=(str(path),), max_pairs=None))
 
 
 def test_query_prompt_is_the_published_template():
-    assert texts.query_prompt("Find it.") == "Instruct: Find it.\nQuery: "
+    assert suite.query_prompt("Find it.") == "Instruct: Find it.\nQuery: "
 
 
 def test_all_training_tasks_are_capped_the_same_way_every_time():
-    pairs = texts.load_training(SMOKE)
+    pairs = suite.load_training(SMOKE)
     assert pairs.groupby("task").size().to_dict() == dict.fromkeys(pairs["task"].unique(), SMOKE.suite.max_pairs)
     assert pairs["task"].nunique() >= 6
     assert pairs["instruction"].str.len().min() > 10
-    pd.testing.assert_frame_equal(pairs, texts.load_training(SMOKE))
-    few = texts.load_training(with_suite(max_pairs=10))
+    pd.testing.assert_frame_equal(pairs, suite.load_training(SMOKE))
+    few = suite.load_training(with_suite(max_pairs=10))
     assert few.merge(pairs, on=["task", "query", "positive"]).shape[0] == len(few), "a smaller cap keeps a part"
 
 
 def test_named_tasks_come_in_the_order_named():
-    pairs = texts.load_training(with_suite(train=("pg_docs", "wn_define"), max_pairs=5))
+    pairs = suite.load_training(with_suite(train=("pg_docs", "wn_define"), max_pairs=5))
     assert pairs["task"].unique().tolist() == ["pg_docs", "wn_define"]
 
 
@@ -81,9 +82,9 @@ def test_broken_json_line_is_named(tmp_path):
 
 def test_unknown_task_and_path_are_named():
     with pytest.raises(ValueError, match=r"one of \[.*'wn_define'.*\].*got 'wn_defin'"):
-        texts.load_training(with_suite(train=("wn_defin",)))
+        suite.load_training(with_suite(train=("wn_defin",)))
     with pytest.raises(ValueError, match=r"got 'not/there.jsonl'.*put the file at"):
-        texts.load_training(with_suite(train=("not/there.jsonl",)))
+        suite.load_training(with_suite(train=("not/there.jsonl",)))
 
 
 PUBLISHED = [{"query": ["Find.", "q1"], "pos": ["p1", "p2"], "neg": ["n1"]},
@@ -114,7 +115,7 @@ def test_every_format_gives_the_same_pairs(form, rows, tmp_path):
 def test_a_data_set_is_known_by_its_content(tmp_path):
     for name, rows in (("a", PLAIN), ("b", PLAIN), ("c", PLAIN[:2])):
         datasets.Dataset.from_list(rows).save_to_disk(tmp_path / name)
-    keys = [sources.training(with_suite(train=(str(tmp_path / name),)))[0].hash() for name in "abc"]
+    keys = [training_sources.training(with_suite(train=(str(tmp_path / name),)))[0].hash() for name in "abc"]
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -130,9 +131,9 @@ def test_hub_names_are_read_through_datasets(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     profile = with_suite(train=("hub:org/pairs", "hub:org/pairs/small:dev"), max_pairs=None)
-    assert texts.load_training(profile)["task"].unique().tolist() == ["pairs", "pairs-small"]
+    assert suite.load_training(profile)["task"].unique().tolist() == ["pairs", "pairs-small"]
     assert asked == [("org/pairs", None, "train"), ("org/pairs", "small", "dev")]
-    assert len({source.hash() for source in sources.training(profile)}) == 1, "the same content"
+    assert len({source.hash() for source in training_sources.training(profile)}) == 1, "the same content"
 
 
 def test_hub_name_without_network_is_named(monkeypatch):
@@ -164,17 +165,17 @@ def test_two_sources_of_one_task_name_are_refused(tmp_path):
         (tmp_path / folder).mkdir()
         pd.DataFrame(PLAIN).to_parquet(tmp_path / folder / "own.parquet")
     with pytest.raises(ValueError, match=r"got \['own'\] more than once"):
-        texts.load_training(with_suite(train=(f"{tmp_path}/a/own.parquet", f"{tmp_path}/b/own.parquet")))
+        suite.load_training(with_suite(train=(f"{tmp_path}/a/own.parquet", f"{tmp_path}/b/own.parquet")))
 
 
 def tasks():
-    return paths.read_json(paths.SUITE / "eval" / "tasks.json")
+    return store.read_json(store.SUITE / "eval" / "tasks.json")
 
 
 @pytest.mark.parametrize("name", tasks())
 def test_every_task_loads_capped_and_whole(name):
-    small, whole = texts.load_task(name, SMOKE), texts.load_task(name, with_suite(max_docs=None, max_queries=None))
-    assert small.family in texts.FAMILIES and small.instruction
+    small, whole = suite.load_task(name, SMOKE), suite.load_task(name, with_suite(max_docs=None, max_queries=None))
+    assert small.family in suite.FAMILIES and small.instruction
     if small.family != "retrieval":
         assert len(small.test) == SMOKE.suite.max_docs < len(whole.test)
         return
@@ -183,13 +184,13 @@ def test_every_task_loads_capped_and_whole(name):
     assert set(small.qrels) == set(small.queries["id"]) and relevant <= set(small.corpus["id"])
     assert len(small.corpus) == max(len(relevant), SMOKE.suite.max_docs)
     assert all(small.qrels[q] == whole.qrels[q] for q in small.qrels)
-    again = texts.load_task(name, SMOKE)
+    again = suite.load_task(name, SMOKE)
     assert again.corpus["id"].tolist() == small.corpus["id"].tolist()
 
 
 def test_unknown_evaluation_task_is_named():
     with pytest.raises(ValueError, match=r"one of \[.*'ToolRetrieval'.*got 'ToolRetrival'"):
-        texts.load_task("ToolRetrival", SMOKE)
+        suite.load_task("ToolRetrival", SMOKE)
 
 
 @pytest.fixture
@@ -204,62 +205,62 @@ def own_suite(tmp_path, monkeypatch):
               "qrels": pd.DataFrame({"query-id": ["q1"], "corpus-id": ["d2"], "score": [2]})}
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.parquet")
-    monkeypatch.setattr(paths, "SUITE", tmp_path)
+    monkeypatch.setattr(store, "SUITE", tmp_path)
     return folder
 
 
 def test_good_task_then_missing_column_empty_text_and_lost_document(own_suite):
-    assert texts.load_task("Own", SMOKE).qrels == {"q1": {"d2": 2}}
+    assert suite.load_task("Own", SMOKE).qrels == {"q1": {"d2": 2}}
     corpus = pd.read_parquet(own_suite / "corpus.parquet")
     corpus.rename(columns={"text": "body"}).to_parquet(own_suite / "corpus.parquet")
     with pytest.raises(ValueError, match=r"expected columns \['id', 'text'\].*got \['id', 'body'\]"):
-        texts.load_task("Own", SMOKE)
+        suite.load_task("Own", SMOKE)
     corpus.assign(text=["one", ""]).to_parquet(own_suite / "corpus.parquet")
     with pytest.raises(ValueError, match=r"expected text in column 'text'.*got '' in row 1"):
-        texts.load_task("Own", SMOKE)
+        suite.load_task("Own", SMOKE)
     corpus.head(1).to_parquet(own_suite / "corpus.parquet")
     with pytest.raises(ValueError, match=r"corpus-id of the qrels of Own.*'d2'"):
-        texts.load_task("Own", SMOKE)
+        suite.load_task("Own", SMOKE)
 
 
 def test_probe_texts_have_labels_targets_and_even_difficulties():
-    probes = texts.probe_texts(SMOKE)
+    probes = suite.probe_texts(SMOKE)
     assert probes["id"].is_unique and probes["text"].is_unique
     assert set(probes["set"]) == {"general", "maths"}
     assert probes["topic"].notna().all() and probes["target"].notna().all()
     assert (probes.groupby("set")["target"].std() > 1).all()
     first = probes[probes["set"] == "maths"].head(150)
     assert first["difficulty"].value_counts().to_dict() == {"easy": 50, "moderate": 50, "hard": 50}
-    pd.testing.assert_frame_equal(probes, texts.probe_texts(SMOKE))
+    pd.testing.assert_frame_equal(probes, suite.probe_texts(SMOKE))
 
 
 def test_too_few_probe_texts_are_refused():
     analysis = SMOKE.analysis.model_copy(update={"texts_per_set": 100_000})
     with pytest.raises(ValueError, match="texts_per_set=100000"):
-        texts.probe_texts(SMOKE.model_copy(update={"analysis": analysis}))
+        suite.probe_texts(SMOKE.model_copy(update={"analysis": analysis}))
 
 
 def test_overlap_finds_a_copied_run_of_words_and_no_shorter_one(rng):
     words = [f"w{i}" for i in rng.permutation(1000)]
-    known = overlap.index([" ".join(words[:200])])
+    known = decontamination.index([" ".join(words[:200])])
     start = int(rng.integers(0, 187))
     copied, shorter = words[start : start + 13], words[start : start + 12]
-    assert overlap.overlapping(["new " + ", ".join(copied).upper() + " end", " ".join(["new", *shorter, "end"])],
+    assert decontamination.overlapping(["new " + ", ".join(copied).upper() + " end", " ".join(["new", *shorter, "end"])],
                                known) == [True, False]
-    assert overlap.overlapping(["Yes, indeed!", "yes"], overlap.index(["yes indeed"])) == [True, False]
+    assert decontamination.overlapping(["Yes, indeed!", "yes"], decontamination.index(["yes indeed"])) == [True, False]
 
 
 def test_docstrings_of_a_file(tmp_path):
     file = tmp_path / "module.py"
     file.write_text('"""Module."""\nclass A:\n    r"""Class.\n\n    More.\n    """\n    x = """no docstring\n"""\n'
                     "    def f(self):\n        \'\'\'Function.\'\'\'\n")
-    assert list(package_text.docstrings(file)) == ["Module.", "Class.\n\nMore.", "Function."]
+    assert list(pretraining.docstrings(file)) == ["Module.", "Class.\n\nMore.", "Function."]
 
 
 def test_pretraining_text_is_split_by_hash_and_capped(monkeypatch):
-    monkeypatch.setattr(package_text, "PACKAGES", ("statsmodels",))
-    monkeypatch.setattr(texts, "PRETRAINING_CHARACTERS", 1_000_000)
-    train, held_out = texts.pretraining_text()
+    monkeypatch.setattr(pretraining, "PACKAGES", ("statsmodels",))
+    monkeypatch.setattr(suite, "PRETRAINING_CHARACTERS", 1_000_000)
+    train, held_out = suite.pretraining_text()
     assert 900_000 < sum(map(len, train + held_out)) <= 1_000_000
     assert not set(train) & set(held_out) and len(train) == len(set(train))
     assert 0.002 < len(held_out) / len(train) < 0.06
@@ -267,8 +268,8 @@ def test_pretraining_text_is_split_by_hash_and_capped(monkeypatch):
 
 
 def test_pretraining_text_leaves_out_evaluation_text(monkeypatch):
-    leak = texts.load_task("PerlFAQRetrieval", SMOKE).corpus["text"].iloc[0]
-    monkeypatch.setattr(package_text, "documents", lambda: [leak, f"Quoted: {leak}", "nothing of the kind " * 20])
-    train, held_out = texts.pretraining_text()
+    leak = suite.load_task("PerlFAQRetrieval", SMOKE).corpus["text"].iloc[0]
+    monkeypatch.setattr(pretraining, "documents", lambda: [leak, f"Quoted: {leak}", "nothing of the kind " * 20])
+    train, held_out = suite.pretraining_text()
     assert not any(leak in text for text in train + held_out)
     assert any("nothing of the kind" in text for text in train + held_out)

@@ -16,16 +16,17 @@ from sentence_transformers import SentenceTransformer
 from tiny import tiny_backbone, tiny_tokenizer
 from transformers import AutoTokenizer, Qwen2Tokenizer
 
-from hrsa import evaluate, paths
-from hrsa.backbone import leak_probe, prepare
-from hrsa.export import assemble, exact_prompts, prompt_tokens
-from hrsa.fingerprint import same_recipe
-from hrsa.order import batches, check_triples
-from hrsa.profile import Profile, Recipe
-from hrsa.texts import query_prompt
-from hrsa.train import arms, load_embedder, train, train_embedder
-from hrsa.trainer import CURVE, newest_checkpoint
-from hrsa.training_report import cut_counts, masked, masked_sentence, nearest
+from hrsa.evaluation import evaluate
+from hrsa.models.embedder import assemble, exact_prompts, prompt_tokens
+from hrsa.models.language_model import leak_probe, prepare
+from hrsa.report.prose.training import cut_counts, masked, masked_sentence, nearest
+from hrsa.study import store
+from hrsa.study.profile import Profile, Recipe
+from hrsa.texts.suite import query_prompt
+from hrsa.training.batches import batches, check_triples
+from hrsa.training.fingerprint import same_recipe
+from hrsa.training.train import arms, load_embedder, train, train_embedder
+from hrsa.training.trainer import CURVE, newest_checkpoint
 
 SIZES = {"stones": 40, "rivers": 20, "moons": 12}
 STEPS, BATCH = 8, 4
@@ -172,19 +173,19 @@ def test_an_instruction_that_fills_the_limit(backbones):
 
 def test_files_and_curve(trained):
     folder, record = trained
-    curve = paths.read_table(folder / "curve.parquet", CURVE)
+    curve = store.read_table(folder / "curve.parquet", CURVE)
     assert curve["step"].tolist() == list(range(1, STEPS + 1)) and curve["loss"].iloc[-1] < curve["loss"].iloc[0]
     rates = curve["learning_rate"].to_numpy()
     assert rates.max() == pytest.approx(1e-3) and rates[0] < rates[1] and (np.diff(rates[2:]) < 0).all()
     assert (curve["duplicates"] > 0).any() and (curve["tokens"] > 0).all() and (curve["seconds"] >= 0).all()
-    assert paths.read_json(folder / "fingerprint.json") == record
+    assert store.read_json(folder / "fingerprint.json") == record
     assert (folder / "checkpoints/step-000003/model.safetensors").is_file()
 
 
 def test_cut_texts_are_counted_one_by_one(backbones, tmp_path):
     table, limit, steps = triples_table(), 14, 4
     run(backbones[0], tmp_path, steps=steps, max_length=limit, checkpoints=())
-    curve = paths.read_table(tmp_path / "curve.parquet")
+    curve = store.read_table(tmp_path / "curve.parquet")
     order = batches((table["task"] + "\t" + table["instruction"]).to_numpy(dtype=str), BATCH, steps, 0)
     tokenizer = exact_prompts(AutoTokenizer.from_pretrained(backbones[0]))
     for (_, seen), rows in zip(curve.iterrows(), order, strict=True):
@@ -200,12 +201,12 @@ def test_cut_texts_are_counted_one_by_one(backbones, tmp_path):
 
 
 def test_masked_scores_are_told_by_reason(trained, backbones, tmp_path):
-    curve = paths.read_table(trained[0] / "curve.parquet")
+    curve = store.read_table(trained[0] / "curve.parquet")
     lines = masked(curve).groupby("reason")["scores"].sum()
     assert lines["duplicate"] == curve["duplicates"].sum() and lines["near positive"] == 0
     assert "sets no `near_positive_margin`" in masked_sentence(curve, recipe())
     run(backbones[0], tmp_path, near_positive_margin=0.0, steps=2, checkpoints=())
-    near = paths.read_table(tmp_path / "curve.parquet")
+    near = store.read_table(tmp_path / "curve.parquet")
     said = masked_sentence(near, recipe(near_positive_margin=0.0))
     assert near["near"].sum() > 0 and f"{near['near'].sum():,} near positives (more than 0 nearer" in said
     assert f"of {2 * BATCH * BATCH * 3:,} scores" in said
@@ -213,7 +214,7 @@ def test_masked_scores_are_told_by_reason(trained, backbones, tmp_path):
 
 def test_the_folder_loads_plainly_and_is_bidirectional(trained, backbones):
     folder, _ = trained
-    assert paths.read_json(folder / "export.json")["difference"] <= 1e-5
+    assert store.read_json(folder / "export.json")["difference"] <= 1e-5
     for part in ("model", "checkpoints/step-000003"):
         model = SentenceTransformer(str(folder / part), device="cpu")
         leak_probe(model[0].model, model.tokenizer, "bidirectional")
@@ -253,8 +254,8 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import torch
 from pathlib import Path
-import hrsa.trainer as trainer
-from hrsa.backbone import prepare
+import hrsa.training.trainer as trainer
+from hrsa.models.language_model import prepare
 from test_train import run
 where, count, seen = sys.argv[4], int(sys.argv[5]), []
 def die(*args, **kwargs):
@@ -279,7 +280,7 @@ def test_a_killed_run_ends_with_the_same_bits(trained, backbones, tmp_path, rng)
         [sys.executable, "-c", CHILD, str(Path(__file__).parent), backbones[0], str(tmp_path / where), where,
          str(count)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
         for where, count in points.items()}
-    expected = paths.read_table(trained[0] / "curve.parquet").drop(columns="seconds")
+    expected = store.read_table(trained[0] / "curve.parquet").drop(columns="seconds")
     for where, child in children.items():
         _, errors = child.communicate(timeout=300)
         assert child.returncode == -signal.SIGKILL, errors.decode()[-2000:]
@@ -287,7 +288,7 @@ def test_a_killed_run_ends_with_the_same_bits(trained, backbones, tmp_path, rng)
         assert not (folder / "model").exists() and newest_checkpoint(folder / "work") is not None
         record = run(backbones[0], folder)
         assert record == trained[1]
-        pd.testing.assert_frame_equal(paths.read_table(folder / "curve.parquet").drop(columns="seconds"), expected,
+        pd.testing.assert_frame_equal(store.read_table(folder / "curve.parquet").drop(columns="seconds"), expected,
                                       check_exact=True)
         for part in ("model", "checkpoints/step-000003"):
             assert same(weights(folder / part), weights(trained[0] / part))
@@ -326,13 +327,13 @@ def test_lora_trains_linear_layers_and_is_merged(backbones, tmp_path):
 
 def test_memory_savers_change_nothing(trained, backbones, tmp_path):
     run(backbones[0], tmp_path, gradient_checkpointing=True)
-    a, b = (paths.read_table(f / "curve.parquet")["loss"] for f in (trained[0], tmp_path))
+    a, b = (store.read_table(f / "curve.parquet")["loss"] for f in (trained[0], tmp_path))
     assert np.allclose(a, b, rtol=1e-4)
 
 
 def test_bf16_is_near(trained, backbones, tmp_path):
     run(backbones[0], tmp_path, precision="bf16", steps=3, checkpoints=())
-    a, b = (paths.read_table(f / "curve.parquet")["loss"].iloc[0] for f in (trained[0], tmp_path))
+    a, b = (store.read_table(f / "curve.parquet")["loss"].iloc[0] for f in (trained[0], tmp_path))
     assert a != b and abs(a - b) < 0.2
     assert weights(tmp_path / "model")["0.model.norm.weight"].dtype == torch.float32
 
@@ -351,8 +352,8 @@ def test_errors(backbones, tmp_path):
 def study(backbones, tmp_path, monkeypatch):
     """A profile of two folder backbones on a file of pairs, in a tree of its own."""
     for name in ("ROOT", "RUNS", "SUITE"):
-        monkeypatch.setattr(paths, name, tmp_path / name)
-    paths.write_json(tmp_path / "SUITE/train/tasks.json", {})
+        monkeypatch.setattr(store, name, tmp_path / name)
+    store.write_json(tmp_path / "SUITE/train/tasks.json", {})
     table = triples_table()
     table = table[table["task"] == "stones"].drop_duplicates("query").drop_duplicates("positive")
     (tmp_path / "ROOT").mkdir()
@@ -369,7 +370,7 @@ def study(backbones, tmp_path, monkeypatch):
 
 def test_the_stage(study):
     folder = train_embedder(study, "a-s0")
-    assert train_embedder(study, "a-s0") == folder and not paths.scratch(folder).exists()
+    assert train_embedder(study, "a-s0") == folder and not store.scratch(folder).exists()
     assert {f.name for f in folder.iterdir()} == {"model", "checkpoints", "curve.parquet", "fingerprint.json",
                                                   "export.json", "provenance.json"}
     other = train_embedder(study, "b-s0")
@@ -394,32 +395,32 @@ def test_the_stage(study):
 
 def sts_task(root):
     """One local evaluation task in the suite under `root`."""
-    paths.write_json(root / "eval/tasks.json", {"Own": {"family": "sts", "reasoning": False, "instruction": "Compare.",
+    store.write_json(root / "eval/tasks.json", {"Own": {"family": "sts", "reasoning": False, "instruction": "Compare.",
                                                         "metric": "cosine_spearman"}})
     table = pd.DataFrame({"sentence1": ["a stone", "a river", "paper", "the moon"] * 3,
                           "sentence2": ["stones", "green", "a paper", "wander"] * 3, "score": range(12)})
-    paths.write_table(root / "eval/Own/test.parquet", table.astype({"score": float}))
+    store.write_table(root / "eval/Own/test.parquet", table.astype({"score": float}))
 
 
 def test_evaluation_refuses_an_embedder_whose_switch_is_undone(study):
-    sts_task(paths.SUITE)
+    sts_task(store.SUITE)
     study = study.model_copy(update={"suite": study.suite.model_copy(update={"tasks": ("Own",)})})
     config = train_embedder(study, "a-s0") / "model/config.json"
-    whole = paths.read_json(config)
+    whole = store.read_json(config)
     assert whole["is_causal"] is False
-    paths.write_json(config, {**whole, "is_causal": True})
+    store.write_json(config, {**whole, "is_causal": True})
     with pytest.raises(RuntimeError, match="expected bidirectional attention"):
         evaluate.evaluate_model(study, "a-s0")
-    assert not list(paths.RUNS.rglob("evaluation/a-s0-*/*"))
-    paths.write_json(config, whole)
+    assert not list(store.RUNS.rglob("evaluation/a-s0-*/*"))
+    store.write_json(config, whole)
     assert (evaluate.evaluate_model(study, "a-s0") / "scores.parquet").is_file()
     assert "8 embeddings of 1 models are kept" in evaluate.kept_sentence(study, ["a-s0"])
 
 
 def test_an_arm_that_differs_stops_the_study(study):
     folder = train_embedder(study, "a-s0")
-    record = paths.read_json(folder / "fingerprint.json")
-    paths.write_json(folder / "fingerprint.json", {**record, "data": "another"})
+    record = store.read_json(folder / "fingerprint.json")
+    store.write_json(folder / "fingerprint.json", {**record, "data": "another"})
     with pytest.raises(ValueError, match="got another data in a-s0"):
         train_embedder(study, "b-s0")
     assert not list(folder.parent.glob("b-s0-*"))

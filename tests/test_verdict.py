@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from hrsa.verdict import WORDS, holm, positive_control, verdict, verdicts
+from hrsa.verdict.equivalence import WORDS, holm, positive_control, verdict, verdicts
 
 MARGIN = 0.02
 

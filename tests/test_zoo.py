@@ -12,12 +12,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from hrsa import backbone, paths
-from hrsa.profile import Profile, Zoo, load_profile
-from hrsa.zoo import corpus, make_backbone, measure, pretrain, report, ship
-from hrsa.zoo.grpo import exact_reward, train_rounds
-from hrsa.zoo.make import settings_of
-from hrsa.zoo.problems import Problem, documents, draw, is_correct, is_worked, split_of, stream
+from hrsa.models import language_model
+from hrsa.models.zoo import corpus, make_backbone, measure, pretrain, ship
+from hrsa.models.zoo.grpo import exact_reward, train_rounds
+from hrsa.models.zoo.make import settings_of
+from hrsa.models.zoo.problems import Problem, documents, draw, is_correct, is_worked, split_of, stream
+from hrsa.report.prose import backbones
+from hrsa.study import store
+from hrsa.study.profile import Profile, Zoo, load_profile
 
 MICRO = {"vocab_size": 310, "hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 48,
          "context": 96, "pretrain_steps": 6, "pretrain_batch": 4, "pretrain_length": 32, "grpo_steps": 1,
@@ -37,8 +39,8 @@ def tokenizer():
 @pytest.fixture
 def micro(tmp_path, monkeypatch):
     """A profile with a micro trio, its artefacts under a temporary folder, its real text from this file."""
-    monkeypatch.setattr(paths, "RUNS", tmp_path)
-    monkeypatch.setattr("hrsa.texts.pretraining_text", lambda: (TEXTS[12:], TEXTS[:12]))
+    monkeypatch.setattr(store, "RUNS", tmp_path)
+    monkeypatch.setattr("hrsa.texts.suite.pretraining_text", lambda: (TEXTS[12:], TEXTS[:12]))
     return Profile.model_validate({
         "name": "micro", "title": "micro", "seeds": [0], "pairs": [], "zoo": MICRO, "backbones": [
             {"name": "base", "source": "zoo", "arm": "base"},
@@ -267,7 +269,7 @@ def test_a_micro_trio_is_made_for_real(micro, capfd):
     shown = capfd.readouterr()
     assert shown.out == "" and "Warning" not in shown.err
     assert make_backbone(micro, "rlvr") == folders["rlvr"]
-    assert backbone.backbone_folder(micro, "base") == str(folders["base"] / "model")
+    assert language_model.backbone_folder(micro, "base") == str(folders["base"] / "model")
     weights = {}
     for name, folder in folders.items():
         model = AutoModelForCausalLM.from_pretrained(folder / "model")
@@ -275,7 +277,7 @@ def test_a_micro_trio_is_made_for_real(micro, capfd):
         model.float()
         tokenizer = AutoTokenizer.from_pretrained(folder / "model")
         assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(folders["base"] / "model").get_vocab()
-        backbone.leak_probe(model, tokenizer, "causal")
+        language_model.leak_probe(model, tokenizer, "causal")
         weights[name] = torch.cat([p.detach().flatten() for p in model.parameters()])
         card = json.loads((folder / "card.json").read_text())
         table = pd.read_parquet(folder / "problems.parquet")
@@ -284,7 +286,7 @@ def test_a_micro_trio_is_made_for_real(micro, capfd):
             mode: card["accuracy"][mode]["value"] for mode in ("greedy", "sampled")}
         assert (card["compared_with"] is None) == (card["kl"] is None) == (name == "base")
         assert all(split_of(problem) == "held-out" for problem in table["problem"])
-        assert card["hashes"]["model.safetensors"] == paths.file_hash(folder / "model" / "model.safetensors")
+        assert card["hashes"]["model.safetensors"] == store.file_hash(folder / "model" / "model.safetensors")
         assert {"loss", "learning rate"} <= set(pd.read_parquet(folder / "curve.parquet")["quantity"])
     assert "reward" in set(pd.read_parquet(folders["rlvr"] / "curve.parquet")["quantity"])
     assert not torch.equal(weights["base"], weights["sft"]) and not torch.equal(weights["base"], weights["other"])
@@ -297,7 +299,7 @@ def test_prolonged_rlvr_goes_on_after_the_last_finished_round(tokenizer, tmp_pat
     zoo = Zoo(**MICRO)
     pretrain.new_model(zoo, tokenizer).save_pretrained(tmp_path / "start")
     tokenizer.save_pretrained(tmp_path / "start")
-    backbone.prepare(1, 0)
+    language_model.prepare(1, 0)
     whole, _, curve = train_rounds(tmp_path / "start", zoo, tmp_path / "work", 2)
     shutil.rmtree(tmp_path / "work" / "round-1")
     resumed, _, again = train_rounds(tmp_path / "start", zoo, tmp_path / "work", 2)
@@ -306,12 +308,12 @@ def test_prolonged_rlvr_goes_on_after_the_last_finished_round(tokenizer, tmp_pat
 
 
 def test_shipped_backbones_are_what_their_cards_say():
-    folders = sorted((paths.ROOT / "data" / "backbones").iterdir())
+    folders = sorted((store.ROOT / "data" / "backbones").iterdir())
     assert {"base", "rlvr", "sft"} <= {folder.name for folder in folders}
     for folder in folders:
-        card = paths.read_json(folder / "card.json")
+        card = store.read_json(folder / "card.json")
         files = {name: digest for name, digest in card["hashes"].items() if " " not in name}
-        assert {name: paths.file_hash(folder / name) for name in files} == files, folder.name
+        assert {name: store.file_hash(folder / name) for name in files} == files, folder.name
         (weights,) = folder.glob("*.safetensors")
         assert weights.stat().st_size <= ship.LARGEST[weights.name]
         profile, name = load_profile("backbones"), folder.name
@@ -319,7 +321,7 @@ def test_shipped_backbones_are_what_their_cards_say():
             model = AutoModel.from_pretrained(folder)
             assert model.dtype == torch.bfloat16 and model.config.max_position_embeddings >= 256
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            backbone.leak_probe(model.float(), tokenizer, "causal")
+            language_model.leak_probe(model.float(), tokenizer, "causal")
         else:  # adapters: what they belong on comes with a package that the tests do without
             name = card["made"]["command"].split()[-1]
             profile = load_profile(folder.name.removesuffix(f"-{name}"))
@@ -369,7 +371,7 @@ def card_of(start, sampled, greedy, worked, among=None, difference=(0.1, 0.05, 0
 
 def test_findings_follow_the_intervals():
     base = card_of(None, 0.3, 0.4, 0.5, 0.5)
-    text = report.findings({"base": base, "up": card_of("base", 0.5, 0.6, 0.9, 0.8),
+    text = backbones.findings({"base": base, "up": card_of("base", 0.5, 0.6, 0.9, 0.8),
                             "down": card_of("base", 0.1, 0.2, 0.5, 0.2, (-0.2, -0.3, -0.1)),
                             "same": card_of("base", 0.3, 0.4, 0.5, 0.52, (0.01, -0.04, 0.06))})
     lines = text.splitlines()
@@ -377,10 +379,10 @@ def test_findings_follow_the_intervals():
     assert "raises sampled accuracy (+10.0% [+5.0%, +15.0%])" in lines[1] and "also works better" in lines[1]
     assert "lowers sampled accuracy" in lines[2] and "its working got worse" in lines[2]
     assert "does not measurably change greedy" in lines[3] and "is open" in lines[3]
-    assert "so little" in report.findings({"weak": card_of(None, 0.03, 0.1, 0.5)})
-    assert "so much" in report.findings({"strong": card_of(None, 0.8, 0.9, 0.5)})
-    assert "Among worked" not in report.findings({"base": base, "mute": card_of("base", 0.3, 0.4, 0.0)}).splitlines()[1]
-    ways = report.ways({"base": base, "mute": card_of("base", 0.3, 0.4, 0.0)})
+    assert "so little" in backbones.findings({"weak": card_of(None, 0.03, 0.1, 0.5)})
+    assert "so much" in backbones.findings({"strong": card_of(None, 0.8, 0.9, 0.5)})
+    assert "Among worked" not in backbones.findings({"base": base, "mute": card_of("base", 0.3, 0.4, 0.0)}).splitlines()[1]
+    ways = backbones.ways({"base": base, "mute": card_of("base", 0.3, 0.4, 0.0)})
     assert ways[["backbone", "way", "share"]].to_numpy().tolist() == [
         ["base", "worked", 0.6], ["base", "direct", 0.4], ["mute", "direct", 1.0]]
 
@@ -388,4 +390,4 @@ def test_findings_follow_the_intervals():
 def test_a_profile_without_zoo_backbones_has_no_cards(micro):
     other = {"name": "mine", "source": "folder", "path": "somewhere", "arm": "base"}
     with pytest.raises(ValueError, match="expected backbones with a card in profile micro"):
-        report.cards(Profile.model_validate(micro.model_dump() | {"backbones": [other]}))
+        backbones.cards(Profile.model_validate(micro.model_dump() | {"backbones": [other]}))

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
-from hrsa import joint
-from hrsa.fingerprint import text_hash
-from hrsa.infonce import text_id
-from hrsa.texts import query_prompt
+from hrsa.texts.suite import query_prompt
+from hrsa.training import distributed
+from hrsa.training.fingerprint import text_hash
+from hrsa.training.infonce import text_id
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -81,6 +81,6 @@ def joint_record(rows: list[str], cut: list[int], where: torch.device) -> dict[s
     rows: hash of each row of this process's share; cut: its `cut`. The same for any number of processes.
     """
     mine = torch.tensor([list(bytes.fromhex(row)) for row in rows], dtype=torch.uint8, device=where)  # (b, 32)
-    everything = joint.gathered(mine)[0].cpu().numpy()
-    totals = joint.summed(torch.tensor(cut, device=where)).tolist()
+    everything = distributed.gathered(mine)[0].cpu().numpy()
+    totals = distributed.summed(torch.tensor(cut, device=where)).tolist()
     return {"batch": text_hash(row.tobytes().hex() for row in everything), **dict(zip(CUT, totals, strict=True))}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from hrsa import pipeline
-from hrsa.profile import Profile
+from hrsa.study.profile import Profile
+from hrsa.workflow import graph
 
 TITLES = {"05_correlation": "dimension-wise correlation", "06_procrustes": "Procrustes", "07_cka": "CKA",
           "08_knn": "k-NN overlap", "09_probes": "probes"}
@@ -48,13 +48,13 @@ def front_page(profile: Profile, models: Sequence[Mapping[str, Any]], texts: pd.
                left_out: Mapping[str, str]) -> str:
     """Markdown: the two models, the texts, what the rows are, and which chapters are left out and why.
 
-    `models` as `hrsa.pairing.describe` gives them, `texts` as `own_texts.read_texts`, `left_out` chapter -> reason.
+    `models` as `hrsa.workflow.compare_two.describe` gives them, `texts` as `own_texts.read_texts`, `left_out` chapter -> reason.
     """
     lines = ["| model | from | layers | width | vocabulary |", "|---|---|---|---|---|"]
     lines += [f"| {b.name} | {b.source} | {model['layers']} | {model['width']} | {model['vocabulary']:,} |"
               for b, model in zip(profile.backbones, models, strict=True)]
     pair = profile.pairs[0].name
-    links = [f"[{TITLES[chapter]}]({pipeline.page(chapter, pair)})" for chapter in profile.chapters or ()]
+    links = [f"[{TITLES[chapter]}]({graph.page(chapter, pair)})" for chapter in profile.chapters or ()]
     reasons = [f"Left out: {TITLES[chapter]}, since {why}." for chapter, why in left_out.items()]
     by_set = ", ".join(f"{count} of set {name}" for name, count in texts.groupby("set").size().items())
     used = profile.analysis

@@ -2,7 +2,7 @@
 
 `share` writes the evidence file of a run, to be sent to others. Files received go to `data/evidence/<profile>/`, and
 the verdict chapter then speaks of all seeds; without a run of one's own, `python -m hrsa.merge --files` gives the
-verdict of files alone. Files join when their fingerprints agree: models, recipe, suite, margin (`hrsa.evidence`).
+verdict of files alone. Files join when their fingerprints agree: models, recipe, suite, margin (`hrsa.verdict.evidence`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from hrsa import evidence, paths
-from hrsa.profile import Profile, load_profile
+from hrsa.study import store
+from hrsa.study.profile import Profile, load_profile
+from hrsa.verdict import evidence
 
 OWN = "this run"
 
@@ -34,7 +35,7 @@ class Pool:
 
 def received(profile: Profile) -> list[Path]:
     """Evidence files of others for this profile, in `data/evidence/<profile>/`."""
-    return sorted((paths.ROOT / "data" / "evidence" / profile.name).glob("*.parquet"))
+    return sorted((store.ROOT / "data" / "evidence" / profile.name).glob("*.parquet"))
 
 
 def share(profile: Profile, path: Path, source: str) -> Path:
@@ -47,14 +48,14 @@ def share(profile: Profile, path: Path, source: str) -> Path:
 def pooled(profile: Profile) -> Pool:
     """This run's scores, made first where missing and kept as `data/runs/<profile>/evidence.parquet`, joined with
     the files received. ValueError when a file does not join."""
-    own = paths.RUNS / profile.name / "evidence.parquet"
+    own = store.RUNS / profile.name / "evidence.parquet"
     per_query, families = evidence.gather(profile)
     evidence.write(own, profile, per_query, OWN, families)
     return join(profile, [own, *received(profile)])
 
 
 def join(profile: Profile, files: Sequence[Path]) -> Pool:
-    """Evidence files as one body of scores; ValueError as `hrsa.evidence.join`, and when no two seeds are complete."""
+    """Evidence files as one body of scores; ValueError as `hrsa.verdict.evidence.join`, and when no two seeds are complete."""
     per_query, metas = evidence.join(files)
     seeds = set.intersection(*(set(evidence.seeds_of(per_query, pair.a, pair.b)) for pair in profile.pairs))
     if not seeds:
@@ -76,7 +77,8 @@ def _described(file: Path, meta: dict) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: share a run's scores, or print the verdict of joined files; 1 with one message on an error."""
-    from hrsa import synthesis, wording
+    from hrsa.report.prose import verdict
+    from hrsa.verdict import synthesis
 
     parser = argparse.ArgumentParser(description="Share the scores of a run, or join those of several.")
     parser.add_argument("--profile", default="mini")
@@ -94,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pool = join(study, chosen.files)
         table = synthesis.score_verdicts(pool.per_query, pool.families, study.pairs, pool.seeds,
                                          **study.verdict.model_dump())
-        sys.stdout.write(f"{pool.sources.to_string(index=False)}\n\n{wording.sources(pool, study.seeds)}\n\n"
-                         f"{wording.verdicts(table)}\n{wording.families(table)}\n")
+        sys.stdout.write(f"{pool.sources.to_string(index=False)}\n\n{verdict.sources(pool, study.seeds)}\n\n"
+                         f"{verdict.verdicts(table)}\n{verdict.families(table)}\n")
     except (ValueError, OSError) as error:
         sys.stderr.write(f"hrsa: {error}\n")
         return 1

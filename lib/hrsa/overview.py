@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hrsa import findings, paths
-from hrsa.profile import Profile
+from hrsa.report.prose import similarity
+from hrsa.study import store
+from hrsa.study.profile import Profile
 
 LEVELS = {  # what is shown -> (metric of `compare_pair`, name in its table)
     "dimension-wise correlation": ("correlation", "correlation"),
@@ -18,14 +19,14 @@ LEVELS = {  # what is shown -> (metric of `compare_pair`, name in its table)
 def overview(profile: Profile, pair: str) -> pd.DataFrame:
     """Matched-layer similarity of a pair at four levels: similarity, models, layer_x, value, low, high, null, floor.
 
-    Rows are those of `hrsa.findings.over_seeds`, on all texts; of the numbers of neighbours the middle one is taken.
+    Rows are those of `hrsa.report.prose.similarity.over_seeds`, on all texts; of the numbers of neighbours the middle one is taken.
     """
-    from hrsa.compare import compare_pair
+    from hrsa.analysis.pairs import compare_pair
 
     parts = []
     for shown, (metric, name) in LEVELS.items():
-        table = paths.read_table(compare_pair(profile, pair, metric) / "curve.parquet")
-        rows = findings.over_seeds(table[(table["metric"] == name) & (table["set"] == "all")])
+        table = store.read_table(compare_pair(profile, pair, metric) / "curve.parquet")
+        rows = similarity.over_seeds(table[(table["metric"] == name) & (table["set"] == "all")])
         if metric == "knn":
             rows = rows[rows["k"] == sorted(profile.analysis.ks)[len(profile.analysis.ks) // 2]]
         parts.append(rows.assign(similarity=shown))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import textwrap
 
-from hrsa import costs, pipeline
-from hrsa.plan import GIGA, Machine, Stage, embedders, rows, sizes, stages
-from hrsa.profile import Profile
-from hrsa.shapes import Size, proved
+from hrsa.models.size import Size, proved
+from hrsa.study.profile import Profile
+from hrsa.workflow import costs, graph
+from hrsa.workflow.plan import GIGA, Machine, Stage, embedders, rows, sizes, stages
 
 COLUMNS = 120
 
@@ -29,11 +29,11 @@ def _folded(line: str) -> list[str]:
 
 def _graph(profile: Profile) -> str:
     lines = ["Graph (job x how many <- what it waits for)"]
-    jobs = pipeline.jobs(profile)
+    jobs = graph.jobs(profile)
     for rule, names in jobs.items():
-        waits = sorted({needed for name in names for needed, _ in pipeline.needs(profile, rule, name)})
+        waits = sorted({needed for name in names for needed, _ in graph.needs(profile, rule, name)})
         lines.append(f"  {rule:15s} x {len(names):3d}  <- {', '.join(waits) if rule != 'book' else 'everything'}")
-    pairs = [profile.pair(name) for name in jobs.get(pipeline.pair_chapters(profile)[0], ())]
+    pairs = [profile.pair(name) for name in jobs.get(graph.pair_chapters(profile)[0], ())]
     trained = {m.backbone for m in embedders(profile)}
     lines += ["", "Runs"]
     for p in pairs:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hrsa.similarity.device import Array, host, is_tensor, stays, wide
+from hrsa.similarity.backend import Array, host, is_tensor, stays, wide
 
 CHANGES = ("rotation", "scale", "shift", "permutation")
 

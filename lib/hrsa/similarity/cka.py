@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hrsa.similarity.arrays import CHANGES, Metric, centred, pair
-from hrsa.similarity.device import Array, host
+from hrsa.similarity.backend import Array, host
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def linear_cka(x: Any, y: Any) -> float:
 
     Invariant to rotation, permutation, isotropic scale and shift. Biased upwards when n is not much larger than d
     (independent Gaussians with d = 1536 and n = 1024 score about .60) and governed by the directions of largest
-    variance: read it beside `debiased_cka` and the robust twins of `hrsa.calibrate`.
+    variance: read it beside `debiased_cka` and the robust twins of `hrsa.similarity.resampling`.
     NaN, with a logged warning, when all tokens of one array are equal. ValueError: unequal n, n < 2, NaN or Inf.
     """
     x, y = (centred(part) for part in pair(x, y, at_least=2))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hrsa.similarity.arrays import Metric, centred, pair
-from hrsa.similarity.device import host
+from hrsa.similarity.backend import host
 
 log = logging.getLogger(__name__)
 

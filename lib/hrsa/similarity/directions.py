@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hrsa.similarity.device import Array, beside, host, joined, narrow, wide
-from hrsa.similarity.limits import Limits
+from hrsa.similarity.backend import Array, beside, host, joined, narrow, wide
+from hrsa.similarity.budget import Limits
 from hrsa.similarity.states import BLOCK, Layer, blocks
 
 SHARE = 0.5  # of the memory, for rows held at once

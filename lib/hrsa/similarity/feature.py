@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hrsa.similarity.device import Array, beside_each_other, sum_wide, wide, zeros
-from hrsa.similarity.limits import Limits
+from hrsa.similarity.backend import Array, beside_each_other, sum_wide, wide, zeros
+from hrsa.similarity.budget import Limits
 from hrsa.similarity.states import BLOCK, PIECE, Layer, blocks, square_rows
 
 

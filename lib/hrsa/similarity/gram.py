@@ -12,8 +12,8 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from hrsa.similarity.device import Array, flip_last, host, is_tensor, joined, sum_wide, wide
-from hrsa.similarity.limits import Limits
+from hrsa.similarity.backend import Array, flip_last, host, is_tensor, joined, sum_wide, wide
+from hrsa.similarity.budget import Limits
 from hrsa.similarity.states import PIECE, Layer, blocks, quick_square_rows
 
 TILE = 256  # tokens that meet a strip at a time

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from hrsa.similarity.arrays import Metric, matrix
-from hrsa.similarity.device import host
+from hrsa.similarity.backend import host
+from hrsa.similarity.budget import Limits
 from hrsa.similarity.directions import Directions
-from hrsa.similarity.limits import Limits
 from hrsa.similarity.search import search
 from hrsa.similarity.states import Layer, blocks
 

@@ -20,15 +20,15 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from hrsa import calibrate
-from hrsa.code import code_hash
-from hrsa.similarity import knn, tables
-from hrsa.similarity.device import host
-from hrsa.similarity.limits import MEMORY_MB, Limits
+from hrsa.similarity import knn, resampling
+from hrsa.similarity import rows as tables
+from hrsa.similarity.backend import host
+from hrsa.similarity.budget import MEMORY_MB, Limits
 from hrsa.similarity.pairs import check_pair
+from hrsa.similarity.rows import PROCRUSTES, TIED, UNDEFINED, Job
 from hrsa.similarity.states import States, open_states
-from hrsa.similarity.tables import PROCRUSTES, TIED, UNDEFINED, Job
-from hrsa.similarity.work import Work
+from hrsa.study.code_hash import code_hash
+from hrsa.study.partial import Work
 
 ALL_PAIRS = ("correlation", "cka", "debiased_cka")  # heat maps; the others compare layers of equal number
 KNOWN = (*ALL_PAIRS, "procrustes", "knn")  # procrustes: all four of its values
@@ -109,8 +109,8 @@ def _plan(n, texts, classes, resamples, permutations, level, rng, ks, sample_see
                              f"got {name} of type {type(given).__name__} and rng {rng}: pass both")
         if given is not None and len(given) != n:
             raise ValueError(f"expected {name} of shape ({n},), got {np.shape(given)}")
-    weights = calibrate.text_weights(texts, resamples, rng) if resamples else np.empty((n, 0))
-    orders = [calibrate.shuffle_within(classes, rng) for _ in range(permutations)]
+    weights = resampling.text_weights(texts, resamples, rng) if resamples else np.empty((n, 0))
+    orders = [resampling.shuffle_within(classes, rng) for _ in range(permutations)]
     return tables.Plan(weights, np.array(orders, dtype=np.intp).reshape(-1, n), level, tuple(ks), classes, sample_seed)
 
 

@@ -12,12 +12,12 @@ from itertools import product
 
 import numpy as np
 
+from hrsa.similarity.backend import flip_last, host, inner, stack, wide
+from hrsa.similarity.budget import Limits
 from hrsa.similarity.cka import ratio, unbiased
 from hrsa.similarity.correlation import correlation, mean_of_defined
-from hrsa.similarity.device import flip_last, host, inner, stack, wide
 from hrsa.similarity.feature import feature_sums
 from hrsa.similarity.gram import gram_sums, sum_of_products
-from hrsa.similarity.limits import Limits
 from hrsa.similarity.states import BLOCK, Layer, States, blocks, square_rows
 
 TILE = 512  # tokens of a minibatch, and of a tile of the resampled sums

@@ -15,8 +15,8 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from hrsa.similarity.arrays import matrix
-from hrsa.similarity.device import Array, beside, host, wide
-from hrsa.similarity.limits import Limits
+from hrsa.similarity.backend import Array, beside, host, wide
+from hrsa.similarity.budget import Limits
 from hrsa.similarity.softmax import solve_softmax
 
 Task = Literal["classification", "regression"]

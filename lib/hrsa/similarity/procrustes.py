@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hrsa.similarity.arrays import CHANGES, Metric, pair
-from hrsa.similarity.device import (
+from hrsa.similarity.backend import (
     Array,
     beside,
     host,

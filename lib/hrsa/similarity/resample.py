@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hrsa.similarity.backend import beside, beside_each_other, host, sum_wide
 from hrsa.similarity.cka import ratio
 from hrsa.similarity.correlation import correlation, mean_of_defined
-from hrsa.similarity.device import beside, beside_each_other, host, sum_wide
 from hrsa.similarity.pairs import TILE
 from hrsa.similarity.states import Layer, blocks
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hrsa.similarity.device import Array, host, is_tensor
+from hrsa.similarity.backend import Array, host, is_tensor
 from hrsa.similarity.states import blocks
 
 TILE = 1024  # rows and columns; a tile stays in cache

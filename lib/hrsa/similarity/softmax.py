@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hrsa.similarity.device import Array, beside, eigenvectors, host, narrow
+from hrsa.similarity.backend import Array, beside, eigenvectors, host, narrow
 
 TOLERANCE = 1e-6  # of the gradient's largest entry per text, at the optimum
 STEPS = 100  # of Newton; ten to twenty are usual

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hrsa.similarity.arrays import check_finite, floats
-from hrsa.similarity.device import Array, as_kind, beside, host, inner, narrow, sum_wide, wide
+from hrsa.similarity.backend import Array, as_kind, beside, host, inner, narrow, sum_wide, wide
 
 BLOCK = 1024  # tokens read at a time
 PIECE = 256  # tokens, or token pairs, summed in float32 before float64 takes over; keeps errors near 1e-7

@@ -1,0 +1,220 @@
+"""Evaluation: mteb on the local suite and on benchmarks by name, with a score for every query.
+
+One stage per model: `evaluate_model` runs all tasks of a profile and keeps mteb's own JSON, the run files and two
+tidy tables. BM25 runs as model `bm25` on the retrieval tasks; backbones as they came are ordinary models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hrsa.study import store as paths
+from hrsa.study.code_hash import code_hash
+from hrsa.study.profile import Profile
+from hrsa.study.progress import progress
+
+BM25 = "bm25"  # model id of the lexical baseline
+BATCH = 32  # texts per forward pass; sentence-transformers sorts them by length first
+SCORES = ["model", "task", "family", "metric", "value"]
+PER_QUERY = ["model", "task", "query", "value"]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the bars and log lines of mteb, datasets and bm25s while tasks run; warnings still show."""
+    import datasets
+
+    loggers = {name: logging.getLogger(name) for name in ("mteb", "datasets", "sentence_transformers", "bm25s")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    bars = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    for logger in loggers.values():
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def run_task(model: Any, task: Any, work: Path) -> tuple[float, dict[str, float]]:
+    """Score one mteb model on one mteb task: (headline score, value per item), see `hrsa.evaluation.item_scores`.
+
+    Leaves mteb's JSON under `work/results/` (where `mteb.ResultCache(work)` reads it) and the run file under
+    `work/predictions/`. Raises RuntimeError naming the task when anything fails.
+    """
+    import mteb
+
+    from hrsa.evaluation.item_scores import item_scores, watch
+
+    seen = watch(task)
+    predictions = work / "predictions"
+    (predictions / task.prediction_file_name).unlink(missing_ok=True)  # mteb would add to that of a killed run
+    settings = {"batch_size": BATCH, "show_progress_bar": False}
+    try:
+        preloaded = task.data_loaded
+        task.load_data()
+        found = mteb.evaluate(model, task, co2_tracker=False, cache=None, encode_kwargs=settings,
+                              prediction_folder=predictions, show_progress_bar=False)
+        if found.exceptions:
+            raise RuntimeError(found.exceptions[0].exception)
+        result = found.task_results[0]
+        items = item_scores(task, result, predictions / task.prediction_file_name, seen)
+    except Exception as error:
+        raise RuntimeError(f"evaluation of {model.mteb_model_meta.name} failed on {task.metadata.name}: {error}. No "
+                           "score was kept for it and no average is taken without it; correct the cause and run "
+                           "the stage again, finished tasks are kept") from error
+    if not preloaded:
+        task.unload_data()
+    score = result.get_score()
+    if len(items) > 1 and sum(len(subsets) for subsets in result.scores.values()) == 1:
+        score = sum(items.values()) / len(items)  # mteb's, before it rounds retrieval scores to five digits
+    mteb.ResultCache(work).save_to_cache(result, model.mteb_model_meta, encode_kwargs=settings)
+    return float(score), items
+
+
+def _score_tasks(make_model: Any, model_id: str, tasks: list, work: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Run the tasks that `work` does not hold yet; both tables for all of them."""
+    from hrsa.evaluation.tasks import family
+
+    tables: tuple[list, list] = [], []
+    with quiet(), progress(len(tasks), "evaluation", model_id, unit="task") as bar:
+        for task in tasks:
+            name = task.metadata.name
+            files = [work / "tables" / f"{name}.{part}.parquet" for part in ("items", "score")]
+            if not files[1].is_file():
+                value, items = run_task(make_model(), task, work)
+                paths.write_table(files[0], pd.DataFrame(
+                    {"model": model_id, "task": name, "query": list(items), "value": list(items.values())}))
+                paths.write_table(files[1], pd.DataFrame(
+                    [[model_id, name, family(task), task.metadata.main_score, value]], columns=SCORES))
+            for table, file, columns in zip(tables, files, (PER_QUERY, SCORES), strict=True):
+                table.append(paths.read_table(file, columns))
+            bar.update()
+    return pd.concat(tables[1], ignore_index=True), pd.concat(tables[0], ignore_index=True)
+
+
+def _encoder_maker(profile: Profile, model_id: str, revision: str) -> partial:
+    """Load a model of the study; what makes a fresh mteb encoder around it, which checks its attention each time."""
+    from hrsa.evaluation.embedding_cache import Embeddings
+    from hrsa.evaluation.encoder import InstructedEncoder, model_meta
+    from hrsa.models import language_model
+    from hrsa.training import train
+
+    model = profile.model(model_id)
+    language_model.prepare(profile.threads, model.seed or 0)
+    loaded = train.load_embedder(profile, model_id)
+    attention = "causal" if model.seed is None else profile.varied(model.ablation).attention
+    store = Embeddings(embedding_folder(profile, model_id))
+    return partial(InstructedEncoder, loaded, model_meta(model_id, revision), attention, profile.suite.uninstructed,
+                   store)
+
+
+def _made_by(profile: Profile, model_id: str) -> dict[str, Any]:
+    """What decides a model's embedding of a text, beside code: weights and length limit. BM25 is its own name."""
+    if model_id == BM25:
+        return {"weights": BM25}
+    from hrsa.training.train import weights_key
+
+    recipe = profile.varied(profile.model(model_id).ablation)
+    return {"weights": weights_key(profile, model_id), "max_length": recipe.max_length}
+
+
+def embedding_folder(profile: Profile, model_id: str) -> Path:
+    """Where a model's embeddings of evaluation texts are kept (`hrsa.evaluation.embedding_cache`), for every list of tasks."""
+    key = paths.key(**_made_by(profile, model_id), threads=profile.threads,
+                    code=code_hash(_encoder_maker),
+                    versions=[metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")])
+    return paths.artefact(profile.name, "embeddings", model_id, key)
+
+
+def kept_sentence(profile: Profile, model_ids: list[str]) -> str:
+    """How many embeddings of evaluation texts are kept for these models, and what they take on disk."""
+    from hrsa.evaluation.embedding_cache import size
+
+    sizes = [size(embedding_folder(profile, model_id)) for model_id in model_ids]
+    texts, used = (sum(part) for part in zip(*sizes, strict=True))
+    return (f"{texts:,} embeddings of {len(sizes)} models are kept in `data/runs/{profile.name}/embeddings` and take "
+            f"{used / 2**20:,.1f} MB; a changed list of tasks embeds new texts only. The folder may be deleted.")
+
+
+def _scorable(profile: Profile, model_id: str, revision: str) -> tuple[list, partial]:
+    """The tasks that a model is scored on, and what makes an mteb model of it anew for each of them."""
+    from hrsa.evaluation.tasks import family, study_tasks
+
+    tasks = list(study_tasks(profile))
+    if model_id == BM25:
+        from hrsa.evaluation.encoder import model_meta
+        from hrsa.texts.bm25 import BM25Search
+
+        tasks = [task for task in tasks if family(task) == "retrieval"]
+        make_model = partial(BM25Search, model_meta(model_id, revision, dense=False))
+    else:
+        from hrsa.evaluation.encoder import task_instruction
+
+        for task in tasks:
+            task_instruction(task.metadata, profile.suite.uninstructed)  # refuses now, not after hours
+        make_model = _encoder_maker(profile, model_id, revision)
+    if not tasks:
+        raise ValueError(f"expected at least one task to score {model_id} on, got none: name some in suite.tasks")
+    return tasks, make_model
+
+
+def _suite_key(profile: Profile) -> str:
+    """Hash of what the profile is scored on: names, caps, and the files of the local tasks."""
+    suite = profile.suite
+    files = {name: [paths.file_hash(file) for file in sorted((paths.SUITE / "eval" / name).glob("*"))]
+             for name in suite.tasks}
+    cards = paths.file_hash(paths.SUITE / "eval" / "tasks.json") if suite.tasks else None  # instructions, metrics
+    return paths.key(files=files, cards=cards, **suite.model_dump(
+        include={"tasks", "benchmarks", "max_docs", "max_queries", "uninstructed"}))
+
+
+def evaluate_model(profile: Profile, model_id: str) -> Path:
+    """Score a model of the study, or `bm25`, on every task of the profile; returns the artefact's folder.
+
+    Files: `scores.parquet` [model, task, family, metric, value], one row per task, 0..1 (correlations -1..1);
+    `per_query.parquet` [model, task, query, value], **whose mean over a task's rows is that task's score** (within
+    1e-9; where a benchmark task has several subsets, the score is mteb's unweighted mean over subsets instead).
+    What a row is depends on the family, see `hrsa.evaluation.item_scores`. `results/` holds mteb's JSON, readable by
+    `mteb.ResultCache(folder)` as model `hrsa/<model id>`; `predictions/` the run files.
+
+    Each task's instruction goes before its queries and before all texts of symmetric tasks, never before documents.
+    BM25 sees bare queries and is scored on retrieval tasks only.
+
+    Raises ValueError for an unknown model, task or benchmark and for a task without instruction (unless
+    `suite.uninstructed` says otherwise), RuntimeError when the leak probe or any task fails: then the stage has
+    no result at all. Finished tasks are not run again.
+    """
+    made_from = {**_made_by(profile, model_id), "suite": _suite_key(profile), "mteb": metadata.version("mteb"),
+                 "threads": profile.threads, "code": code_hash(evaluate_model)}
+    folder = paths.artefact(profile.name, "evaluation", model_id, paths.key(**made_from))
+    work = paths.scratch(folder)
+
+    def build(target: Path) -> None:
+        tasks, make_model = _scorable(profile, model_id, folder.name.removeprefix(f"{model_id}-"))
+        scores, per_query = _score_tasks(make_model, model_id, tasks, work)
+        for part in ("results", "predictions"):
+            shutil.copytree(work / part, target / part)
+        paths.write_table(target / "scores.parquet", scores)
+        paths.write_table(target / "per_query.parquet", per_query)
+
+    return paths.make(folder, build, (evaluate_model,), profile=profile.name, model=model_id, **made_from)
+
+
+def collect(profile: Profile, model_ids: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(scores, per_query) of several models, one table each, evaluated first where they are not yet."""
+    folders = [evaluate_model(profile, model_id) for model_id in model_ids]
+    return tuple(pd.concat([paths.read_table(folder / file, columns) for folder in folders], ignore_index=True)
+                 for file, columns in (("scores.parquet", SCORES), ("per_query.parquet", PER_QUERY)))

@@ -1,0 +1,97 @@
+"""LoRA adapters of zoo arms: trained in place of all weights, kept by themselves, and merged for every later stage.
+
+Source: Hu et al. 2022 (arXiv 2106.09685), by peft.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hrsa.study import store
+from hrsa.study.code_hash import code_hash
+from hrsa.study.profile import Lora, Profile
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def configuration(lora: Lora | None) -> LoraConfig | None:
+    """What a TRL trainer takes as `peft_config`: adapters on all linear layers but the LM head; None without `lora`."""
+    if lora is None:
+        return None
+    from peft import LoraConfig, TaskType
+
+    return LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear",
+                      task_type=TaskType.CAUSAL_LM)
+
+
+def merge(model: torch.nn.Module, folder: Path) -> None:
+    """Write the adapters of a trained peft model to `folder` and merge them, in place, into the model they are in.
+
+    Without adapters nothing happens.
+    """
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return
+    model.peft_config["default"].base_model_name_or_path = None  # a path of this machine otherwise
+    with store.atomic(folder) as temporary:
+        model.save_pretrained(temporary, selected_adapters=["default"])
+    model.merge_and_unload()
+
+
+def keep(trained: Path, folder: Path, start: str) -> None:
+    """Copy the adapters in `trained` to the new folder `folder`, with the name of the model that they are for."""
+    folder.mkdir()
+    settings = store.read_json(trained / FILES[0]) | {"base_model_name_or_path": start}
+    store.write_json(folder / FILES[0], settings)
+    shutil.copy(trained / FILES[1], folder / FILES[1])
+
+
+def apply(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """`model` with the adapters in `folder` merged into its weights, in place; ValueError when they do not fit."""
+    from peft import PeftModel
+
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"expected LoRA adapters in {folder}, got no {missing}: give the folder of an arm that was "
+                         "trained with zoo.lora")
+    try:
+        with warnings.catch_warnings():  # peft asks for a property that transformers 5 has renamed
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated",
+                                    category=FutureWarning)
+            return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ValueError(f"expected the adapters in {folder.name} to fit {type(model).__name__}, got: {reason}. Give "
+                         "the model that they were trained on as start") from error
+
+
+def merged_folder(profile: Profile, name: str, folder: Path) -> Path:
+    """Folder of an ordinary model: the adapters in `folder` merged into the backbone that `name` starts from.
+
+    Made once, as an artefact. Raises ValueError when the backbone `name` has no `start`.
+    """
+    from hrsa.models.language_model import backbone_folder, backbone_key, load_lm
+
+    start = profile.backbone(name).start
+    if start is None:
+        raise ValueError(f"backbone {name}: expected `start`, the backbone that the adapters in {folder.name} are for, "
+                         "got none: name it in the profile")
+    key = store.key(start=backbone_key(profile, start), adapters=[store.file_hash(folder / file) for file in FILES],
+                    code=code_hash(merged_folder))
+
+    def build(temporary: Path) -> None:
+        model, tokenizer = load_lm(backbone_folder(profile, start))
+        apply(model, folder).save_pretrained(temporary / "model")
+        tokenizer.save_pretrained(temporary / "model")
+
+    target = store.artefact(profile.name, "backbones", name, key)
+    return store.make(target, build, (merged_folder,), start=start) / "model"

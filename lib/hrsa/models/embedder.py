@@ -1,0 +1,149 @@
+"""Backbone -> SentenceTransformer, and its folder: mean pooling without the instruction, plain loading, LoRA merged.
+
+Pooling leaves out the first `prompt_length` tokens of a query, and sentence-transformers takes that number from the
+instruction tokenised alone. A byte-level tokenizer joins the instruction's last space with the query's first word, so
+that the number would be one too large and that word left out of the mean. The tokenizer of an embedder therefore drops
+white space at the end of a text: the instruction alone then has exactly the tokens that hold nothing of the query.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hrsa.models.language_model import Attention, device, leak_probe, load_encoder
+from hrsa.study import store
+from hrsa.study.profile import Lora
+
+if TYPE_CHECKING:
+    import numpy as np
+    from sentence_transformers import SentenceTransformer
+
+TOLERANCE = 1e-5  # between unit vectors of the model as trained and as loaded from its folder, in float32
+PROBE = "word"
+
+
+def exact_prompts(tokenizer: Any) -> Any:
+    """The tokenizer with white space dropped at the end of a text; a class that would rebuild itself from its
+    vocabulary when loaded (and so forget this) becomes the generic one. ValueError for a slow tokenizer."""
+    from tokenizers import normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    if not tokenizer.is_fast:
+        raise ValueError(f"expected a fast tokenizer, got {type(tokenizer).__name__}: save the backbone with one")
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    strip = normalizers.Strip(left=False, right=True)
+    backend.normalizer = normalizers.Sequence([backend.normalizer, strip]) if backend.normalizer else strip
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    special = {name: str(value) for name in names if (value := getattr(tokenizer, name)) is not None}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="right", **special)
+
+
+def prompt_tokens(tokenizer: Any, prompt: str) -> int:
+    """How many leading tokens of an instructed query hold nothing of the query (a begin token counts).
+
+    ValueError when the instruction tokenised alone has another number, which pooling would use.
+    """
+    coded = tokenizer(prompt + PROBE, return_offsets_mapping=True)["offset_mapping"]
+    inside = next(i for i, (_, end) in enumerate(coded) if end > len(prompt))
+    alone = tokenizer(prompt)["input_ids"]
+    count = len(alone) - (alone[-1] in tokenizer.all_special_ids)
+    if inside != count:
+        raise ValueError(f"expected the instruction to end where a token ends, got {count} tokens alone and {inside} "
+                         f"before a query in {prompt!r}: end the instruction template otherwise")
+    return inside
+
+
+def assemble(folder: str, attention: Attention, max_length: int,
+             prompts: Mapping[str, str] | None = None) -> SentenceTransformer:
+    """The backbone in `folder` (or hub id) as a SentenceTransformer with mean pooling and cosine similarity.
+
+    attention: as `hrsa.models.language_model.load_encoder`, which proves it. max_length: tokens of a text, instruction included.
+    prompts: name -> instruction prompt, saved with the model. Raises ValueError when a prompt fills `max_length`.
+    """
+    from safetensors.torch import save_model
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    encoder, tokenizer = load_encoder(folder, attention)
+    tokenizer = exact_prompts(tokenizer)
+    for prompt in (prompts or {}).values():
+        if (length := prompt_tokens(tokenizer, prompt)) >= max_length:
+            raise ValueError(f"expected an instruction of fewer tokens than max_length={max_length}, got {length} in "
+                             f"{prompt!r}: raise recipe.max_length or shorten the instruction")
+    with tempfile.TemporaryDirectory() as temporary:  # of this process: save_pretrained would write in rank 0 alone
+        encoder.config.architectures, encoder.config.dtype = [type(encoder).__name__], encoder.dtype
+        encoder.config.save_pretrained(temporary)
+        save_model(encoder, str(Path(temporary) / "model.safetensors"), metadata={"format": "pt"})
+        tokenizer.save_pretrained(temporary)
+        del encoder
+        transformer = Transformer(temporary, max_seq_length=max_length)
+    transformer.model.config.name_or_path = transformer.tokenizer.name_or_path = ""  # the folder is gone
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean", include_prompt=False)
+    return SentenceTransformer(modules=[transformer, pooling], prompts=dict(prompts or {}),
+                               similarity_fn_name="cosine", device=str(device()))
+
+
+def add_lora(model: SentenceTransformer, lora: Lora) -> None:
+    """Put LoRA adapters on all linear layers, in place, and freeze the rest (arXiv 2106.09685)."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear",
+                        task_type=TaskType.FEATURE_EXTRACTION)
+    with warnings.catch_warnings():  # peft asks for a property that transformers 5 has renamed
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        model[0].model = get_peft_model(model[0].model, config)
+
+
+def merged(model: SentenceTransformer) -> SentenceTransformer:
+    """The model itself, or with adapters a copy that has them merged into its weights."""
+    from peft import PeftModel
+
+    if not isinstance(model[0].model, PeftModel):
+        return model
+    whole = copy.copy(model)
+    whole._modules = dict(model._modules)
+    whole._modules["0"] = copy.copy(model[0])
+    whole[0]._modules = {**model[0]._modules, "model": copy.deepcopy(model[0].model).merge_and_unload()}
+    return whole
+
+
+def export(model: SentenceTransformer, folder: Path) -> None:
+    """Write a folder that plain `SentenceTransformer(folder)` loads, whole or not at all."""
+    with store.atomic(folder) as temporary:
+        merged(model).save_pretrained(str(temporary), create_model_card=False)
+
+
+def load(folder: Path) -> SentenceTransformer:
+    """The embedder in `folder`, on `hrsa.models.language_model.device()`."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device=str(device()), local_files_only=True)
+
+
+def embed(model: SentenceTransformer, texts: list[str], prompt: str | None = None) -> np.ndarray:
+    """Unit vectors (n, d) of texts."""
+    return model.encode(texts, prompt=prompt, normalize_embeddings=True, show_progress_bar=False)
+
+
+def check_export(model: SentenceTransformer, folder: Path, attention: Attention, queries: list[str], prompt: str,
+                 passages: list[str]) -> dict[str, Any]:
+    """Load `folder` plainly and prove that it embeds as `model` does and attends as `attention` says.
+
+    Returns what was seen, for the record. Raises RuntimeError with the largest difference, or from the leak probe.
+    """
+    import numpy as np
+
+    plain = load(folder)
+    leak_probe(plain[0].model, plain.tokenizer, attention)
+    pairs = [(embed(m, queries, prompt), embed(m, passages)) for m in (model, plain)]
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(*pairs, strict=True))
+    if not difference <= TOLERANCE:
+        raise RuntimeError(f"expected the embedder loaded from {folder.name} to embed as trained, got unit vectors "
+                           f"that differ by {difference:.2g} (at most {TOLERANCE:.0g}): its folder lacks something "
+                           "that changes the embeddings")
+    return {"attention": attention, "difference": difference, "texts": len(queries) + len(passages)}

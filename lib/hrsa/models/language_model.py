@@ -1,0 +1,250 @@
+"""Decoder language models: where they are, loading them causal or bidirectional, and the proof that they are which.
+
+Attention is switched by `config.is_causal` on the configuration object, which transformers 5 turns into the mask of
+every layer under eager and SDPA and which survives saving. Some architectures ignore the flag and nothing in
+transformers says so; `leak_probe` therefore looks at what the network does and not at what its configuration claims.
+torch and transformers are imported inside the functions: chapters that only read tables must not wait for them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from hrsa.study import store
+from hrsa.study.profile import Backbone, Profile
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Attention = Literal["causal", "bidirectional"]
+Kernel = Literal["sdpa", "eager"]
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+MADE = ("zoo", "package")  # sources whose model folder is an artefact, with a card
+PROBE_LENGTHS = (8, 5)  # tokens of the two rows of the leak probe: the second is padded
+TOLERANCE = 1e-6  # of the largest state: masked positions have weight 0, so that what is not seen moves nothing
+
+
+def prepare(threads: int, seed: int) -> None:
+    """Set up this process for a torch stage: CPU threads, the global seeds that third-party trainers read
+    (python, numpy, torch), deterministic kernels only, and no progress bars of transformers."""
+    import torch
+
+    warnings.filterwarnings("ignore", "IProgress not found")  # tqdm.auto, imported by others, wants notebook widgets
+    from transformers.utils import logging
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads are beside those asked for
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (trainers of third parties read the global state)
+    torch.manual_seed(seed)
+    logging.disable_progress_bar()
+
+
+def device() -> torch.device:
+    """The first CUDA device when there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def backbone_folder(profile: Profile, name: str) -> str:
+    """Where the backbone `name` is: a folder's path (made first for zoo arms, packages and adapters) or a hub id.
+
+    Raises ValueError for an unknown name and for a folder that is missing or holds no model with its tokenizer.
+    """
+    backbone = profile.backbone(name)
+    if backbone.source in MADE:
+        from hrsa.models.zoo import make_backbone
+
+        return str(make_backbone(profile, name) / "model")
+    if backbone.source == "hub":
+        return str(backbone.path)
+    folder = (store.ROOT / str(backbone.path)).resolve()
+    if are_adapters(backbone):
+        from hrsa.models.adapters import merged_folder
+
+        return str(merged_folder(profile, name, folder))
+    _check_folder(folder)
+    return str(folder)
+
+
+def are_adapters(backbone: Backbone) -> bool:
+    """Whether a backbone's folder holds LoRA adapters, which become a model in the backbone it starts from."""
+    return backbone.source == "folder" and (store.ROOT / str(backbone.path) / "adapter_config.json").is_file()
+
+
+def has_card(backbone: Backbone) -> bool:
+    """Whether a card describes this backbone: always for the zoo's and packages, and for shipped folders."""
+    return backbone.source in MADE or (
+        backbone.source == "folder" and (store.ROOT / str(backbone.path) / "card.json").is_file())
+
+
+def backbone_key(profile: Profile, name: str) -> str:
+    """What stands for a backbone's weights in keys: the artefact's name, the hub id, the hash of a folder's files."""
+    source, folder = profile.backbone(name).source, backbone_folder(profile, name)
+    if source in MADE:
+        return Path(folder).parent.name
+    if source == "hub":
+        return folder
+    files = sorted(f for f in Path(folder).iterdir() if f.suffix in (".safetensors", ".json") and f.name != "card.json")
+    return store.key(files={f.name: store.file_hash(f) for f in files})
+
+
+def load_lm(folder_or_id: str | Path, kernel: Kernel = "sdpa") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM in float32 on `device()`, in eval mode, and its tokenizer with a pad token.
+
+    Raises ValueError when there is no such model, or when it is an embedder's folder (saved bidirectional: as a
+    language model it would see the tokens it is to predict).
+    """
+    from transformers import AutoModelForCausalLM
+
+    config, tokenizer = _config_and_tokenizer(folder_or_id)
+    if not getattr(config, "is_causal", True):
+        raise ValueError(f"expected a causal language model, got an embedder's folder {folder_or_id} whose "
+                         "configuration says is_causal=false: give the folder of the backbone it was trained from")
+    return _load(AutoModelForCausalLM, folder_or_id, config, tokenizer, kernel), tokenizer
+
+
+def load_encoder(folder_or_id: str | Path, attention: Attention = "causal",
+                 kernel: Kernel = "sdpa") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The network without its LM head, in float32 on `device()`, in eval mode, and its tokenizer with a pad token.
+
+    `attention` is set and then proved by `leak_probe`: RuntimeError for an architecture that cannot be switched.
+    Raises ValueError when there is no such model.
+    """
+    from transformers import AutoModel
+
+    if attention not in ("causal", "bidirectional"):
+        raise ValueError(f"expected attention 'causal' or 'bidirectional', got {attention!r}")
+    config, tokenizer = _config_and_tokenizer(folder_or_id)
+    config.is_causal = attention == "causal"
+    model = _load(AutoModel, folder_or_id, config, tokenizer, kernel)
+    leak_probe(model, tokenizer, attention)
+    return model, tokenizer
+
+
+def leak_probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, attention: Attention) -> None:
+    """Prove by perturbation that `model` attends as `attention` says and never to padding.
+
+    On two rows of different length, padded left and padded right: changing a row's last token must move its first
+    state when bidirectional and must not when causal; changing the tokens under the padding must move nothing.
+    Works for any model that returns hidden states, with or without LM head or adapters. Raises RuntimeError.
+    """
+    expected = attention == "bidirectional"
+    for side in ("left", "right"):
+        moved, leaked = _perturb(model, tokenizer, side)
+        if any(m != expected for m in moved):
+            raise RuntimeError(
+                f"expected {attention} attention: the first state of each row should "
+                f"{'move' if expected else 'stay'} when its last token changes; got moved={moved} for rows of "
+                f"{PROBE_LENGTHS} tokens with {side} padding in {type(model).__name__}. Set config.is_causal on the "
+                "configuration object, or take an architecture that transformers can switch")
+        if leaked:
+            raise RuntimeError(
+                f"expected states that do not depend on padding, got states that move when the tokens under the "
+                f"{side} padding change in {type(model).__name__}: pass the attention mask to the model, or take "
+                "another attention kernel")
+
+
+def _perturb(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, side: str) -> tuple[list[bool], bool]:
+    """Per row whether its first state moves with its last token; whether any state moves with the padding."""
+    import torch
+
+    vocabulary = model.get_input_embeddings().num_embeddings
+    length = max(PROBE_LENGTHS)
+    ids = torch.linspace(1, vocabulary - 1, 2 * length).long().reshape(2, length)  # (b, t)
+    mask = torch.stack([torch.arange(length) < n for n in PROBE_LENGTHS])  # (b, t)
+    if side == "left":
+        mask = mask.flip(1)
+    ids[~mask] = tokenizer.pad_token_id
+    rows = torch.arange(2)
+    first = mask.long().argmax(1)  # (b,)
+    last = first + mask.sum(1) - 1  # (b,)
+    other_last, other_pad = ids.clone(), ids.clone()
+    other_last[rows, last] = (ids[rows, last] + vocabulary // 2) % vocabulary
+    other_pad[~mask] = (ids[~mask] + vocabulary // 2) % vocabulary
+    before, after_last, after_pad = (_states(model, x, mask) for x in (ids, other_last, other_pad))  # (b, t, d)
+    least = TOLERANCE * before[mask].abs().max()
+    moved = (after_last - before)[rows, first].abs().amax(-1) > least  # (b,)
+    return moved.tolist(), bool(((after_pad - before)[mask].abs() > least).any())
+
+
+def _states(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Final hidden states (b, t, d) in float64 on the CPU, without dropout."""
+    import torch
+
+    training = model.training
+    where = next(model.parameters()).device
+    with torch.no_grad():
+        model.eval()
+        output = model(input_ids=ids.to(where), attention_mask=mask.long().to(where), output_hidden_states=True,
+                       use_cache=False)
+    model.train(training)
+    return output.hidden_states[-1].double().cpu()
+
+
+def _config_and_tokenizer(folder_or_id: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Configuration, and tokenizer with a pad token (the end-of-text token where it has none)."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    _check(folder_or_id)
+    try:
+        config = AutoConfig.from_pretrained(folder_or_id)
+        tokenizer = AutoTokenizer.from_pretrained(folder_or_id)
+    except (OSError, ValueError) as error:
+        raise _unreachable(folder_or_id, error) from error
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError(f"expected a tokenizer with a pad or end-of-text token in {folder_or_id}, got neither: "
+                             "set tokenizer.pad_token and save the tokenizer again")
+        tokenizer.pad_token = tokenizer.eos_token
+    return config, tokenizer
+
+
+def _load(auto: Any, folder_or_id: str | Path, config: Any, tokenizer: PreTrainedTokenizerBase,
+          kernel: Kernel) -> PreTrainedModel:
+    """`auto.from_pretrained` in float32 on `device()`, with the tokenizer's pad token in the configuration."""
+    import torch
+
+    config.pad_token_id = tokenizer.pad_token_id
+    try:
+        model = auto.from_pretrained(folder_or_id, config=config, dtype=torch.float32, attn_implementation=kernel)
+    except OSError as error:
+        raise _unreachable(folder_or_id, error) from error
+    return model.to(device()).eval()
+
+
+def _check(folder_or_id: str | Path) -> None:
+    """ValueError unless this is a complete folder or reads like a hub id."""
+    if Path(folder_or_id).is_dir() or isinstance(folder_or_id, Path) or not HUB_ID.fullmatch(folder_or_id):
+        _check_folder(Path(folder_or_id))
+
+
+def _check_folder(folder: Path) -> None:
+    """ValueError unless the folder holds a model's configuration and a tokenizer."""
+    if not folder.is_dir():
+        raise ValueError(f"expected a model folder (or a hub id such as Qwen/Qwen2.5-0.5B), got {folder}, which is "
+                         "not there: correct the backbone's path in the profile")
+    for what, names in (("a model (config.json)", ("config.json",)), ("a tokenizer", TOKENIZER_FILES)):
+        if not any((folder / name).is_file() for name in names):
+            got = sorted(p.name for p in folder.iterdir())
+            raise ValueError(f"expected {what} in {folder}, got the files {got}: save model and tokenizer into one "
+                             "folder with save_pretrained")
+
+
+def _unreachable(folder_or_id: str | Path, error: Exception) -> ValueError:
+    """The error for a folder that does not load or a hub id that cannot be fetched."""
+    reason = str(error).strip().splitlines()[0][:200]
+    return ValueError(f"expected a loadable model, got {folder_or_id} ({reason}): for a hub id connect to the hub or "
+                      "download the model beforehand and give its folder in the profile; for a folder, save it anew")

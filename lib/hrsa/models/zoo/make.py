@@ -1,0 +1,207 @@
+"""Backbones of the zoo as artefacts: trained, measured, written with a card."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from hrsa.models import adapters, gguf_package
+from hrsa.models.language_model import MADE
+from hrsa.study import store
+from hrsa.study.code_hash import code_hash
+from hrsa.study.profile import Backbone, Profile, Zoo
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Made = tuple[PreTrainedModel, PreTrainedTokenizerBase, pd.DataFrame]
+    Maker = Callable[[Profile, Backbone, Path | None, list[str], Path], Made]
+
+MODES = ("greedy", "sampled")
+SAMPLES = 6  # completions shown in the card
+OWN = {"pretrain_": {"base", "cpt"}, "cpt_": {"cpt"}, "grpo_rounds": {"rlvr-long"}, "grpo_": {"rlvr", "rlvr-long"},
+       "sft_": {"sft"}, "lora": {"sft", "rlvr"}}  # begin of a setting's name -> arms it bears on; others bear on all
+
+
+def make_backbone(profile: Profile, name: str) -> Path:
+    """The artefact folder of a zoo backbone or package, made first when it is not there, what it is compared with
+    before it.
+
+    Holds `model/` (an ordinary Hugging Face causal LM with its tokenizer: in bfloat16, or in float32 where it comes
+    from a package or has adapters merged), `card.json`, `curve.parquet` [step, quantity, value] (empty for a package),
+    `problems.parquet` [problem, family, answer, mode, completion, correct, worked] and `held_out.parquet` [text]:
+    held-out problems and documents, the same for every arm of the zoo; with `zoo.lora` also `adapter/`. Raises
+    ValueError for a backbone of another source, and for a package that is not installed.
+    """
+    backbone = profile.backbone(name)
+    if backbone.source not in MADE:
+        raise ValueError(f"expected a backbone of source zoo or package, got {name} of source {backbone.source}: "
+                         "use hrsa.models.language_model.backbone_folder")
+    other = profile.compared_with(name)
+    origin = make_backbone(profile, other) if other else None
+    suite = sorted((store.SUITE / "train").glob("*")) if backbone.arm in ("base", "cpt") else []
+    brought = {"package": gguf_package.origin(str(backbone.path))} if backbone.source == "package" else {}
+    key = store.key(zoo=settings_of(profile, backbone), arm=backbone.arm, start=backbone.start,
+                    compared_with=origin.name if origin else None, threads=profile.threads,
+                    suite=[store.file_hash(p) for p in suite if p.is_file()], code=code_hash(*code_of(backbone)),
+                    **brought)
+    folder = store.artefact(profile.name, "backbones", name, key)
+    roots = code_of(backbone)
+    return store.make(folder, lambda temporary: _build(profile, backbone, origin, temporary, store.scratch(folder),
+                                                       roots[-1]),
+                      roots, profile=profile.name, arm=backbone.arm, start=backbone.start,
+                      seed=zoo_of(profile, backbone).seed, threads=profile.threads)
+
+
+def zoo_of(profile: Profile, backbone: Backbone) -> Zoo:
+    """The zoo's settings with the seed of this backbone's pretraining."""
+    return profile.zoo if backbone.seed is None else profile.zoo.model_copy(update={"seed": backbone.seed})
+
+
+def settings_of(profile: Profile, backbone: Backbone) -> dict[str, Any]:
+    """The zoo's settings that bear on this backbone: a change of the others does not make it again."""
+    arm = backbone.arm if backbone.source == "zoo" else None  # what a package brings is measured, not made
+
+    def bears(setting: str) -> bool:
+        return next((arm in arms for begin, arms in OWN.items() if setting.startswith(begin)), True)
+
+    return {setting: value for setting, value in zoo_of(profile, backbone).model_dump().items() if bears(setting)}
+
+
+def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Path, work: Path, maker: Maker) -> None:
+    """Fill the empty artefact folder."""
+    from hrsa.models.language_model import load_lm, prepare
+
+    zoo = zoo_of(profile, backbone)
+    prepare(profile.threads, zoo.seed)
+    texts, held_out = _texts(backbone, origin)
+    clock = time.monotonic()
+    model, tokenizer, curve = maker(profile, backbone, origin, texts, work)
+    seconds = time.monotonic() - clock
+    trained = work / "adapter"
+    exact = trained.is_dir() or backbone.source == "package"  # adapters move weights by less than bfloat16 rounds
+    (model if exact else model.bfloat16()).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    if trained.is_dir():
+        adapters.keep(trained, folder / "adapter", str(backbone.start))
+    model, tokenizer = load_lm(folder / "model")  # what was stored is what is measured
+    problems, card = _measure(profile, model, tokenizer, origin, held_out)
+    store.write_table(folder / "held_out.parquet", pd.DataFrame({"text": held_out}))
+    store.write_table(folder / "curve.parquet", curve)
+    store.write_table(folder / "problems.parquet", problems)
+    hashes = {p.name: store.file_hash(p) for part in ("model", "adapter") for p in sorted((folder / part).glob("*"))}
+    hashes["held-out text"] = store.key(texts=held_out)
+    if texts:
+        hashes["training text"] = store.key(texts=texts)
+    store.write_json(folder / "card.json", {
+        "arm": backbone.arm, "start": backbone.start, "compared_with": profile.compared_with(backbone.name),
+        **_size(zoo, backbone, model), "seconds": round(seconds, 1), **card, "hashes": hashes})
+
+
+def _texts(backbone: Backbone, origin: Path | None) -> tuple[list[str], list[str]]:
+    """Real documents to train on (none for arms that learn from problems alone) and held-out ones (the origin's)."""
+    from hrsa.texts.suite import pretraining_text
+
+    texts, held_out = pretraining_text() if backbone.arm in ("base", "cpt") else ([], [])
+    if backbone.source == "package":
+        texts = []
+    if origin is not None:
+        held_out = store.read_table(origin / "held_out.parquet", ["text"])["text"].tolist()
+    return texts, held_out
+
+
+def _brought(profile: Profile, backbone: Backbone, origin: Path | None, texts: list[str], work: Path) -> Made:
+    """What a package brings."""
+    curve = pd.DataFrame(columns=["step", "quantity", "value"]).astype({"step": "int64", "value": "float64"})
+    return *gguf_package.load(str(backbone.path)), curve
+
+
+def _pretrained(profile: Profile, backbone: Backbone, origin: Path | None, texts: list[str], work: Path) -> Made:
+    from hrsa.models.zoo.corpus import train_tokenizer
+    from hrsa.models.zoo.pretrain import pretrain
+
+    tokenizer = train_tokenizer(texts, profile.zoo)
+    model, curve = pretrain(zoo_of(profile, backbone), texts, tokenizer, work)
+    return model, tokenizer, curve
+
+
+def _pretrained_further(profile: Profile, backbone: Backbone, origin: Path, texts: list[str], work: Path) -> Made:
+    from hrsa.models.language_model import load_lm
+    from hrsa.models.zoo.pretrain import go_on
+
+    model, tokenizer = load_lm(origin / "model")
+    return model, tokenizer, go_on(model, zoo_of(profile, backbone), texts, tokenizer, work)
+
+
+def _fine_tuned(profile: Profile, backbone: Backbone, origin: Path, texts: list[str], work: Path) -> Made:
+    from hrsa.models.language_model import load_lm
+    from hrsa.models.zoo.sft import train
+
+    model, tokenizer = load_lm(origin / "model")
+    curve = train(model, tokenizer, zoo_of(profile, backbone), work)
+    return model.eval(), tokenizer, curve
+
+
+def _reinforced(profile: Profile, backbone: Backbone, origin: Path, texts: list[str], work: Path) -> Made:
+    from hrsa.models.zoo.grpo import train_rounds
+
+    zoo = zoo_of(profile, backbone)
+    model, tokenizer, curve = train_rounds(origin / "model", zoo, work,
+                                           zoo.grpo_rounds if backbone.arm == "rlvr-long" else 1)
+    return model.eval(), tokenizer, curve
+
+
+MAKERS = {"base": _pretrained, "cpt": _pretrained_further, "sft": _fine_tuned, "rlvr": _reinforced,
+          "rlvr-long": _reinforced}  # arm -> what gives its model in eval mode, its tokenizer and the training curve
+
+
+def code_of(backbone: Backbone) -> tuple[Callable, ...]:
+    """The functions that make this backbone: other arms' are not among them."""
+    return _build, _brought if backbone.source == "package" else MAKERS[backbone.arm]
+
+
+def _measure(profile: Profile, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, origin: Path | None,
+             held_out: list[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The table of answered held-out problems and the measured part of the card."""
+    from hrsa.models.language_model import load_lm
+    from hrsa.models.zoo import measure
+    from hrsa.models.zoo.problems import draw
+
+    zoo = profile.zoo
+    tokenizer.model_max_length = zoo.context  # documents are cut there
+    asked = draw("held-out", zoo.problems_held_out, "held-out", zoo)
+    answers = {mode: measure.complete(model, tokenizer, asked, mode, zoo.completion_tokens, zoo.seed)
+               for mode in MODES}
+    tables = {mode: table for mode, (table, _) in answers.items()}
+    card: dict[str, Any] = {
+        "perplexity": measure.perplexity(model, tokenizer, held_out), **measure.shares(tables),
+        "accuracy_difference": None, "kl": None, "weight_change": None,
+        "samples": tables["sampled"].head(SAMPLES).drop(columns="mode").to_dict("records"),
+    }
+    if origin is not None:
+        first, _ = load_lm(origin / "model")
+        before = store.read_table(origin / "problems.parquet", ["mode", "correct"])
+        card["accuracy_difference"] = {
+            mode: measure.paired_difference(t["correct"], before["correct"][before["mode"] == mode])
+            for mode, t in tables.items()}
+        card["kl"] = measure.divergence(model, first, tokenizer, asked, answers["sampled"][1])
+        card["weight_change"] = measure.weight_change(model, first)
+    return pd.concat(tables.values(), ignore_index=True), card
+
+
+def _size(zoo: Zoo, backbone: Backbone, model: PreTrainedModel) -> dict[str, Any]:
+    """Parameters, and the updates of this arm with what they saw together."""
+    size: dict[str, Any] = {"parameters": model.num_parameters()}
+    if backbone.source == "package":
+        return {**size, "steps": 0, "package": gguf_package.origin(str(backbone.path))}
+    if backbone.arm in ("base", "cpt"):
+        steps = zoo.pretrain_steps if backbone.arm == "base" else zoo.cpt_steps
+        return {**size, "steps": steps, "tokens_seen": steps * zoo.pretrain_batch * zoo.pretrain_length}
+    if backbone.arm == "sft":
+        return {**size, "steps": zoo.sft_steps, "completions_seen": zoo.sft_steps * zoo.sft_batch}
+    steps = zoo.grpo_steps * (zoo.grpo_rounds if backbone.arm == "rlvr-long" else 1)
+    return {**size, "steps": steps, "completions_seen": steps * zoo.grpo_prompts * zoo.grpo_completions}

@@ -1,0 +1,98 @@
+"""What the TRL trainers of the zoo share: settings for small models, silence but for errors, progress, the curve.
+
+Adapters are for larger models, whose training may take hours: there the trainer's own checkpoints are kept, and a run
+that was killed goes on from the last of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from hrsa.models.language_model import device
+from hrsa.study.profile import Zoo
+from hrsa.study.progress import progress
+
+TALKATIVE = ("transformers", "trl", "datasets", "accelerate")
+EVERY = 5  # steps from one checkpoint of adapters to the next
+
+
+def settings(zoo: Zoo, work: Path, **own: Any) -> dict[str, Any]:
+    """Arguments of either TRL configuration: float32, nothing sent or printed, a log entry per step, and checkpoints in
+    `work` with `zoo.lora` alone."""
+    saved = {"save_strategy": "steps", "save_steps": EVERY, "save_total_limit": 1} if zoo.lora else {}
+    return {
+        "output_dir": str(work), "seed": zoo.seed, "data_seed": zoo.seed, "use_cpu": device().type == "cpu",
+        "bf16": False, "activation_checkpointing": False, "dataloader_pin_memory": False, "report_to": "none",
+        "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "weight_decay": 0.0, "max_grad_norm": 1.0,
+        **saved, **own,
+    }
+
+
+class Steps(TrainerCallback):
+    """Shows the trainer's steps in the study's progress bar."""
+
+    def __init__(self, bar: Any):
+        self.bar = bar
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count the steps of a run that goes on."""
+        self.bar.update(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count one step."""
+        self.bar.update()
+
+
+def run(trainer: Trainer, stage: str, quantities: dict[str, str]) -> pd.DataFrame:
+    """Train with a progress bar and without the trainer's own output.
+
+    Returns the curve [step, quantity, value] of the log entries named by `quantities` (log key -> quantity); raises
+    RuntimeError when the trainer logged none of one of them.
+    """
+    trainer.remove_callback(PrinterCallback)
+    with progress(trainer.args.max_steps, stage, f"seed {trainer.args.seed}") as bar:
+        trainer.add_callback(Steps(bar))
+        trainer.train(resume_from_checkpoint=_last_checkpoint(Path(trainer.args.output_dir)))
+    rows = [(entry["step"], quantity, float(entry[name])) for name, quantity in quantities.items()
+            for entry in trainer.state.log_history if name in entry]
+    curve = pd.DataFrame(rows, columns=["step", "quantity", "value"])
+    missing = set(quantities.values()) - set(curve["quantity"])
+    if missing:
+        raise RuntimeError(f"expected the trainer to log {sorted(quantities)}, got nothing for {sorted(missing)}: "
+                           "TRL may have renamed them")
+    return curve
+
+
+def _last_checkpoint(work: Path) -> str | None:
+    """The newest whole checkpoint of a trainer in `work`: the trainer writes its state file last."""
+    states = sorted(work.glob("checkpoint-*/trainer_state.json"), key=lambda file: int(file.parent.name.split("-")[1]))
+    return str(states[-1].parent) if states else None
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Errors only from the libraries under the trainers, and no progress bars of theirs."""
+    import datasets
+
+    before = {name: logging.getLogger(name).level for name in TALKATIVE}
+    bars = datasets.utils.are_progress_bars_disabled()
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():  # TRL 1.16 still reads a property that transformers 5.23 has renamed
+            warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,80 @@
+"""Build the HTML of a profile's report, and refuse one that would not be whole."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from hrsa.report.book.extension import FIGURE
+from hrsa.report.book.source import stage
+from hrsa.study import store
+from hrsa.study.profile import Profile
+
+JUPYTER_BOOK = (sys.executable, "-c", "from jupyter_book.cli.main import main; main()")
+LOADED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)", re.I)
+CDN = re.compile(r"https?://(?:unpkg\.com|cdn\.|cdnjs\.|[\w.]*jsdelivr\.net|fonts\.googleapis)[^\"'\s]*", re.I)
+LINKED = re.compile(r"(?:src|href)=\"(_static/figures/[^\"]+)\"")
+log = logging.getLogger(__name__)
+
+
+class BookError(RuntimeError):
+    """The report could not be built; the message says what Sphinx or the check found."""
+
+
+def build(profile: Profile) -> Path:
+    """Build the report of a profile whose notebooks have been executed; return `jupyter_book/_build/html`.
+
+    The old report is replaced only when the new one is whole. Raises StageError for executed notebooks that are
+    missing, failed or incomplete, and BookError for any Sphinx warning, a figure that is not shown, or an address on
+    a CDN.
+    """
+    work = store.BOOK / "_build" / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    figures = stage(profile, work / "source")
+    html = run_sphinx(work)
+    check_html(html, figures)
+    target = store.BOOK / "_build" / "html"
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(html, target)
+    shutil.rmtree(work)
+    return target
+
+
+def run_sphinx(work: Path) -> Path:
+    """Run Jupyter Book on `work/source` with warnings as errors; return the HTML folder."""
+    command = [*JUPYTER_BOOK, "build", str(work / "source"), "--path-output", str(work), "-W", "-n", "--keep-going"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=work)
+    said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+    log.debug("jupyter-book said:\n%s", said)
+    if done.returncode:
+        found = [line for line in said.splitlines() if re.search(r"WARNING|ERROR|Error", line)] or said.splitlines()
+        short = "\n".join(line.replace(f"{work}/source/", "") for line in found[-30:])
+        raise BookError(f"expected a report without warnings, got from jupyter-book:\n{short}\n"
+                        "Correct the notebooks or pages named and run `make book` again")
+    return work / "_build" / "html"
+
+
+def check_html(html: Path, figures: dict[str, int]) -> None:
+    """BookError unless each page shows its figures, every linked figure file is there, and no CDN is named.
+
+    `figures` is the number of interactive figures by page.
+    """
+    faults = []
+    for page, expected in figures.items():
+        text = (html / f"{page}.html").read_text(encoding="utf8")
+        if (shown := text.count(f'<figure class="{FIGURE}"')) != expected:
+            faults.append(f"{page}: expected {expected} interactive figures, got {shown}: is hrsa installed with its "
+                          "entry points (`make setup`)?")
+        faults += [f"{page}: expected {name}, got no such file: publish the figure again"
+                   for name in LINKED.findall(text) if not (html / name).is_file()]
+    for file in sorted(html.glob("*.html")):
+        text = file.read_text(encoding="utf8")
+        faults += [f"{file.name}: expected nothing loaded from elsewhere, got {found}"
+                   for found in {*LOADED.findall(text), *CDN.findall(text)}]
+    if faults:
+        raise BookError("the report is not whole:\n" + "\n".join(f"- {fault}" for fault in faults))

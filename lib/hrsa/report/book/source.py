@@ -1,0 +1,162 @@
+"""The book's source for one profile: its executed notebooks, checked, and a table of contents made from the profile."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from hrsa.report.book.records import records_page
+from hrsa.report.plots.drawing import PLOTLY
+from hrsa.study import store
+from hrsa.study.profile import Profile
+from hrsa.workflow import graph
+from hrsa.workflow.job import JobError, check_executed
+
+WRITTEN = ("_config.yml", "intro.md", "references.bib")
+RECORDS = "run_records"
+
+
+class StageError(RuntimeError):
+    """A page of the report cannot be used; the message lists which, and why."""
+
+
+def pages(profile: Profile) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Parts of the book in order: (caption, [(chapter, name of the job)])."""
+    once = list(graph.chapters(profile))
+    first = [(chapter, "study") for chapter in once if chapter < "03"]
+    runs = [("03_training", name) for name in graph.jobs(profile).get("03_training", ())]
+    scores = [(chapter, "study") for chapter in once if "03" < chapter < "05"]
+    parts = [("The study", first + runs + scores)]
+    for pair in profile.compared():
+        caption = f"{pair.a} vs {pair.b} ({pair.kind})"
+        parts.append((caption, [(chapter, pair.name) for chapter in graph.pair_chapters(profile)]))
+    parts.append(("Synthesis", [(chapter, "study") for chapter in once if chapter > "10"]))
+    return [(caption, chapters) for caption, chapters in parts if chapters]
+
+
+def suffix(profile: Profile, chapter: str, name: str) -> str:
+    """What tells this page from the others of its chapter: "base vs rlvr", "base, seed 0", or nothing."""
+    if chapter in graph.PAIR_CHAPTERS:
+        pair = profile.pair(name)
+        return f"{pair.a} vs {pair.b}"
+    if chapter == "03_training":
+        model = profile.model(name)
+        return f"{model.backbone}, seed {model.seed}"
+    return ""
+
+
+def table_of_contents(profile: Profile, titles: dict[str, str]) -> dict[str, Any]:
+    """The book's table of contents (sphinx-external-toc's form); `titles` by file name shorten the sidebar."""
+    parts = []
+    for caption, chapters in pages(profile):
+        files = [graph.page(chapter, name) for chapter, name in chapters]
+        parts.append({"caption": caption,
+                      "chapters": [{"file": file} | ({"title": titles[file]} if file in titles else {})
+                                   for file in files]})
+    parts.append({"caption": "Run records", "chapters": [{"file": RECORDS}]})
+    return {"format": "jb-book", "root": "intro", "parts": parts}
+
+
+def write_toc(profile: Profile, folder: Path, titles: dict[str, str] | None = None) -> Path:
+    """Write `_toc.yml` of a profile into a folder."""
+    target = folder / "_toc.yml"
+    text = yaml.safe_dump(table_of_contents(profile, titles or {}), sort_keys=False, allow_unicode=True)
+    target.write_text(text, encoding="utf8")
+    return target
+
+
+def stage(profile: Profile, folder: Path) -> dict[str, int]:
+    """Fill a new folder with the book's source; return the number of interactive figures by page.
+
+    Raises StageError listing every executed notebook that is missing, failed, not run to its end, or that wrote to
+    stderr (a warning).
+    """
+    folder.mkdir(parents=True)
+    for name in WRITTEN:
+        shutil.copyfile(store.BOOK / name, folder / name)
+    shutil.copytree(store.BOOK / "_static", folder / "_static")
+    if (store.FIGURES / profile.name).is_dir():
+        shutil.copytree(store.FIGURES / profile.name, folder / "_static" / "figures" / profile.name)
+    faults, figures, titles = [], {}, {}
+    for _, chapters in pages(profile):
+        for chapter, name in chapters:
+            try:
+                page = graph.page(chapter, name)
+                source = store.ROOT / graph.executed(profile, chapter, name)
+                notebook = prepare(source, suffix(profile, chapter, name))
+                nbformat.write(notebook, folder / page)
+                figures[Path(page).stem] = count_figures(notebook)
+                if chapter in graph.PAIR_CHAPTERS:
+                    titles[page] = short_title(source)
+            except (StageError, JobError) as error:
+                faults.append(str(error))
+    if faults:
+        raise StageError("the report cannot be built from these executed notebooks; run `make book` to make them "
+                         "again:\n" + "\n".join(f"- {fault}" for fault in faults))
+    (folder / f"{RECORDS}.md").write_text(records_page(profile), encoding="utf8")
+    front = (folder / "intro.md").read_text(encoding="utf8")
+    (folder / "intro.md").write_text(link_only_to(folder, front), encoding="utf8")
+    write_toc(profile, folder, titles)
+    return figures
+
+
+def link_only_to(folder: Path, text: str) -> str:
+    """Markdown in which a link to a chapter that this profile leaves out is its words alone."""
+    def keep(link: re.Match) -> str:
+        return link[0] if (folder / link[2]).is_file() else link[1]
+
+    return re.sub(r"\[([^]]+)\]\(([^()]+\.ipynb)\)", keep, text)
+
+
+def read_executed(source: Path) -> nbformat.NotebookNode:
+    """An executed notebook that is whole and clean; StageError or JobError names it and what is wrong."""
+    if not source.is_file():
+        raise StageError(f"{source.name}: expected this executed notebook, got none")
+    check_executed(source)
+    notebook = nbformat.read(source, as_version=4)
+    if notebook.metadata.get("papermill", {}).get("exception"):
+        raise StageError(f"{source.name}: expected a notebook that ran to its end, got one that failed")
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and output.name == "stderr":
+                raise StageError(f"{source.name}: expected no warnings, got in cell {number}: {output.text[:300]}")
+    return notebook
+
+
+def short_title(source: Path) -> str:
+    """The heading of a notebook as its author wrote it."""
+    first = nbformat.read(source, as_version=4).cells[0].source
+    return first.splitlines()[0].removeprefix("#").strip()
+
+
+def prepare(source: Path, told_apart: str) -> nbformat.NotebookNode:
+    """A notebook as a page: heading that says which run it is, code folded, overridden parameters left out."""
+    notebook = read_executed(source)
+    first = notebook.cells[0]
+    if first.cell_type != "markdown" or not first.source.startswith("# "):
+        raise StageError(f"{source.name}: expected a first cell that begins with '# Title', got {first.source[:60]!r}")
+    if told_apart:
+        title, _, rest = first.source.partition("\n")
+        first.source = f"{title} ({told_apart})\n{rest}"
+    injected = any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        if cell.cell_type == "code":
+            tags = set(cell.metadata.get("tags", []))
+            hidden = "remove-cell" if injected and "parameters" in tags else "hide-input"
+            cell.metadata["tags"] = sorted(tags | {hidden})
+    for key in ("papermill", "widgets"):
+        notebook.metadata.pop(key, None)
+    return notebook
+
+
+def count_figures(notebook: nbformat.NotebookNode) -> int:
+    """How many interactive figures a page must show."""
+    shown = [cell for cell in notebook.cells if cell.cell_type == "code"
+             and not {"remove-cell", "remove-output"} & set(cell.metadata.get("tags", []))]
+    return sum(PLOTLY in output.get("data", {}) for cell in shown for output in cell.outputs)

@@ -1,0 +1,110 @@
+"""Figures over categories: heat map, bars, forest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from hrsa.report.plots import chart as c
+from hrsa.report.plots import style
+from hrsa.report.plots.drawing import Drawing
+
+CELLS = 256  # most rows or columns of a heat map: beyond, cells are smaller than a pixel
+
+
+def heatmap(table: pd.DataFrame, x: str, y: str, value: str, facet: str | None = None,
+            quantity: str | None = None, xlabel: str | None = None, ylabel: str | None = None) -> Drawing:
+    """Square cells coloured by `value`, first `x` left and first `y` at the bottom, panels by `facet`.
+
+    `quantity` (key of `style.QUANTITIES`) fixes the colours and their range, so that figures of one quantity can be
+    compared across the book. Few cells carry their number. Cells without a row, or with NaN, stay empty.
+    ValueError: missing columns, nothing to draw, two rows for one cell, more than 256 cells along an axis.
+    """
+    c.check(table, [x, y, value, facet], [value])
+    c.once(table, [x, y, facet], "cell")
+    columns, rows = c.levels(table[x]), c.levels(table[y])
+    if max(len(columns), len(rows)) > CELLS:
+        raise ValueError(f"expected at most {CELLS} cells along an axis, got {len(rows)} x {len(columns)}: "
+                         "aggregate or sample before drawing")
+    panels = tuple(c.Panel(title, (_grid(part, x, y, value, columns, rows),))
+                   for title, part in c.groups(table, facet))
+    scale = _whole_scale(style.scale(quantity), table[value])
+    across = c.across(len(panels))
+    room = (4.2, 2.75, 1.85)[across - 1]  # inches of a panel's width
+    picture = c.Chart(
+        panels, c.Axis(xlabel or x, names=tuple(map(c.label, columns))),
+        c.Axis(ylabel or y, names=tuple(map(c.label, rows))),
+        height=float(np.clip(room * len(rows) / len(columns), 1.0, 5.0)) + 0.65, columns=across, scale=scale,
+        square=True, panel=room, annotate=len(columns) <= (10, 7, 5)[across - 1] and len(rows) <= 12)
+    return Drawing(picture, table, f"Heat map of {scale.label or value} by {picture.y.label} and {picture.x.label}")
+
+
+def _grid(part: pd.DataFrame, x: str, y: str, value: str, columns: list, rows: list) -> c.Mark:
+    z = np.full((len(rows), len(columns)), np.nan)
+    at_row = c.positions(part[y], rows).astype(int)
+    z[at_row, c.positions(part[x], columns).astype(int)] = c.floats(part, value)
+    return c.Mark("grid", np.arange(len(columns)), np.arange(len(rows)), z=z)
+
+
+def _whole_scale(scale: style.Scale, values: pd.Series) -> style.Scale:
+    """The scale with its range; a free one takes the range of the values and their column's name."""
+    if scale.range is not None:
+        return scale
+    return style.Scale(scale.label or str(values.name), float(values.min()), float(values.max()), scale.colours)
+
+
+def bars(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: str | None = None,
+         low: str | None = None, high: str | None = None, quantity: str | None = None,
+         xlabel: str | None = None, ylabel: str | None = None) -> Drawing:
+    """Bars from zero to `y` at each category `x`, side by side by `hue` (colour, hatching), panels by `facet`.
+
+    `low` and `high` are columns that bound an interval. `quantity` fixes the y range.
+    """
+    c.check(table, [x, y, hue, facet, low, high], [y])
+    c.once(table, [x, hue, facet], "bar")
+    scale = style.scale(quantity)
+    names = c.levels(table[x])
+    series = [name for name, _ in c.groups(table, hue)]
+    looks, width = style.looks(series), 0.8 / len(series)
+    panels = []
+    for title, rows in c.groups(table, facet):
+        marks = []
+        for name, part in c.groups(rows, hue):
+            where = c.positions(part[x], names) + (series.index(name) - (len(series) - 1) / 2) * width
+            marks.append(c.Mark("bar", where, c.floats(part, y), looks[name], name, c.floats(part, low),
+                                c.floats(part, high), width=0.92 * width))
+        panels.append(c.Panel(title, tuple(marks)))
+    across = c.across(len(panels))
+    picture = c.Chart(
+        tuple(panels), c.Axis(xlabel or x, names=tuple(map(c.label, names))),
+        c.Axis(ylabel or scale.label or y, scale.range), height=(3.2, 2.8, 2.6)[across - 1], columns=across,
+        legend=tuple((name, look, "bar") for name, look in looks.items() if hue), zero="y")
+    return Drawing(picture, table, f"Bars of {picture.y.label} by {picture.x.label}")
+
+
+def forest(table: pd.DataFrame, label: str, value: str, low: str, high: str, margin: float | None = None,
+           hue: str | None = None, facet: str | None = None, xlabel: str | None = None) -> Drawing:
+    """Intervals (`low` to `high`, a marker at `value`), one row per `label`, first on top, with a line at zero.
+
+    `margin` shades zero plus or minus the margin: an interval inside it shows a difference too small to matter.
+    """
+    c.check(table, [label, value, low, high, hue, facet], [value, low, high])
+    c.once(table, [label, hue, facet], "interval")
+    if margin is not None and not margin > 0:
+        raise ValueError(f"expected a margin above zero or None, got {margin}")
+    names = c.levels(table[label])
+    series = [name for name, _ in c.groups(table, hue)]
+    looks, step = style.looks(series), 0.7 / len(series)
+    panels = []
+    for title, rows in c.groups(table, facet):
+        marks = []
+        for name, part in c.groups(rows, hue):
+            where = c.positions(part[label], names) + (series.index(name) - (len(series) - 1) / 2) * step
+            marks.append(c.Mark("interval", c.floats(part, value), where, looks[name], name, c.floats(part, low),
+                                c.floats(part, high)))
+        panels.append(c.Panel(title, tuple(marks)))
+    picture = c.Chart(
+        tuple(panels), c.Axis(xlabel or value), c.Axis("", names=tuple(map(c.label, names)), down=True),
+        height=0.75 + len(names) * (0.16 + 0.13 * len(series)), columns=c.across(len(panels)),
+        legend=tuple((name, look, "interval") for name, look in looks.items() if hue), zero="x", band=margin)
+    return Drawing(picture, table, f"Intervals of {picture.x.label} by {label}")

@@ -1,0 +1,172 @@
+"""From a table of similarities to sentences: what the intervals, nulls and noise floors allow to be said.
+
+Every sentence is a test of the data. Where intervals overlap it says "inconclusive", and never that two things are
+equal.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+BOUNDS = {"value": "mean", "low": "min", "high": "max", "null": "mean", "floor": "mean", "floor_low": "min",
+          "floor_high": "max", "ceiling": "mean"}
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per place: the mean of `value` over seeds, with an interval that covers the intervals of all seeds.
+
+    Takes a table of `hrsa.analysis.pairs.compare_pair`; the columns seed, a and b go. The cover is wider than an interval
+    of the mean would be: seeds share their texts, so their errors do not average out.
+    """
+    columns = {name: how for name, how in BOUNDS.items() if name in table.columns}
+    keys = [name for name in table.columns if name not in {"seed", "a", "b", "n", *columns}]
+    return table.groupby(keys, sort=False, dropna=False, as_index=False).agg(columns)
+
+
+def order(low: float, high: float, other_low: float, other_high: float) -> int:
+    """1 when the first interval lies wholly above the second, -1 when below, 0 when they overlap or one is NaN."""
+    if low > other_high:
+        return 1
+    return -1 if high < other_low else 0
+
+
+def one(table: pd.DataFrame, **where: Any) -> pd.Series:
+    """The only row where every named column has its value; ValueError when there are more or none."""
+    rows = table
+    for name, value in where.items():
+        rows = rows[rows[name] == value]
+    if len(rows) != 1:
+        raise ValueError(f"expected one row with {where}, got {len(rows)} of {len(table)}: name more columns")
+    return rows.iloc[0]
+
+
+def _number(row: pd.Series) -> str:
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def against_null(row: pd.Series, more_is_alike: bool = True) -> str:
+    """Whether a similarity differs from that of permuted rows: a clause."""
+    if not np.isfinite(row["null"]):
+        return "with no permuted baseline"
+    side = order(row["low"], row["high"], row["null"], row["null"]) * (1 if more_is_alike else -1)
+    words = {1: "more alike than", -1: "less alike than", 0: "inconclusive against"}[side]
+    return f"{words} permuted rows ({row['null']:.3f})"
+
+
+def against_floor(row: pd.Series, more_is_alike: bool = True) -> str:
+    """Whether two arms differ more than two seeds of one arm: a clause."""
+    if not np.isfinite(row["floor"]):
+        return "no second seed exists, so no noise floor"
+    side = order(row["low"], row["high"], row["floor_low"], row["floor_high"]) * (1 if more_is_alike else -1)
+    seeds = f"two seeds of one arm ({row['floor']:.3f})"
+    return {1: f"more alike than {seeds}",
+            -1: f"less alike than {seeds}: the arms differ beyond training noise",
+            0: f"inconclusive against {seeds}: no difference beyond training noise was shown"}[side]
+
+
+def against_ceiling(row: pd.Series, more_is_alike: bool = True) -> str:
+    """Whether two models differ by more than rounding does: a clause, empty where no ceiling was measured."""
+    if not np.isfinite(row.get("ceiling", np.nan)):
+        return ""
+    side = order(row["low"], row["high"], row["ceiling"], row["ceiling"]) * (1 if more_is_alike else -1)
+    itself = f"one model in float32 and bf16 ({row['ceiling']:.3f})"
+    return {1: f", more alike than {itself}", -1: f", less alike than {itself}",
+            0: f", not told apart from {itself}"}[side]
+
+
+def realignment(backbones: pd.Series, embedders: pd.Series, more_is_alike: bool = True) -> str:
+    """Whether contrastive training brought the two models closer: a clause."""
+    side = order(embedders["low"], embedders["high"], backbones["low"], backbones["high"])
+    side *= 1 if more_is_alike else -1
+    return {1: "the embedders are more alike than their backbones (realignment)",
+            -1: "the embedders are less alike than their backbones (no realignment, but drift)",
+            0: "whether training brought the models closer is inconclusive (the intervals overlap)"}[side]
+
+
+def sentence(table: pd.DataFrame, name: str, more_is_alike: bool = True, **where: Any) -> str:
+    """What was found for one similarity at one place, from a table of `over_seeds`.
+
+    `name` is how the prose calls it, `where` picks the rows (layer_x, k, set ...), `more_is_alike` says that larger
+    values mean more alike models. A clause about backbones, one about embedders, one about realignment; backbones
+    alone where the pair has no embedders.
+    """
+    backbones = one(table, models="backbones", **where)
+    before = (f"{name}: the backbones score {_number(backbones)}, {against_null(backbones, more_is_alike)}"
+              f"{against_ceiling(backbones, more_is_alike)}")
+    if "embedders" not in set(table["models"]):
+        return before + "."
+    embedders = one(table, models="embedders", **where)
+    return (f"{before}; the embedders score {_number(embedders)}, {against_null(embedders, more_is_alike)}, and "
+            f"{against_floor(embedders, more_is_alike)}{against_ceiling(embedders, more_is_alike)}. "
+            f"So {realignment(backbones, embedders, more_is_alike)}.")
+
+
+def by_layer(table: pd.DataFrame, more_is_alike: bool = True, **where: Any) -> str:
+    """At how many layers the embedders are more or less alike than the backbones: a sentence.
+
+    Of a pair without embedders: at how many layers the backbones are more alike than permuted rows.
+    """
+    rows = table
+    for name, value in where.items():
+        rows = rows[rows[name] == value]
+    arms = [rows[rows["models"] == models].set_index("layer_x") for models in ("backbones", "embedders")]
+    if arms[1].empty:
+        sides = [order(b["low"], b["high"], b["null"], b["null"]) * (1 if more_is_alike else -1)
+                 for _, b in arms[0].iterrows()]
+        return (f"Of {len(sides)} states over depth, the models are more alike than permuted rows at {sides.count(1)}, "
+                f"less alike at {sides.count(-1)}, and it is inconclusive at {sides.count(0)}.")
+    sides = [order(e["low"], e["high"], b["low"], b["high"]) * (1 if more_is_alike else -1)
+             for (_, e), (_, b) in zip(arms[1].iterrows(), arms[0].loc[arms[1].index].iterrows(), strict=True)]
+    return (f"Of {len(sides)} states over depth, the embedders are more alike than the backbones at {sides.count(1)}, "
+            f"less alike at {sides.count(-1)}, and it is inconclusive at {sides.count(0)}.")
+
+
+def transfer(table: pd.DataFrame, task: str, split: str = "test") -> str:
+    """What a probe loses when it is carried over to the other model, from `probes.parquet` over seeds: sentences."""
+    rows = table[(table["task"] == task) & (table["split"] == split) & (table["quantity"] == "delta")]
+    words = {1: "loses score", -1: "gains score", 0: "shows no loss beyond its interval (inconclusive)"}
+    parts = [f"{row['models']} on {row['set']} texts: own minus cross {_number(row)}, the probe "
+             f"{words[order(row['low'], row['high'], 0.0, 0.0)]}" for _, row in rows.iterrows()]
+    return f"{task.capitalize()} ({split} split). " + "; ".join(parts) + "."
+
+
+def over_training(table: pd.DataFrame, name: str, more_is_alike: bool = True) -> str:
+    """Whether and since which step two arms differ from their start: a sentence.
+
+    `table` holds one similarity of one pair over `step`, with low and high, in a table of `hrsa.analysis.dynamics`.
+    """
+    rows = table.sort_values("step").reset_index(drop=True)
+    first, last = rows.iloc[0], rows.iloc[-1]
+    side = order(last["low"], last["high"], first["low"], first["high"]) * (1 if more_is_alike else -1)
+    path = f"{name} goes from {_number(first)} to {_number(last)} at step {last['step']}"
+    if side == 0:
+        return f"{path}: inconclusive, the intervals overlap."
+    apart = [order(r["low"], r["high"], first["low"], first["high"]) * (1 if more_is_alike else -1) == side
+             for _, r in rows.iterrows()]
+    since = next(i for i in range(len(apart)) if all(apart[i:]))
+    words = {1: "more alike (realignment)", -1: "less alike"}[side]
+    return f"{path}: the arms became {words}, told apart from the start since step {rows['step'][since]}."
+
+
+def between_sets(table: pd.DataFrame, first: str, second: str, name: str = "inverse row entropy") -> str:
+    """How two sets of texts differ in one similarity at one layer, for backbones and embedders: a sentence."""
+    parts = []
+    for models in table["models"].unique():
+        a, b = (one(table, models=models, set=which) for which in (first, second))
+        words = {1: "higher", -1: "lower", 0: "not told apart (inconclusive)"}
+        parts.append(f"{models}: {_number(a)} on {first} against {_number(b)} on {second}, "
+                     f"{words[order(a['low'], a['high'], b['low'], b['high'])]}")
+    return f"{name.capitalize()} by set of texts. " + "; ".join(parts) + "."
+
+
+def above_maximum(heat: pd.DataFrame, maxima: pd.DataFrame, metric: str) -> str:
+    """How many cells of a heat map exceed every cell of the maps of permuted rows: a sentence."""
+    parts = []
+    for models, rows in heat[heat["metric"] == metric].groupby("models", sort=False):
+        null = maxima[(maxima["metric"] == metric) & (maxima["models"] == models)]["value"]
+        parts.append(f"{models}: {int((rows['value'] > null.max()).sum())} of {len(rows)} cells lie above "
+                     f"{null.max():.3f}, the largest cell of {len(null)} maps of permuted rows")
+    return "; ".join(parts).capitalize() + "."

@@ -1,0 +1,73 @@
+"""Tables and sentences of the chapter on training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from hrsa.study import store
+from hrsa.study.profile import Profile, Recipe
+from hrsa.texts.hard_negatives import mine
+from hrsa.texts.suite import query_prompt
+from hrsa.training.batches import COLUMNS
+from hrsa.training.train import load_embedder
+
+CANDIDATES, SHOWN = 300, 400  # passages among which an example is sought, and characters of it that are shown
+REASONS = {"duplicates": "duplicate", "known": "known positive", "near": "near positive"}
+ALL = "all tasks"
+
+
+def cut_counts(curve: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
+    """What training consumed of each task and, last, of all, and how many of these texts lost tokens.
+
+    curve: `curve.parquet` of a run. Columns: task, steps, queries, queries_cut, passages, passages_cut, share (of all
+    texts); a text counts each time it is consumed, and tokens are those of the backbone's own tokenizer.
+    """
+    steps = curve.groupby("task", sort=False).agg(
+        steps=("step", "size"), queries_cut=("queries_cut", "sum"), passages_cut=("passages_cut", "sum"))
+    steps = pd.concat([steps, steps.sum().rename(ALL).to_frame().T]).rename_axis("task").reset_index()
+    queries = steps["steps"] * recipe.batch_size
+    passages = queries * (1 + recipe.hard_negatives)
+    share = (steps["queries_cut"] + steps["passages_cut"]) / (queries + passages)
+    table = steps.assign(queries=queries, passages=passages, share=share)
+    return table[["task", "steps", "queries", "queries_cut", "passages", "passages_cut", "share"]]
+
+
+def masked(curve: pd.DataFrame) -> pd.DataFrame:
+    """Scores left out of each step's loss [step, reason, scores]; a score counts for the first reason that holds."""
+    return pd.concat([pd.DataFrame({"step": curve["step"], "reason": reason, "scores": curve[column]})
+                      for column, reason in REASONS.items()], ignore_index=True)
+
+
+def masked_sentence(curve: pd.DataFrame, recipe: Recipe) -> str:
+    """How many scores were left out, for which reason, and by which margin near positives were sought."""
+    whole = len(curve) * recipe.batch_size**2 * (1 + recipe.hard_negatives)
+    counts = curve[list(REASONS)].sum()
+    steps = int((curve[list(REASONS)].sum(axis=1) > 0).sum())
+    margin = recipe.near_positive_margin
+    near = (f"{counts['near']:,} near positives (more than {margin:g} nearer to the query than its own passage)"
+            if margin is not None else
+            "no near positives, since the recipe sets no `near_positive_margin` (nor does the published one)")
+    return (f"In {len(curve)} steps {counts.sum():,} of {whole:,} scores were masked ({counts.sum() / whole:.2%}), in "
+            f"{steps} of the steps at least one: {counts['duplicates']:,} duplicates, {counts['known']:,} known "
+            f"positives, and {near}.")
+
+
+def nearest(profile: Profile, model_id: str) -> pd.DataFrame:
+    """An example from the largest training task: a query, its positive and the passage nearest to it [what, cosine,
+    text]; of the first `CANDIDATES` triples the first whose nearest passage is another, else the first of all."""
+    from hrsa.models.embedder import embed
+
+    triples = store.read_table(mine(profile) / "triples.parquet", COLUMNS)
+    triples = triples[triples["task"] == triples["task"].mode()[0]].head(CANDIDATES)
+    passages = list(dict.fromkeys(triples["positive"]))
+    model = load_embedder(profile, model_id)
+    x = embed(model, list(triples["query"]), query_prompt(triples["instruction"].iloc[0]))  # (b, d)
+    cosines = x @ embed(model, passages).T  # (b, p)
+    own = np.array([passages.index(text) for text in triples["positive"]])
+    best = cosines.argmax(1)
+    i = int(np.argmax(best != own))
+    rows = [("query", None, triples["query"].iloc[i]), ("its positive", cosines[i, own[i]], passages[own[i]]),
+            ("nearest passage", cosines[i, best[i]], passages[best[i]])]
+    return pd.DataFrame([(what, cosine, text[:SHOWN]) for what, cosine, text in rows],
+                        columns=["what", "cosine", "text"])

@@ -1,0 +1,174 @@
+"""Rows of the table that `compare_layers` returns, metric by metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hrsa.similarity import knn, pairs, resample, resampling
+from hrsa.similarity.backend import sum_wide
+from hrsa.similarity.budget import Limits
+from hrsa.similarity.cka import ratio, unbiased
+from hrsa.similarity.correlation import correlation as correlation_of
+from hrsa.similarity.correlation import mean_of_defined
+from hrsa.similarity.feature import cross_product
+from hrsa.similarity.procrustes import compare_rotation
+from hrsa.similarity.states import Layer, States, blocks
+
+PROCRUSTES = ("inverse_row_entropy", "residual_ratio", "mean_cosine", "angular_distance")
+TIED = "knn_tied"
+UNDEFINED = "correlation_undefined"
+BOUNDS = {"correlation": (-1, 1), "cka": (0, 1), "debiased_cka": (-1, 1), "knn": (0, 1), "inverse_row_entropy": (0, 1),
+          "residual_ratio": (0, np.inf), "mean_cosine": (-1, 1), "angular_distance": (0, np.pi / 2)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compute beside the values: token weights (n, r) of resampled texts, row orders (p, n), level."""
+
+    weights: np.ndarray
+    orders: np.ndarray
+    level: float
+    ks: tuple[int, ...]
+    classes: np.ndarray | None
+    sample_seed: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One comparison of two models; `layers` is all or matched."""
+
+    x: States
+    y: States
+    plan: Plan
+    layers: str
+    limits: Limits
+
+    @property
+    def matched(self) -> list[tuple[int, int]]:
+        """Layers of equal number."""
+        return [(i, i) for i in range(min(len(self.x.layers), len(self.y.layers)))]
+
+
+def map_rows(job: Job, metric: str, values: np.ndarray, resampled=None, nulls=None) -> Iterator[dict]:
+    """Rows of a map (l_x, l_y); `resampled` and `nulls` are dicts of matched layers -> values."""
+    for i, j in np.ndindex(values.shape):
+        if job.layers == "all" or i == j:
+            yield row(metric, i, j, values[i, j], (resampled or {}).get((i, j)), (nulls or {}).get((i, j)),
+                      job.plan.level)
+
+
+def row(metric, i, j, value, resampled=None, nulls=None, level=0.95, k=pd.NA) -> dict[str, Any]:
+    """One row of the table, without its number of tokens."""
+    low = high = null = float("nan")
+    if resampled is not None and len(resampled):
+        low, high = resampling.interval(float(value), resampled, level, *BOUNDS[metric])
+    if nulls is not None and len(nulls):
+        null = float(np.mean(nulls))
+    return {"metric": metric, "layer_x": i, "layer_y": j, "k": k, "value": float(value), "low": low, "high": high,
+            "null": null}
+
+
+def correlation(job: Job) -> list[dict]:
+    """Mean dimension-wise correlation of all layer pairs, and how many dimensions have none."""
+    values, undefined = pairs.defined_correlation(job.x, job.y, job.limits)
+    resampled, nulls = {}, {}
+    for i, j in job.matched:
+        if job.plan.weights.size:
+            resampled[i, j] = resample.weighted_correlation(job.x.layers[i], job.y.layers[j], job.plan.weights)
+        nulls[i, j] = [_shuffled_correlation(job.x.layers[i], job.y.layers[j], order) for order in job.plan.orders]
+    return [*map_rows(job, "correlation", values, resampled, nulls), *map_rows(job, UNDEFINED, undefined)]
+
+
+def _shuffled_correlation(a: Layer, b: Layer, order: np.ndarray) -> float:
+    sums = [0.0, 0.0, 0.0]
+    for rows in blocks(len(order)):
+        one, two = a.centred(rows), b.centred(order[rows])
+        sums = [total + sum_wide(p * q, axis=0)
+                for total, (p, q) in zip(sums, ((one, two), (one, one), (two, two)), strict=True)]
+    return mean_of_defined(correlation_of(*sums))
+
+
+def cka(job: Job) -> list[dict]:
+    """Biased and debiased CKA of all layer pairs."""
+    x, y, plan = job.x, job.y, job.plan
+    sums = pairs.pair_sums(x, y, job.limits, matched=job.layers == "matched")
+    matched, all_layers, l_x = job.matched, [*x.layers, *y.layers], len(x.layers)
+    shifted = [(i, l_x + j) for i, j in matched]
+    resampled = resample.weighted_cka(all_layers, shifted, plan.weights) if plan.weights.size else None
+    nulls = [_shuffled_cka(x.layers[i], y.layers[j], sums, i, l_x + j, plan.orders) for i, j in matched]
+    rows: list[dict] = []
+    for which, name in enumerate(("cka", "debiased_cka")):
+        drawn = {pair: resampled[which][at] for at, pair in enumerate(matched)} if resampled else None
+        null = {pair: nulls[at][which] for at, pair in enumerate(matched)}
+        rows += map_rows(job, name, sums.cka(debiased=name == "debiased_cka"), drawn, null)
+    return rows
+
+
+def _shuffled_cka(a: Layer, b: Layer, sums: pairs.PairSums, i: int, j: int, orders: np.ndarray):
+    """Biased and debiased CKA, each (p,), of a layer and another with its rows in the given orders (p, n)."""
+    n = sums.n
+    norms, products = np.empty(len(orders)), np.empty(len(orders))
+    for at, order in enumerate(orders):
+        norms[at] = sum_wide(cross_product(a, [b], order) ** 2)
+        products[at] = a.squares @ b.squares[order]
+    own = [(sums.norms[m, m], sums.products[m, m], sums.sums[m]) for m in (i, j)]
+    debiased = ratio(unbiased(norms, products, own[0][2], own[1][2], n),
+                     *(unbiased(norm, product, total, total, n) for norm, product, total in own))
+    return ratio(norms, own[0][0], own[1][0]), debiased
+
+
+def minibatch(job: Job, seed: int, name: str) -> list[dict]:
+    """The one-pass estimate of debiased CKA of all layer pairs, with an interval from its standard error."""
+    found = pairs.minibatch_estimate(job.x, job.y, np.random.default_rng(seed), limits=job.limits)
+    reach = NormalDist().inv_cdf((1 + job.plan.level) / 2) * found.error
+    rows = list(map_rows(job, name, found.cka))
+    for each in rows:
+        at = each["layer_x"], each["layer_y"]
+        each["low"], each["high"] = (float(np.clip(found.cka[at] + way * reach[at], -1, 1)) for way in (-1, 1))
+    return rows
+
+
+def procrustes(job: Job, names: list[str]) -> list[dict]:
+    """Procrustes values of layers of equal number."""
+    with_map = not {"inverse_row_entropy", "mean_cosine"}.isdisjoint(names)
+    made = job.limits.map(lambda at: job.limits.work.rows(f"procrustes-{at[0]}-{with_map}",
+                                                          lambda: _procrustes(job, at[0], with_map)), job.matched)
+    return [each for rows in made for each in rows]
+
+
+def _procrustes(job: Job, i: int, with_map: bool) -> list[dict]:
+    a, b, plan = job.x.layers[i], job.y.layers[i], job.plan
+    values = compare_rotation(a, b, with_map=with_map)
+    resampled = [compare_rotation(a, b, weights=w, with_map=with_map) for w in plan.weights.T.astype(np.float64)]
+    nulls = [compare_rotation(a, b, order=order, with_map=with_map) for order in plan.orders]
+    return [row(name, i, i, values[name], [r[name] for r in resampled], [r[name] for r in nulls], plan.level)
+            for name in PROCRUSTES if name in values]
+
+
+def knn_rows(job: Job) -> list[dict]:
+    """Neighbour overlap of layers of equal number on at most 50,000 tokens, and the tied share."""
+    return [each for i, _ in job.matched for each in job.limits.work.rows(f"knn-{i}", lambda i=i: _knn(job, i))]
+
+
+def _knn(job: Job, i: int) -> list[dict]:
+    plan, rows = job.plan, knn.sampled(job.x.n, job.plan.sample_seed)
+    weights, orders = plan.weights, plan.orders
+    layers = [part.layers[i] if rows is None else part.layers[i].sample(rows) for part in (job.x, job.y)]
+    if rows is not None:
+        weights, rng = weights[rows], np.random.default_rng(plan.sample_seed)
+        orders = [resampling.shuffle_within(plan.classes[rows], rng) for _ in orders]
+    near_x, near_y = job.limits.map(lambda layer: knn.neighbours(layer, plan.ks, job.limits), layers)
+    per_token = knn.overlap(near_x, near_y)  # (n, len(ks))
+    resampled = weights.T @ per_token / weights.sum(axis=0)[:, None]  # (r, len(ks))
+    nulls = np.array([knn.overlap(near_x, near_y.shuffled(order)).mean(axis=0) for order in orders])
+    tied = (near_x.tied | near_y.tied).mean(axis=0)
+    found = [row("knn", i, i, per_token[:, at].mean(), resampled[:, at], nulls[:, at] if len(nulls) else None,
+                 plan.level, k) for at, k in enumerate(near_x.ks)]
+    found += [row(TIED, i, i, tied[at], k=k) for at, k in enumerate(near_x.ks)]
+    return [each | {"n_tokens": len(per_token)} for each in found]

@@ -1,0 +1,235 @@
+"""Contrastive training of an embedder from a backbone: the stage, its data order, and loading what it made.
+
+    python -m hrsa.training.train PROFILE MODEL          also under `accelerate launch` or torchrun (docs/distributed.md)
+
+Arms of one seed see the same batches in the same order, so that nothing but the initial weights sets them apart; the
+fingerprint beside each embedder proves it. Libraries that are slow to import are imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from hrsa.models.language_model import backbone_folder, backbone_key, leak_probe, prepare
+from hrsa.study import store
+from hrsa.study.code_hash import code_hash
+from hrsa.study.profile import Model, Profile, Recipe, load_profile
+from hrsa.texts.hard_negatives import mine
+from hrsa.texts.suite import query_prompt
+from hrsa.training import distributed
+from hrsa.training.batches import COLUMNS, batches, check_triples
+from hrsa.training.fingerprint import fingerprint, same_recipe, start_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sentence_transformers import SentenceTransformer
+
+log = logging.getLogger(__name__)
+EXAMPLES = 8  # texts of each kind that an export must embed as the model in memory does
+
+
+def train(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed: int, folder: Path, work: Path,
+          run: str) -> dict[str, Any]:
+    """Train one embedder and write `model/`, `checkpoints/step-000015/`, `curve.parquet` and `fingerprint.json`.
+
+    backbone: folder or hub id; name: what to call it in the fingerprint; triples: table with `COLUMNS`; folder: where
+    to write; work: where unfinished work waits to be resumed. Of several processes rank 0 alone writes. Returns the
+    fingerprint. Raises ValueError for unfit triples, RuntimeError when the attention is not that of the recipe or the
+    export differs.
+    """
+    from hrsa.models.embedder import assemble
+    from hrsa.training.trainer import fit
+
+    check_triples(triples, recipe.hard_negatives)
+    late = [step for step in recipe.checkpoints if step > recipe.steps]
+    if late:
+        raise ValueError(f"expected recipe.checkpoints within recipe.steps={recipe.steps}, got {late}: remove them")
+    groups = triples["task"].str.cat(triples["instruction"], sep="\t").to_numpy(dtype=str)
+    order = batches(groups, recipe.batch_size, recipe.steps, seed)
+    first = triples.drop_duplicates("task")
+    prompts = {task: query_prompt(text) for task, text in zip(first["task"], first["instruction"], strict=True)}
+
+    def fresh() -> SentenceTransformer:
+        return _with_adapters(assemble(backbone, recipe.attention, recipe.max_length, prompts), recipe)
+
+    model = assemble(backbone, recipe.attention, recipe.max_length, prompts)
+    start = start_of(model, name)
+    leak_probe(_with_adapters(model, recipe)[0].model, model.tokenizer, recipe.attention)
+    steps = work / "checkpoints"
+    steps.mkdir(parents=True, exist_ok=True)
+
+    def keep(step: int, weights: dict[str, Any] | None) -> None:
+        _export(model, weights, fresh, steps / _step(step))
+
+    curve, weights = fit(model, triples, order, recipe, seed, work, run, keep)
+    record = fingerprint(curve, recipe, seed, start, code_hash(train))
+    final = _export(model, weights, fresh, folder / "model")
+    if distributed.rank() == 0:
+        _write(final, triples.iloc[order[0][:EXAMPLES]], recipe, folder, steps, curve, record)
+    return record
+
+
+def _with_adapters(model: SentenceTransformer, recipe: Recipe) -> SentenceTransformer:
+    """The same model, with LoRA adapters where the recipe says so."""
+    from hrsa.models.embedder import add_lora
+
+    if recipe.lora:
+        add_lora(model, recipe.lora)
+    return model
+
+
+def _export(model: SentenceTransformer, weights: dict[str, Any] | None, fresh: Callable[[], SentenceTransformer],
+            folder: Path) -> SentenceTransformer:
+    """Write an embedder from rank 0 and return it: `model`, or where its weights are spread over processes a fresh one
+    with the whole `weights`."""
+    from hrsa.models.embedder import export
+
+    if distributed.rank() == 0:
+        if weights is not None:
+            model = fresh()
+            model.load_state_dict(weights)
+        export(model, folder)
+    distributed.wait()
+    return model
+
+
+def _write(model: SentenceTransformer, sample: pd.DataFrame, recipe: Recipe, folder: Path, steps: Path,
+           curve: pd.DataFrame, record: dict[str, Any]) -> None:
+    """Check the export on `sample` and write what stands beside it."""
+    from hrsa.models.embedder import check_export
+
+    shutil.copytree(steps, folder / "checkpoints")
+    prompt = query_prompt(sample["instruction"].iloc[0])
+    seen = check_export(model, folder / "model", recipe.attention, list(sample["query"]), prompt,
+                        list(sample["positive"]))
+    store.write_table(folder / "curve.parquet", curve)
+    store.write_json(folder / "fingerprint.json", record)
+    store.write_json(folder / "export.json", seen)
+
+
+def _step(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _embedder(profile: Profile, model_id: str) -> Model:
+    model = profile.model(model_id)
+    if model.seed is None:
+        known = [m.id for m in profile.models() if m.seed is not None]
+        raise ValueError(f"expected an embedder, one of {known}, got the backbone {model_id!r}")
+    return model
+
+
+def train_embedder(profile: Profile, model_id: str) -> Path:
+    """Folder of the embedder `model_id` (such as `base-s0`), trained first if it is not there yet.
+
+    An interrupted run goes on where it was when called again. Several processes (`joint.start`) train one model on the
+    joint batch; rank 0 writes. Raises ValueError for a backbone's id, for unfit triples, and when the run differs from
+    another arm of its seed in anything but the initial weights.
+    """
+    model = _embedder(profile, model_id)
+    recipe = profile.varied(model.ablation)
+    texts = distributed.in_turn(lambda: mine(profile))
+    backbone = distributed.in_turn(lambda: backbone_folder(profile, model.backbone))
+    arm = store.key(recipe=recipe.model_dump(mode="json"), seed=model.seed, threads=profile.threads, texts=texts.name,
+                    code=code_hash(train_embedder))
+    key = store.key(arm=arm, backbone=backbone_key(profile, model.backbone))
+    folder = store.artefact(profile.name, "embedders", model_id, key)
+    if (theirs := distributed.agreed(folder.name)) != folder.name:
+        raise ValueError(f"expected all processes to train {theirs}, got {folder.name} in process {distributed.rank()}: give "
+                         "every machine the same code, profile and data")
+
+    def build(temporary: Path) -> None:
+        prepare(profile.threads, model.seed)
+        triples = store.read_table(texts / "triples.parquet", COLUMNS)
+        record = train(backbone, model.backbone, triples, recipe, model.seed, temporary, store.scratch(folder),
+                       model_id)
+        same_recipe({model_id: record, **_arms(profile, model, arm)})
+
+    if distributed.agreed((folder / "provenance.json").is_file()):
+        return folder
+    if distributed.rank() == 0:
+        store.make(folder, build, (train_embedder,), model=model_id, arm=arm, inputs=[texts.name],
+                   processes=distributed.count())
+    else:
+        build(folder)
+    distributed.wait()
+    return folder
+
+
+def weights_key(profile: Profile, model_id: str) -> str:
+    """What stands for a model's weights in keys: an embedder's artefact name (made first when needed), or the
+    `backbone_key` of a backbone."""
+    model = profile.model(model_id)
+    return backbone_key(profile, model.backbone) if model.seed is None else train_embedder(profile, model_id).name
+
+
+def _arms(profile: Profile, model: Model, arm: str) -> dict[str, dict[str, Any]]:
+    """Fingerprints of the finished embedders of the same seed, recipe, texts and code: model id -> fingerprint."""
+    ids = {m.id for m in profile.models() if (m.seed, m.ablation) == (model.seed, model.ablation)}
+    found = {}
+    for path in sorted((store.RUNS / profile.name / "embedders").glob("*/provenance.json")):
+        record = store.read_json(path)
+        if record["model"] in ids and record["arm"] == arm:
+            found[record["model"]] = store.read_json(path.with_name("fingerprint.json"))
+    return found
+
+
+def arms(profile: Profile, model_id: str) -> dict[str, dict[str, Any]]:
+    """Fingerprints of the embedder `model_id` and of the other arms of its seed and recipe that are finished."""
+    folder = train_embedder(profile, model_id)
+    arm = store.read_json(folder / "provenance.json")["arm"]
+    return _arms(profile, _embedder(profile, model_id), arm)
+
+
+def load_embedder(profile: Profile, model_id: str, step: int | None = None) -> SentenceTransformer:
+    """A model of the study as a SentenceTransformer, on `hrsa.models.language_model.device()`.
+
+    A backbone's id gives the backbone as it came: causal, untrained, with mean pooling. An embedder's id gives its
+    final state or, with `step`, one of `recipe.checkpoints`; step 0 is its backbone as it came. Raises ValueError
+    for a step that was not kept.
+    """
+    from hrsa.models.embedder import assemble, load
+
+    model = profile.model(model_id)
+    recipe = profile.varied(model.ablation)
+    if model.seed is None or step == 0:
+        if step:
+            raise ValueError(f"expected step 0 or None for the backbone {model_id}, got {step}")
+        return assemble(backbone_folder(profile, model.backbone), "causal", recipe.max_length)
+    folder = train_embedder(profile, model_id)
+    if step is None:
+        return load(folder / "model")
+    if not (folder / "checkpoints" / _step(step)).is_dir():
+        raise ValueError(f"expected a step kept for {model_id}, one of {[0, *recipe.checkpoints]}, got {step}: add it "
+                         "to recipe.checkpoints and train again")
+    return load(folder / "checkpoints" / _step(step))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: train one embedder, as one process or as one of those that a launcher started."""
+    parser = argparse.ArgumentParser(description="Train one embedder of a profile.")
+    parser.add_argument("profile", help="name in notebooks/profiles, or a .yaml file")
+    parser.add_argument("model", help="embedder, such as base-s0")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        distributed.start()
+        folder = train_embedder(load_profile(options.profile), options.model)
+    except (ValueError, RuntimeError) as error:
+        sys.stderr.write(f"hrsa: {error}\n")
+        return 1
+    if distributed.rank() == 0:
+        log.info("trained: %s", folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

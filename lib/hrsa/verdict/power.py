@@ -1,0 +1,224 @@
+"""How many seeds, queries and hours would prove a margin, from the variances measured so far.
+
+Model of a difference between two arms, per seed s, task t and query q in it (the one `hrsa.verdict.equivalence` allows for):
+mean + seed_s + task_t + (seed x task)_st + query_q + residual_sq, each normal. `measure` estimates the variances by
+the method of moments (for balanced data the same as REML when no component is negative); `provable` simulates
+studies of another size and returns the smallest margin that each would prove under the rule of `hrsa.verdict.equivalence`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hrsa.study.profile import Pair, Profile
+from hrsa.verdict.bootstrap import task_columns
+
+CAUTION = 0.8  # confidence of the upper limit of the variation between runs
+REPEATS, DRAWS = 600, 1000  # simulated studies (power to +-2 points), and draws of the interval of each
+
+
+@dataclass(frozen=True)
+class Variances:
+    """Variance components of the difference between two arms, in squared score units."""
+
+    seed: float
+    task: float
+    seed_task: float
+    query: float  # within a task
+    residual: float  # seed x query, within a task
+
+
+def measure(scores_a: np.ndarray, scores_b: np.ndarray, tasks: Sequence | None = None,
+            confidence: float | None = None) -> Variances:
+    """Estimate the components from paired scores (seeds, queries), two seeds and two queries of a task at least.
+
+    Negative estimates become 0. Query counts of tasks enter by their harmonic mean. With `confidence` the variation
+    between runs is not the estimate but its upper limit, which few seeds leave far above (Kieser & Wassmer 1996,
+    Biom. J. 38). ValueError when there are too few.
+    """
+    difference = np.asarray(scores_b, dtype=float) - np.asarray(scores_a, dtype=float)
+    groups = task_columns(tasks, difference)
+    many = [group for group in groups if len(group) > 1]
+    if len(difference) < 2 or not many:
+        raise ValueError(f"expected two seeds or more and a task with two queries or more, got shape "
+                         f"{difference.shape} in {len(groups)} tasks: variances cannot be told apart")
+    runs = len(difference) - 1
+    inflated = 1.0 if confidence is None else runs / stats.chi2.ppf(1 - confidence, runs)
+    parts = [two_way(difference[:, group]) for group in many]  # (row, column, residual) mean squares of each task
+    residual = float(np.mean([part[2] for part in parts]))
+    query = max(float(np.mean([part[1] for part in parts])) - residual, 0) / len(difference)
+    size = len(groups) / sum(1 / len(group) for group in groups)
+    if len(groups) == 1:
+        return Variances(max(inflated * parts[0][0] - residual, 0) / size, 0.0, 0.0, query, residual)
+    cells = np.stack([difference[:, group].mean(axis=1) for group in groups], axis=1)  # (seeds, tasks)
+    rows, columns, rest = two_way(cells)
+    return Variances(seed=max(inflated * rows - rest, 0) / len(groups),
+                     task=max((columns - rest) / len(difference) - query / size, 0),
+                     seed_task=max(rest - residual / size, 0), query=query, residual=residual)
+
+
+def two_way(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean squares of rows, columns and residual of an (r, c) table."""
+    r, c = values.shape
+    rows, columns = values.mean(axis=1), values.mean(axis=0)
+    rest = values - rows[:, None] - columns + values.mean()
+    return (float(c * rows.var(ddof=1)), float(r * columns.var(ddof=1)), float((rest**2).sum() / ((r - 1) * (c - 1))))
+
+
+def provable(variances: Variances, seeds: int, queries: int, tasks: int = 1, difference: float = 0.0,
+             alpha: float = 0.05, repeats: int = REPEATS, seed: int = 0) -> np.ndarray:
+    """Smallest margin proved by each of `repeats` simulated studies: (repeats,), score units, ascending.
+
+    `queries` is per task, `difference` the true one. Power at a margin is the share of studies below it; the margin
+    proved with power p is quantile p. Simulated from sufficient statistics, not from queries, hence fast.
+    """
+    if seeds < 2 or queries < 2 or tasks < 1:
+        raise ValueError(f"expected seeds >= 2, queries >= 2 and tasks >= 1, got {seeds}, {queries} and {tasks}")
+    rng = np.random.default_rng(seed)
+    v, normal = variances, rng.standard_normal
+    residual = np.sqrt(v.seed_task + v.residual / queries) * normal((repeats, seeds, tasks))
+    column = np.sqrt(v.task * (tasks > 1) + v.query / queries) * normal((repeats, 1, tasks))
+    cells = difference + np.sqrt(v.seed) * normal((repeats, seeds, 1)) + column + residual
+    center, of_seeds = cells.mean(axis=(1, 2)), cells.mean(axis=2).var(axis=1, ddof=1)
+    within = (v.query + v.residual / seeds) / queries  # variance of a task mean from its queries
+    draws = np.sqrt(within / tasks) * _even(stats.norm, rng) + _few(of_seeds, seeds, v.residual / queries / tasks, rng)
+    if tasks > 1:
+        draws = draws + _few(cells.mean(axis=1).var(axis=1, ddof=1), tasks, within, rng)
+    low, high = np.quantile(draws, [alpha, 1 - alpha], axis=1)  # (repeats,) each
+    by_t = np.abs(center) + stats.t.ppf(1 - alpha, seeds - 1) * np.sqrt(of_seeds / seeds)
+    return np.sort(np.maximum.reduce([by_t, center + high, -(center + low)]))
+
+
+def _few(variance: np.ndarray, count: int, carried: float, rng: np.random.Generator) -> np.ndarray:
+    """Interval draws of `hrsa.verdict.bootstrap` for `count` units whose means have this `variance`: (repeats, draws)."""
+    widening = (count - 1) / _even(stats.chi2(count - 1), rng)
+    return np.sqrt(np.maximum(variance[:, None] * widening - carried, 0) / count) * _even(stats.norm, rng)
+
+
+def _even(distribution, rng: np.random.Generator) -> np.ndarray:
+    """(draws,) values evenly spread over a distribution, in random order: quantiles of few draws come out stable."""
+    return distribution.ppf((rng.permutation(DRAWS) + 0.5) / DRAWS)
+
+
+def power(variances: Variances, margin: float, seeds: int, queries: int, tasks: int = 1, difference: float = 0.0,
+          alpha: float = 0.05, repeats: int = REPEATS, seed: int = 0) -> float:
+    """Chance that a study of this size claims equivalence within `margin`; arguments as in `provable`."""
+    return float((provable(variances, seeds, queries, tasks, difference, alpha, repeats, seed) < margin).mean())
+
+
+def plan(variances: Variances, margin: float, seeds: Sequence[int], queries: Sequence[int], tasks: int = 1,
+         hours_per_seed: float | None = None, alpha: float = 0.05, wanted: float = 0.8) -> pd.DataFrame:
+    """Power of each size of study when the true difference is zero.
+
+    One row per (seeds, queries per task): `power` at the margin, `provable` margin with power `wanted`, `hours` of
+    the two arms (`hours_per_seed` times seeds; missing when not known), `enough` = power reaches `wanted`.
+    """
+    rows = []
+    for n_seeds in seeds:
+        for n_queries in queries:
+            margins = provable(variances, n_seeds, n_queries, tasks, alpha=alpha)
+            reached = float((margins < margin).mean())
+            hours = None if hours_per_seed is None else hours_per_seed * n_seeds
+            rows.append({"seeds": n_seeds, "queries": n_queries, "tasks": tasks, "power": reached,
+                         "provable": float(np.quantile(margins, wanted)), "hours": hours, "enough": reached >= wanted})
+    return pd.DataFrame(rows)
+
+
+def advice(table: pd.DataFrame, margin: float) -> str:
+    """One sentence: the cheapest size of a `plan` that is enough, fewest seeds first, then fewest queries."""
+    enough = table[table["enough"]]
+    if enough.empty:
+        best = table.loc[table["provable"].idxmin()]
+        return (f"No size in the table proves a margin of {margin:g}; the largest effort ({best['seeds']:.0f} seeds, "
+                f"{best['queries']:.0f} queries per task) proves {best['provable']:.3g}. What limits it is not the "
+                "number of seeds and queries alone: more tasks, or less variation between runs, would be needed.")
+    first = enough.sort_values(["seeds", "queries"]).iloc[0]
+    hours = "" if pd.isna(first["hours"]) else f", about {first['hours']:.1f} hours of training and scoring"
+    return (f"A margin of {margin:g} is proved with power {first['power']:.2f} by {first['seeds']:.0f} seeds and "
+            f"{first['queries']:.0f} queries per task{hours}.")
+
+
+def shares(variances: Variances, seeds: int, queries: int, tasks: int = 1) -> pd.DataFrame:
+    """What the error of the mean difference consists of: component, standard deviation, share of the variance."""
+    v = asdict(variances)
+    counts = {"seed": seeds, "task": tasks, "seed_task": seeds * tasks, "query": queries * tasks,
+              "residual": seeds * queries * tasks}
+    parts = pd.Series({name: v[name] / counts[name] for name in counts})
+    total = parts.sum()
+    return pd.DataFrame({"component": list(counts), "sd": np.sqrt([v[name] for name in counts]),
+                         "share": (parts / total if total > 0 else parts * np.nan).to_numpy()})
+
+
+def estimated_hours(profile: Profile, tera_flops: float) -> float:
+    """GPU-hours to train both arms of a profile's most expensive pair with one seed, as `hrsa.workflow.plan` estimates them."""
+    from hrsa.workflow import plan as estimates
+
+    one = profile.model_copy(update={"seeds": profile.seeds[:1], "ablations": ()})
+    hours = {row["backbone"]: row["hours"] for row in estimates.rows(one, tera_flops)}
+    return max(hours[pair.a] + hours[pair.b] for pair in profile.pairs)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: the plan of every pair, from the scores that are there; 1 with one message when there are none."""
+    from hrsa.study.profile import load_profile
+    from hrsa.verdict import evidence
+
+    parser = argparse.ArgumentParser(description="Seeds, queries and hours that prove a margin.")
+    parser.add_argument("--profile", default="mini", help="whose scores give the variances")
+    parser.add_argument("--margin", type=float, help="default: the profile's")
+    parser.add_argument("--tasks", type=int, help="of the study planned; default: as many as were scored")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 5, 8, 12, 20])
+    parser.add_argument("--queries", type=int, nargs="+", default=[100, 400, 1600], help="per task")
+    parser.add_argument("--evidence", nargs="+", help="evidence files to plan from, in place of the profile's own run")
+    parser.add_argument("--hours-of", metavar="PROFILE", help="GPU-hours of this profile's training, estimated, in "
+                        "place of the hours measured here")
+    parser.add_argument("--tflops", type=float, default=120.0, help="sustained, for --hours-of")
+    chosen = parser.parse_args(arguments)
+    try:
+        study = load_profile(chosen.profile)
+        per_query = evidence.join(chosen.evidence)[0] if chosen.evidence else evidence.finished(study)[0]
+        hours, kind = evidence.hours_per_seed(study), "training and scoring both arms, measured here"
+        if chosen.hours_of:
+            hours = estimated_hours(load_profile(chosen.hours_of), chosen.tflops)
+            kind = (f"GPU-hours, at most, to train both arms of {chosen.hours_of}'s largest pair at "
+                    f"{chosen.tflops:g} TFLOP/s")
+        for pair in study.pairs:
+            sys.stdout.write(_of_pair(study, pair, per_query, chosen, hours))
+        sys.stdout.write(f"Power: the chance to prove the margin if there is no difference. Hours: {kind}.\n")
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"hrsa: {error}\n")
+        return 1
+    return 0
+
+
+def _of_pair(study: Profile, pair: Pair, per_query: pd.DataFrame, chosen: argparse.Namespace,
+             hours: float | None) -> str:
+    """The plan of one pair as text, from the seeds that both arms were scored with."""
+    from hrsa.verdict import evidence
+
+    seeds = evidence.seeds_of(per_query, pair.a, pair.b)
+    if len(seeds) < 2:
+        raise ValueError(f"expected scores of both arms of {pair.name} with two seeds or more, got seeds {seeds}: "
+                         "the variation between training runs cannot be seen; run more seeds, or name evidence files")
+    a, b, tasks = evidence.paired(per_query, pair.a, pair.b, seeds)
+    margin, n_tasks = chosen.margin or study.verdict.margin, chosen.tasks or len(set(tasks))
+    found, cautious = measure(a, b, tasks), measure(a, b, tasks, CAUTION)
+    tables = [plan(v, margin, chosen.seeds, chosen.queries, n_tasks, hours, study.verdict.alpha)
+              for v in (found, cautious)]
+    sd = ", ".join(f"{name} {np.sqrt(value):.4f}" for name, value in asdict(found).items())
+    text = tables[0].assign(cautious=tables[1]["power"]).to_string(index=False, float_format="{:.4g}".format)
+    return (f"{pair.name}: margin {margin:g}, {n_tasks} tasks; from seeds {seeds}, {len(set(tasks))} tasks, "
+            f"{len(tasks)} queries; standard deviations: {sd}\n{text}\n{advice(tables[0], margin)}\nIf runs vary as "
+            f"much as {len(seeds)} seeds leave possible ({CAUTION:.0%} upper limit, column cautious): "
+            f"{advice(tables[1], margin)}\n\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

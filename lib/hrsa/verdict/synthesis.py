@@ -1,0 +1,183 @@
+"""What chapter 12 is made of: verdicts of all pairs and families of tasks, and one number per similarity and pair.
+
+Pure functions of the tables that `hrsa.evaluation.evaluate` and `hrsa.analysis.pairs` write; `similarities` alone reads artefacts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hrsa.study import store
+from hrsa.study.profile import Pair, Profile
+from hrsa.verdict.claims import SIMILARITIES
+from hrsa.verdict.equivalence import holm, positive_control, verdicts
+from hrsa.verdict.evidence import paired
+from hrsa.verdict.power import measure, plan, shares
+from hrsa.verdict.sensitivity import sensitivity
+
+NEIGHBOURS = 10  # the middle of the published k = 5, 10, 50
+EMBEDDING = "0"  # label of the embedding output, which no block has touched
+BOUNDS = ("value", "low", "high", "floor_low", "floor_high")
+PROBE = {"task": "classification", "split": "test", "quantity": "delta"}
+
+
+def score_verdicts(per_query: pd.DataFrame, families: pd.Series, pairs: Sequence[Pair], seeds: Sequence[int],
+                   margin: float, alpha: float = 0.05, resamples: int = 2000) -> pd.DataFrame:
+    """Verdicts of every pair on all tasks, and of every pair on each family of tasks.
+
+    `per_query`: model, task, query, value; `families`: task -> family. Columns of `hrsa.verdict.equivalence.verdicts` with pair,
+    kind and family ("all" first). Holm's correction runs over the pairs for "all" (primary), and over all pairs and
+    families together for the rest (secondary).
+    """
+    arms = {pair.name: paired(per_query, pair.a, pair.b, seeds) for pair in pairs}
+    secondary = {}
+    for name, (a, b, tasks) in arms.items():
+        family = families.reindex(tasks).to_numpy()
+        if pd.isna(family).any():
+            raise ValueError(f"expected a family for every task, got none for {sorted(set(tasks[pd.isna(family)]))}")
+        for one in pd.unique(family):
+            here = family == one
+            if here.sum() > 1:
+                secondary[name, one] = (a[:, here], b[:, here], tasks[here])
+    settings = {"margin": margin, "alpha": alpha, "resamples": resamples}
+    primary = verdicts(arms, **settings).rename(columns={"name": "pair"}).assign(family="all")
+    tables = [primary]
+    if secondary:
+        more = verdicts(secondary, **settings)
+        more[["pair", "family"]] = more.pop("name").to_list()
+        tables.append(more)
+    table = pd.concat(tables, ignore_index=True)
+    kinds = {pair.name: pair.kind for pair in pairs}
+    table.insert(1, "kind", table["pair"].map(kinds))
+    table.insert(2, "family", table.pop("family"))
+    return table
+
+
+def controls(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int], margin: float,
+             alpha: float = 0.05, resamples: int = 2000) -> pd.DataFrame:
+    """Positive control of every pair: pair, kind, sees, p_value, shift, sentence, holm.
+
+    `sees` is judged after Holm's correction over the pairs (`holm`), the bar that a real difference has to pass.
+    """
+    resamples = max(resamples, math.ceil(4 * len(pairs) / alpha))  # as `verdicts` does
+    rows = []
+    for pair in pairs:
+        a, b, tasks = paired(per_query, pair.a, pair.b, seeds)
+        found = positive_control(a, b, margin, tasks, alpha, resamples=resamples)
+        rows.append({"pair": pair.name, "kind": pair.kind, **vars(found)})
+    table = pd.DataFrame(rows)
+    table["holm"] = holm(table["p_value"])
+    return table.assign(sees=table["holm"] < alpha)
+
+
+def sight(controls: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """One sentence: could this run have seen a difference, and did it see the SFT arm's?"""
+    blind = controls.loc[~controls["sees"], "pair"].tolist()
+    overall = verdicts[(verdicts["family"] == "all") & (verdicts["kind"] == "SFT")]
+    seen = overall.loc[overall["holm_difference"] < overall["alpha"], "pair"].tolist()
+    arm = f"The SFT arm's difference was detected ({', '.join(seen)})." if seen else \
+        "No SFT arm's difference was detected." if len(overall) else "There is no SFT arm."
+    if blind:
+        return (f"**This run is unable to see a difference of one margin** for {', '.join(blind)}: an injected shift "
+                f"went undetected, so that nothing follows from a difference not found there. {arm}")
+    return f"An injected shift of one margin is detected in every pair: this run can see. {arm}"
+
+
+def one_number(rows: pd.DataFrame, last: bool = False) -> pd.DataFrame:
+    """Rows of `compare_pair` of one metric, set and k -> one row per `models`, with bounds (see `BOUNDS`).
+
+    Mean over layers (or the last layer alone), then over seeds: the mean of the values, with the smallest lower and
+    the largest upper bound. Bounds are averaged over layers, which is wider than an interval of the mean would be.
+    """
+    here = rows.assign(seed=rows["seed"].astype("Float64").fillna(-1)).reset_index(drop=True)
+    if last:
+        here = here.groupby(["models", "seed"], sort=False).tail(1)
+    by_seed = here.groupby(["models", "seed"], sort=False)[list(BOUNDS)].mean()
+    return by_seed.groupby("models", sort=False).agg(
+        {"value": "mean", "low": "min", "high": "max", "floor_low": "mean", "floor_high": "mean"}).reset_index()
+
+
+def summarise(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Tables of one pair (correlation, procrustes, cka, knn: `curve`; probes) -> rows [metric, models, bounds]."""
+    parts = []
+    for source, metric, last in (("correlation", "correlation", False), ("cka", "debiased_cka", False),
+                                 ("knn", "knn", False), ("procrustes", "inverse_row_entropy", True)):
+        rows = tables[source]
+        rows = rows[(rows["metric"] == metric) & (rows["set"] == "all") & (rows["layer_x"] != EMBEDDING)]
+        if source == "knn":
+            rows = rows[rows["k"] == min(rows["k"], key=lambda k: abs(k - NEIGHBOURS))]
+        parts.append(one_number(rows, last).assign(metric=metric))
+    probes = tables["probes"]
+    kept = np.logical_and.reduce([probes[name] == value for name, value in PROBE.items()])
+    parts.append(one_number(probes[kept]).assign(metric="probe_delta"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def similarities(profile: Profile) -> pd.DataFrame:
+    """Table for `hrsa.verdict.claims.similarity_claims` from the artefacts of every pair, made first where missing."""
+    from hrsa.analysis.pairs import compare_pair
+
+    found = []
+    for pair in profile.pairs:
+        tables = {}
+        for metric in ("correlation", "procrustes", "cka", "knn", "probes"):
+            file = "probes.parquet" if metric == "probes" else "curve.parquet"
+            tables[metric] = store.read_table(compare_pair(profile, pair.name, metric) / file)
+        found.append(summarise(tables).assign(pair=pair.name, kind=pair.kind))
+    return pd.concat(found, ignore_index=True)[SIMILARITIES]
+
+
+def error_shares(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int]) -> pd.DataFrame:
+    """What the error of each pair's difference consists of: pair, component, sd, share (see `hrsa.verdict.power.shares`)."""
+    parts = []
+    for pair in pairs:
+        a, b, tasks = paired(per_query, pair.a, pair.b, seeds)
+        n_tasks = len(set(tasks))
+        table = shares(measure(a, b, tasks), len(seeds), round(len(tasks) / n_tasks), n_tasks)
+        parts.append(table.assign(pair=pair.name))
+    return pd.concat(parts, ignore_index=True)[["pair", "component", "sd", "share"]]
+
+
+def plans(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int], margin: float, alpha: float,
+          sizes: tuple[Sequence[int], Sequence[int]], hours: float | None) -> pd.DataFrame:
+    """`hrsa.verdict.power.plan` of every pair for the (seeds, queries per task) in `sizes`, with column pair."""
+    parts = []
+    for pair in pairs:
+        a, b, tasks = paired(per_query, pair.a, pair.b, seeds)
+        table = plan(measure(a, b, tasks), margin, *sizes, tasks=len(set(tasks)), hours_per_seed=hours, alpha=alpha)
+        table.insert(0, "pair", pair.name)
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
+def other_analyses(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int], margin: float,
+                   alpha: float = 0.05, resamples: int = 2000) -> pd.DataFrame:
+    """`hrsa.verdict.sensitivity.sensitivity` of every pair, with column pair; uncorrected."""
+    parts = []
+    for pair in pairs:
+        a, b, tasks = paired(per_query, pair.a, pair.b, seeds)
+        table = sensitivity(a, b, margin, tasks, alpha, resamples=resamples)
+        table.insert(0, "pair", pair.name)
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
+def committed(name: str) -> tuple[pd.DataFrame, dict]:
+    """A table of `data/results/` and its provenance; ValueError when the file is not the one its provenance names."""
+    file = store.ROOT / "data" / "results" / f"{name}.parquet"
+    record = store.read_json(file.with_suffix(".json"))
+    return verified(file, record["sha256"], record["command"]), record
+
+
+def verified(file: Path, sha256: str, command: str) -> pd.DataFrame:
+    """The table in a committed file; ValueError when its hash is another: it says to restore it or run `command`."""
+    found = store.file_hash(file)
+    if found != sha256:
+        raise ValueError(f"expected {file.name} of {file.parent.name} with SHA-256 {sha256}, got {found}: "
+                         f"to restore it, restore the file from the repository or run `{command}` again")
+    return store.read_table(file)

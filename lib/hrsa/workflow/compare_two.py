@@ -1,0 +1,167 @@
+"""Any two models: chapters 05-09 for a pair given as folders or hub names and a file of texts, as a report of its own.
+
+`python -m hrsa.workflow.compare_two --a A --b B --texts FILE --unit word --out DIR` (or `make compare A=... B=... TEXTS=...`) makes
+DIR a small study: a profile with two backbones and no training, the chapters that apply, a front page. The engine then
+runs it, so that the same command goes on after any interruption. Cells of a chapter that only make sense for the
+study's own texts or for trained embedders carry a tag and are left out here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import joblib
+import jupytext
+import nbformat
+import pandas as pd
+import yaml
+
+from hrsa.analysis.probes import LEAST, TASKS
+from hrsa.front import front_page
+from hrsa.study import store
+from hrsa.study.profile import Analysis, Profile
+from hrsa.texts import own_probes
+from hrsa.workflow import graph
+from hrsa.workflow.job import chapter_without
+
+UNITS = ("token", "word", "text")
+LEAST_TEXTS = 8  # fewer say nothing about texts in general, and intervals are over texts
+MOST_TEXTS = 400  # of a set: the states of more are not needed for a sample of `analysis.max_tokens`
+CHECKED = 50  # texts on which two tokenizers are compared
+
+
+def describe(model: str) -> dict[str, Any]:
+    """Source, path, configuration and tokenizer of a model given as a folder or a hub name. ValueError: no model."""
+    from hrsa.models.language_model import _config_and_tokenizer
+
+    folder = Path(model).resolve() if Path(model).is_dir() else None
+    config, tokenizer = _config_and_tokenizer(str(folder or model))
+    shape = config.get_text_config()
+    return {"source": "folder" if folder else "hub", "path": str(folder or model), "tokenizer": tokenizer,
+            "width": shape.hidden_size, "layers": shape.num_hidden_layers, "vocabulary": shape.vocab_size}
+
+
+def names_of(a: str, b: str) -> tuple[str, str]:
+    """Short names of two models, from the last part of each path; told apart by -a and -b where they are equal."""
+    one, two = (re.sub(r"[^a-z0-9.]+", "-", Path(model).name.lower()).strip("-.") or "model" for model in (a, b))
+    return (one, two) if one != two else (f"{one}-a", f"{two}-b")
+
+
+def check_unit(unit: str, a: dict[str, Any], b: dict[str, Any], texts: pd.DataFrame) -> None:
+    """ValueError for an unknown unit, and for tokens of two tokenizers that differ on the first of the texts."""
+    if unit not in UNITS:
+        raise ValueError(f"expected a unit among {UNITS}, got {unit!r}")
+    sample = texts["text"].head(CHECKED).tolist()
+    if unit == "token" and a["tokenizer"](sample)["input_ids"] != b["tokenizer"](sample)["input_ids"]:
+        raise ValueError("expected equal tokenizers for unit token, got two that cut these texts differently: take "
+                         "unit word (states of words, aligned by character spans) or text")
+
+
+def chosen(a: dict[str, Any], b: dict[str, Any], texts: pd.DataFrame,
+           rows: int) -> tuple[list[str], dict[str, str], list[str]]:
+    """Chapters that can be run for a pair on so many `rows`, why others cannot, and the kinds of readout that the
+    texts' labels allow."""
+    left_out, tasks = {}, []
+    if rows <= (wide := max(a["width"], b["width"])):
+        left_out["06_procrustes"] = f"a map of {wide} dimensions is not unique on these texts, which give {rows} rows"
+    for task, column in TASKS.items():
+        known = texts.dropna(subset=[column]).groupby("set")[column].agg(["size", "nunique"])
+        if len(known) == texts["set"].nunique() and known["size"].min() >= LEAST and known["nunique"].min() > 1:
+            tasks.append(task)
+    if a["width"] != b["width"]:
+        why = f"the models are {a['width']} and {b['width']} dimensions wide, and it needs equal widths"
+        left_out |= dict.fromkeys(("05_correlation", "09_probes"), why)
+    elif not tasks:
+        left_out["09_probes"] = (f"it needs a label or a target, with two values or more, for at least {LEAST} texts "
+                                 "of each set")
+    return [chapter for chapter in graph.PAIR_CHAPTERS if chapter not in left_out], left_out, tasks
+
+
+def profile_of(a: str, b: str, texts: Path, unit: str, max_length: int = 64) -> tuple[Profile, str, list[str]]:
+    """The profile of a comparison, its front page (Markdown) and the tags of cells that do not apply.
+
+    `max_length` counts tokens of a text for unit token, else words. ValueError: no such model or file, too few texts,
+    a unit that does not fit the tokenizers.
+    """
+    table = own_probes.read_texts(texts.resolve())
+    if len(table) < LEAST_TEXTS:
+        raise ValueError(f"expected at least {LEAST_TEXTS} texts in {texts.name}, got {len(table)}: add some")
+    models = [describe(model) for model in (a, b)]
+    check_unit(unit, *models, table)
+    used = table.groupby("set").head(MOST_TEXTS)["text"]
+    rows = len(used) if unit == "text" else sum(min(len(text.split()), max_length) for text in used)
+    chapters, left_out, tasks = chosen(*models, table, min(rows, Analysis().max_tokens))
+    names = names_of(a, b)
+    pair = "-vs-".join(names)
+    sets = table["set"].nunique()
+    profile = Profile.model_validate({
+        "name": pair, "title": f"{names[0]} and {names[1]}, compared", "seeds": (), "chapters": chapters,
+        "backbones": [{"name": name, "source": model["source"], "path": model["path"], "arm": "base"}
+                      for name, model in zip(names, models, strict=True)],
+        "pairs": [{"name": pair, "a": names[0], "b": names[1], "kind": "other"}],
+        "analysis": {"texts": str(texts.resolve()), "unit": unit, "max_length": max_length,
+                     "texts_per_set": min(MOST_TEXTS, int(table.groupby("set").size().max())),
+                     "probe_texts": max(sets, min(len(table), 1200)),
+                     "ks": tuple(k for k in (5, 10, 50) if 4 * k <= rows) or (1,)}})
+    tags = ["suite-texts", "embedders", *(task for task in TASKS if task not in tasks)]
+    return profile, front_page(profile, models, table, left_out), tags
+
+
+def write_study(folder: Path, profile: Profile, front: str, without: list[str]) -> None:
+    """Make `folder` a study of this profile; a file that would not change keeps its time, so that nothing reruns."""
+    source = store.ROOT
+    _write(folder / "Snakefile", (source / "Snakefile").read_text(encoding="utf8"))
+    _write(folder / "jupyter_book" / "references.bib", (source / "jupyter_book" / "references.bib").read_bytes())
+    for file in sorted((source / "jupyter_book" / "_static").rglob("*")):
+        if file.is_file() and "vendor" not in file.parts:
+            _write(folder / file.relative_to(source), file.read_bytes())
+    config = (source / "jupyter_book" / "_config.yml").read_text(encoding="utf8")
+    _write(folder / "jupyter_book" / "_config.yml", re.sub(r"(?m)^title: .*$", f"title: {profile.title}", config))
+    _write(folder / "jupyter_book" / "intro.md", front)
+    for chapter in profile.chapters or ():
+        notebook = chapter_without(source / "notebooks" / f"{chapter}.ipynb", without)
+        _write(folder / "notebooks" / f"{chapter}.ipynb", nbformat.writes(notebook))
+        _write(folder / "notebooks" / f"{chapter}.py", jupytext.writes(notebook, fmt="py:percent"))
+    text = yaml.safe_dump(profile.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
+    _write(folder / "notebooks" / "profiles" / f"{profile.name}.yaml", text)
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    data = content.encode() if isinstance(content, str) else content
+    if not path.is_file() or path.read_bytes() != data:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with store.atomic(path) as temporary:
+            temporary.write_bytes(data)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: compare two models; 0 when the report stands."""
+    parser = argparse.ArgumentParser(description="Compare any two models on a file of texts.")
+    for name, what in (("a", "folder or hub name of a model"), ("b", "of the other"),
+                       ("texts", ".txt (a text a line), .jsonl or .parquet with a column text")):
+        parser.add_argument(f"--{name}", required=True, help=what)
+    parser.add_argument("--unit", default="word", help="what is compared: token, word (default) or text")
+    parser.add_argument("--max-length", type=int, default=64, help="words of a text (tokens for unit token)")
+    parser.add_argument("--out", type=Path, default=Path("compare"), help="folder of the report (default: compare)")
+    parser.add_argument("--cores", type=int, default=joblib.cpu_count(), help="jobs at a time (default: all cores)")
+    options = parser.parse_args(arguments)
+    try:
+        profile, front, tags = profile_of(options.a, options.b, Path(options.texts), options.unit, options.max_length)
+        write_study(options.out.resolve(), profile, front, tags)
+    except ValueError as error:
+        sys.stderr.write(f"hrsa: {error}\n")
+        return 1
+    command = [sys.executable, "-m", "hrsa.workflow.engine", "--profile", profile.name, "--cores", str(options.cores)]
+    environment = {**os.environ, "HRSA_ROOT": str(options.out.resolve()),
+                   "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""Run the whole study with Snakemake, so that the answer to any interruption is the same command again.
+
+`python -m hrsa.workflow.engine --profile mini` takes the study's lock (one engine per checkout), clears what a killed run left
+(Snakemake's own lock), starts Snakemake and shows what is running: jobs done, and for each running job its
+stage, its run and the time left. When this process goes, the jobs go too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import joblib
+
+from hrsa.study import store
+from hrsa.study.profile import Profile, load_profile
+from hrsa.verdict import evidence
+from hrsa.workflow import gpus, graph
+from hrsa.workflow.job import OWNER_VARIABLE, follow_owner, kill_children
+
+STEPS = re.compile(r"(\d+) of (\d+) steps")
+SNAKEMAKE = [sys.executable, "-m", "snakemake"]
+OPTIONS = ("--rerun-incomplete", "--keep-going", "--rerun-triggers", "input", "mtime", "params", "--nolock")
+
+
+class EngineError(RuntimeError):
+    """The study cannot start, or stopped; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def only_engine() -> Iterator[None]:
+    """Hold this checkout's lock; EngineError when another engine holds it. A dead engine holds nothing."""
+    folder = store.ROOT / ".snakemake"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "engine.lock", "w", encoding="utf8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = "expected no other `make book` in this folder, got one running: wait for it, or end it"
+            raise EngineError(message) from None
+        yield
+
+
+def command(profile: Profile, cores: int, *more: str) -> list[str]:
+    """Snakemake's command line for a profile."""
+    return [*SNAKEMAKE, "--cores", str(cores), *OPTIONS, *_cards(), *more, "--config", f"profile={profile.name}"]
+
+
+def _cards() -> list[str]:
+    """Snakemake's option for the graphics cards of this machine, so that jobs queue for them; nothing without one."""
+    cards = len(gpus.visible())
+    return ["--resources", f"gpu={cards}"] if cards else []
+
+
+class Display:
+    """One line per running job on a terminal; elsewhere a line per finished step and one a minute for long jobs."""
+
+    def __init__(self, profile: Profile):
+        self.folder = store.RUNS / profile.name / "progress"
+        self.done, self.total = 0, 0
+        self.start = time.time()
+        self.terminal = sys.stderr.isatty()
+        self.drawn = 0
+        self.said = time.time()
+
+    def jobs(self) -> list[str]:
+        """What the running jobs say: stage, run, share done, time left."""
+        lines = []
+        for file in sorted(self.folder.glob("*.json")):
+            with contextlib.suppress(OSError, json.JSONDecodeError):
+                lines.append(describe(json.loads(file.read_text(encoding="utf8")), time.time()))
+        return lines
+
+    def step(self, line: str) -> None:
+        """Take note of a line of Snakemake's output."""
+        if found := STEPS.search(line):
+            self.done, self.total = int(found[1]), int(found[2])
+            if not self.terminal:
+                self._plain()
+
+    def draw(self) -> None:
+        """Show the present state."""
+        if not self.terminal:
+            if time.time() - self.said > 60:
+                self._plain()
+            return
+        width = shutil.get_terminal_size().columns - 1
+        lines = [self._head(), *self.jobs()]
+        sys.stderr.write(f"\x1b[{self.drawn}F\x1b[J" if self.drawn else "")
+        sys.stderr.write("".join(line[:width] + "\n" for line in lines))
+        sys.stderr.flush()
+        self.drawn = len(lines)
+
+    def _head(self) -> str:
+        minutes = (time.time() - self.start) / 60
+        return f"{self.done} of {self.total or '?'} jobs done, {minutes:.1f} min"
+
+    def _plain(self) -> None:
+        self.said = time.time()
+        sys.stderr.write(" | ".join([self._head(), *self.jobs()]) + "\n")
+        sys.stderr.flush()
+
+
+def describe(state: dict, now: float) -> str:
+    """`training · base-s0  24/60 step  40 %  1:10 left`, from the state a job writes about itself."""
+    n, total = state["n"], state["total"]
+    text = f"{state['description']}  {n}/{total or '?'} {state['unit']}"
+    if n and total:
+        left = int((now - state["start"]) / n * (total - n))
+        text += f"  {100 * n // total} %  {left // 60}:{left % 60:02d} left"
+    return text
+
+
+def study(profile: Profile, cores: int) -> None:
+    """Run all jobs of a profile that are missing or out of date; EngineError lists those that failed."""
+    display = Display(profile)
+    for old in display.folder.glob("*"):
+        old.unlink()
+    display.folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, OWNER_VARIABLE: str(os.getpid())}
+    log = store.RUNS / profile.name / "snakemake.log"
+    with open(log, "w", encoding="utf8") as copy:
+        child = subprocess.Popen(command(profile, cores), cwd=store.ROOT, env=environment, text=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        reader = threading.Thread(target=_read, args=(child, copy, display), daemon=True)
+        reader.start()
+        while child.poll() is None:
+            display.draw()
+            time.sleep(0.5)
+        reader.join()
+        display.draw()
+    if child.returncode:
+        failed = [file.read_text(encoding="utf8") for file in sorted(display.folder.glob("*.failed"))]
+        said = "\n".join(f"- {text}" for text in failed) or log.read_text(encoding="utf8")[-2000:]
+        raise EngineError(
+            "the study stopped; what is finished stays. Correct this and give the same command again:\n"
+            f"{said}\n(log: {log.relative_to(store.ROOT)})"
+        )
+
+
+def _read(child: subprocess.Popen, copy, display: Display) -> None:
+    for line in child.stdout:
+        copy.write(line)
+        copy.flush()
+        display.step(line)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: run the study; 0 when the report stands."""
+    parser = argparse.ArgumentParser(description="Run the study and build its report.")
+    parser.add_argument("--profile", default="mini", help="name of a file in notebooks/profiles/")
+    parser.add_argument("--cores", type=int, default=joblib.cpu_count(), help="jobs at a time (default: all cores)")
+    options = parser.parse_args(arguments)
+    try:
+        profile = load_profile(options.profile)
+        with only_engine():
+            follow_owner()
+            evidence.state(profile)
+            study(profile, options.cores)
+    except (ValueError, EngineError) as error:
+        sys.stderr.write(f"hrsa: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        kill_children()
+        sys.stderr.write("\nhrsa: interrupted; what is finished stays. The same command goes on from here.\n")
+        return 130
+    target = store.ROOT / graph.record(profile, "book", "study")
+    sys.stderr.write(f"The report: {os.path.relpath(target.with_name('index.html'))}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

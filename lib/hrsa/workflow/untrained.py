@@ -1,0 +1,137 @@
+"""What the backbones of a profile are before contrastive training: measured, evaluated, compared, in committed tables.
+
+    python -m hrsa.workflow.untrained PROFILE            all its backbones
+    python -m hrsa.workflow.untrained PROFILE base sft   these, and the pairs among them
+
+writes `data/results/<profile>-untrained/`. For models whose training takes a GPU, or a night, this is the part that a
+CPU has time for. What is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hrsa.analysis.recordings import record_states
+from hrsa.evaluation.evaluate import SCORES, evaluate_model
+from hrsa.overview import levels
+from hrsa.report.prose import backbones
+from hrsa.report.results import FOLDER, hours
+from hrsa.study import store
+from hrsa.study.profile import Profile, load_profile
+
+log = logging.getLogger(__name__)
+ABOUT = """# {title}: the language models before contrastive training
+
+Written by `python -m hrsa.workflow.untrained {profile}` on {machine}, {written}, commit `{commit}`: {hours:.1f} hours of
+computing. Settings: `{settings}`. The tables below are those of the `.parquet` files beside this page.
+
+## The models
+
+{origin}
+
+{models}
+
+{findings}
+
+## Scores as embedders: causal, untrained, mean pooling
+
+{scores}
+
+## Similarity of their states
+
+Mean over the blocks of the similarity at matched layers, with the lowest and the highest layer and, for rows of one
+model permuted, the mean of the null.
+
+{levels}
+"""
+
+
+def chosen(profile: Profile, names: list[str]) -> Profile:
+    """The profile with these backbones alone (all when none is named), the pairs among them, and no embedders.
+
+    Raises ValueError for an unknown name, and for an arm without what it starts from.
+    """
+    known = [backbone.name for backbone in profile.backbones]
+    names = names or known
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"expected backbones of profile {profile.name}, {known}, got {unknown}")
+    return Profile.model_validate(profile.model_dump() | {
+        "seeds": (), "ablations": (), "backbones": [profile.backbone(name) for name in known if name in names],
+        "pairs": [pair for pair in profile.pairs if {pair.a, pair.b} <= set(names)]})
+
+
+def summarise(profile: Profile, settings: str) -> Path:
+    """Write scores [model, task, family, metric, value], levels (`hrsa.overview.levels`) and models
+    (`hrsa.report.prose.backbones.overview`) as parquet, `README.md` to read and `record.json`; returns the folder.
+
+    `settings` is the profile's file as the page names it.
+    """
+    names = [backbone.name for backbone in profile.backbones]
+    tables: dict[str, pd.DataFrame] = {"models": backbones.overview(backbones.cards(profile))}
+    tables["scores"] = pd.concat([store.read_table(evaluate_model(profile, name) / "scores.parquet", SCORES)
+                                  for name in names], ignore_index=True)
+    for name in names:
+        record_states(profile, name)
+    if profile.pairs:
+        tables["levels"] = levels(profile)
+    record = store.provenance(profile=profile.model_dump(mode="json"), hours=hours(profile))
+    target = FOLDER / f"{profile.name}-untrained"
+    with store.atomic(target) as folder:
+        folder.mkdir(parents=True)
+        for name, table in tables.items():
+            store.write_table(folder / f"{name}.parquet", table)
+        store.write_json(folder / "record.json", record | {
+            "sha256": {file.stem: store.file_hash(file) for file in sorted(folder.glob("*.parquet"))}})
+        (folder / "README.md").write_text(_page(profile, settings, tables, record), encoding="utf8")
+    return target
+
+
+def _page(profile: Profile, settings: str, tables: dict[str, pd.DataFrame], record: dict[str, Any]) -> str:
+    """The tables in Markdown."""
+    scores = tables["scores"].pivot_table("value", ["task", "family", "metric"], "model", sort=False)
+    compared = "No pair of these models is compared."
+    if "levels" in tables:
+        compared = _table(by_pair(tables["levels"]))
+    return ABOUT.format(
+        title=profile.title, profile=settings, settings=settings, machine=record["machine"], written=record["written"],
+        commit=record["commit"][:12], hours=record["hours"], origin=backbones.origin(profile),
+        models=_table(tables["models"]), findings=backbones.findings(backbones.cards(profile)),
+        scores=_table(scores[[b.name for b in profile.backbones]].reset_index()), levels=compared)
+
+
+def by_pair(found: pd.DataFrame) -> pd.DataFrame:
+    """One row per pair and similarity: mean, lowest and highest over the blocks, mean of the null."""
+    blocks = found[~found["layer_x"].isin(["0"])]
+    return blocks.groupby(["pair", "similarity"], sort=False).agg(
+        mean=("value", "mean"), lowest=("value", "min"), highest=("value", "max"), null=("null", "mean")).reset_index()
+
+
+def _table(frame: pd.DataFrame) -> str:
+    shown = frame.astype(object).where(frame.notna(), None)
+    return shown.to_markdown(index=False, floatfmt=".3f", missingval="")
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Measure, evaluate and compare backbones before contrastive training.")
+    parser.add_argument("profile", help="name in notebooks/profiles, or a .yaml file")
+    parser.add_argument("backbones", nargs="*", help="all when none is named")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        profile = chosen(load_profile(options.profile), options.backbones)
+        log.info("written: %s", summarise(profile, options.profile))
+    except (ValueError, RuntimeError) as error:
+        sys.stderr.write(f"hrsa: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
