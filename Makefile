@@ -6,7 +6,7 @@ CORES ?=
 ARMS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m
+RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/hrsa
 
 .DEFAULT_GOAL := help
 .PHONY: help setup browser book compare test lab smoke plan power evidence results backbones suite lock clean
@@ -30,10 +30,10 @@ browser:
 	  { echo "expected chromium and chromedriver on the PATH, got none: install both (Debian: apt install chromium chromium-driver)"; exit 1; }
 
 book: setup ## run the study PROFILE and write jupyter_book/_build/html/index.html
-	@$(RUN) hrsa.workflow.engine --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
+	@$(RUN) book --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
 
 compare: setup ## chapters 05-09 for any two models: A=folder-or-hub-id B=… TEXTS=file [UNIT=word] [OUT=compare]
-	@$(RUN) hrsa.workflow.compare_two --a "$(A)" --b "$(B)" --texts "$(TEXTS)" --unit "$(or $(UNIT),word)" --out "$(or $(OUT),compare)" $(if $(CORES),--cores $(CORES))
+	@$(RUN) compare --a "$(A)" --b "$(B)" --texts "$(TEXTS)" --unit "$(or $(UNIT),word)" --out "$(or $(OUT),compare)" $(if $(CORES),--cores $(CORES))
 
 smoke: setup ## every stage at toy size, in minutes
 	@$(MAKE) --no-print-directory book PROFILE=smoke
@@ -46,19 +46,19 @@ lab: setup ## JupyterLab on notebooks/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --notebook-dir=notebooks
 
 plan: setup ## the graph of PROFILE, its runs and their estimated size; runs nothing
-	@$(RUN) hrsa.workflow.plan --profile $(PROFILE)
+	@$(RUN) plan --profile $(PROFILE)
 
 power: setup ## seeds, queries and hours that prove MARGIN, from what PROFILE measured [EVIDENCE="…"] [HOURS_OF=paper]
-	@$(RUN) hrsa.verdict.power --profile $(PROFILE) $(if $(MARGIN),--margin $(MARGIN)) $(if $(EVIDENCE),--evidence $(EVIDENCE)) $(if $(HOURS_OF),--hours-of $(HOURS_OF))
+	@$(RUN) power $(EVIDENCE) --profile $(PROFILE) $(if $(MARGIN),--margin $(MARGIN)) $(if $(HOURS_OF),--hours-of $(HOURS_OF))
 
 evidence: setup ## write PROFILE's scores to OUT=file for others [SOURCE=name], or judge those of FILES="…" joined
-	@$(RUN) hrsa.merge --profile $(PROFILE) $(if $(FILES),--files $(FILES),--share "$(OUT)" --source "$(or $(SOURCE),unnamed)")
+	@$(RUN) evidence $(FILES) --profile $(PROFILE) $(if $(FILES),,--share "$(OUT)" --source "$(or $(SOURCE),unnamed)")
 
 results: setup ## commit-ready tables of a finished run of PROFILE, in data/results/
-	@$(RUN) hrsa.report.results --profile $(PROFILE)
+	@$(RUN) results --profile $(PROFILE)
 
 backbones: setup ## make the shipped backbones again (hours on a CPU); ARMS="base rlvr" for some of them
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m hrsa.models.zoo.ship $(ARMS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/hrsa backbones $(ARMS)
 
 suite: setup ## rebuild data/suite from its source packages
 	$(BIN)/python data/build_suite.py

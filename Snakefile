@@ -12,30 +12,32 @@
 # profiles in configs/snakemake/ ask for it (docs/cluster.md).
 
 import sys
+from pathlib import Path
 
+from hrsa.report import chapters
 from hrsa.study import store
-from hrsa.workflow import gpus, graph
 from hrsa.study.profile import load_profile
+from hrsa.workflow import gpus, graph
 
 STUDY = load_profile(config.get("profile", "mini"))
 STAGES = ("backbone", "mine", "embedder", "measure")
 PRIORITY = {"backbone": 3, "mine": 3, "03_training": 2, "embedder": 2, "measure": 1}  # what most others wait for, first
-CHAPTERS = [rule for rule in graph.jobs(STUDY) if rule not in (*STAGES, "book")]
+CHAPTERS = [rule for rule in chapters.jobs(STUDY) if rule not in (*STAGES, "book")]
 MODEL_RULES = ("backbone", "mine", "03_training", "embedder", "measure")
 CARDS = min(1, len(gpus.visible()))
-RUN = f"hrsa.workflow.job {{params.rule}} {{wildcards.name}} --profile {config.get('profile', 'mini')}"
-COMMAND = f"{sys.executable} -m {RUN}"
-MODEL_COMMAND = f"{sys.executable} -m hrsa.workflow.gpus {{resources.gpu}} {RUN}"
+COMMAND = (f"{Path(sys.executable).with_name('hrsa')} run {{params.rule}} {{wildcards.name}} "
+           f"--profile {config.get('profile', 'mini')}")
+MODEL_COMMAND = f"{COMMAND} --gpus {{resources.gpu}}"
 
 
 def kept(command, rule="{params.rule}"):
     """The command, and a copy of its record where Snakemake keeps its files elsewhere (a pod without shared files)."""
-    record = store.ROOT / graph.record(STUDY, rule, "{wildcards.name}")
+    record = store.ROOT / chapters.record(STUDY, rule, "{wildcards.name}")
     return f"{command} && {{{{ test {record} -ef {{output}} || cp {record} {{output}}; }}}}"
 
 
 def records(rule):
-    return lambda wildcards: [graph.record(STUDY, *job) for job in graph.needs(STUDY, rule, wildcards.name)]
+    return lambda wildcards: [chapters.record(STUDY, *job) for job in graph.needs(STUDY, rule, wildcards.name)]
 
 
 wildcard_constraints:
@@ -44,7 +46,7 @@ wildcard_constraints:
 
 rule all:
     input:
-        graph.record(STUDY, "book", "study"),
+        chapters.record(STUDY, "book", "study"),
 
 
 for stage in STAGES:
@@ -52,7 +54,7 @@ for stage in STAGES:
     rule:
         name: stage
         input: records(stage)
-        output: graph.record(STUDY, stage, "{name}")
+        output: chapters.record(STUDY, stage, "{name}")
         params:
             rule=stage,
             fingerprint=graph.fingerprint(STUDY, stage),
@@ -70,7 +72,7 @@ for chapter in CHAPTERS:
         input:
             records(chapter),
             source=f"notebooks/{chapter}.py",
-        output: graph.record(STUDY, chapter, "{name}")
+        output: chapters.record(STUDY, chapter, "{name}")
         params:
             rule=chapter,
             fingerprint=graph.fingerprint(STUDY, chapter),
@@ -86,7 +88,7 @@ rule book:
         records("book"),
         "jupyter_book/_config.yml",
         "jupyter_book/intro.md",
-    output: graph.record(STUDY, "book", "{name}")
+    output: chapters.record(STUDY, "book", "{name}")
     params:
         rule="book",
         fingerprint=graph.fingerprint(STUDY, "book"),

@@ -9,7 +9,8 @@ score is masked on our side, for the peer masks none: only so are both losses th
 budget of tokens; the peer gets the best of several mini-batch sizes and the best of several token budgets, chosen
 here beforehand. Both then run in turn on the same batches; seconds are CPU seconds of this process, without
 tokenising, which is the same for both. Memory is the growth of the peak resident set of a process of its own over one
-step (Linux only). The cost of intermediate checkpoints is that of whole runs of `hrsa.training.train` with and without them.
+step (Linux only). The cost of intermediate checkpoints is that of whole runs of
+`hrsa train` with and without them.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ from sentence_transformers import SentenceTransformer  # noqa: E402
 from training_setup import NEGATIVES, batch_of, gradient, labels_of, make_loss, suite_texts, write_model  # noqa: E402
 
 from hrsa.models.embedder import assemble  # noqa: E402
-from hrsa.models.language_model import prepare  # noqa: E402
 from hrsa.study.profile import Recipe  # noqa: E402
+from hrsa.study.runtime import prepare  # noqa: E402
 from hrsa.training.train import train  # noqa: E402
 
 

@@ -28,7 +28,7 @@ from training_setup import NEGATIVES, batch_of, labels_of, make_loss, suite_text
 from transformers.utils import logging
 
 from hrsa.models.embedder import assemble
-from hrsa.models.language_model import device
+from hrsa.study.runtime import device
 
 QWEN = {"vocab_size": 151_936, "hidden_size": 1536, "num_hidden_layers": 28, "intermediate_size": 8960,
         "num_attention_heads": 12, "num_key_value_heads": 2, "max_position_embeddings": 2048}

@@ -43,7 +43,7 @@ from IPython.display import Markdown
 
 from hrsa.report import plots
 from hrsa.report.prose import backbones
-from hrsa.study.profile import load_profile
+from hrsa.study import load_profile
 
 study = load_profile(profile)
 

@@ -29,8 +29,7 @@ from IPython.display import Markdown
 
 from hrsa.report import plots
 from hrsa.report.prose import texts
-from hrsa.study import store
-from hrsa.study.profile import load_profile
+from hrsa.study import load_profile, store
 from hrsa.texts import hard_negatives, suite
 
 study = load_profile(profile)

@@ -34,8 +34,7 @@ from IPython.display import Markdown
 
 from hrsa.report import plots
 from hrsa.report.prose import training
-from hrsa.study import store
-from hrsa.study.profile import load_profile
+from hrsa.study import load_profile, store
 from hrsa.training.fingerprint import flat, same_recipe
 from hrsa.training.train import arms, train_embedder
 

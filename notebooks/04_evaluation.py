@@ -27,10 +27,10 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa.evaluation.evaluate import collect, kept_sentence
-from hrsa.report import plots
-from hrsa.report.prose.scores import difference_table, score_table
-from hrsa.study.profile import load_profile
+from hrsa.evaluation.evaluate import collect
+from hrsa.report import plots, prose
+from hrsa.report.prose.scores import difference_table, kept_sentence, score_table
+from hrsa.study import load_profile
 from hrsa.verdict import differences
 
 study = load_profile(profile)
@@ -67,7 +67,7 @@ plots.table(score_table(study, scores), f"Scores x 100 (profile {study.name}): m
 # queries. It would be surprising if an embedder did not score above its own backbone.
 
 # %%
-Markdown(differences.gains(study, scores))
+Markdown(prose.scores.gains(study, scores))
 
 # %% [markdown]
 # ## By family
@@ -110,8 +110,8 @@ plots.forest(found, label="task", value="difference", low="low", high="high", ma
 # %%
 trained = found[found["condition"] == "recipe"]
 overall = trained[trained["task"] == differences.ALL]
-lines = [f"- {differences.sentence(row, study.verdict.margin)}" for _, row in overall.iterrows()]
-Markdown("\n".join(lines) + "\n\nTask by task, without correction for their number:\n\n" + differences.counted(trained))
+lines = [f"- {prose.scores.sentence(row, study.verdict.margin)}" for _, row in overall.iterrows()]
+Markdown("\n".join(lines) + "\n\nTask by task, without correction for their number:\n\n" + prose.scores.counted(trained))
 
 # %%
 plots.table(difference_table(trained), f"Differences b − a after training, scores x 100, {len(study.seeds)} seeds, "
@@ -137,4 +137,4 @@ plots.scatter(points, x="a", y="b", hue="family", facet="pair", xlabel="score of
 # symmetric cloud means equal averages from different successes.
 
 # %%
-Markdown(differences.agreement(points))
+Markdown(prose.scores.agreement(points))

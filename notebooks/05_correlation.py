@@ -29,11 +29,10 @@ pair = "base-vs-rlvr"
 # %%
 from IPython.display import Markdown
 
-from hrsa.analysis import pairs, robustness
+from hrsa.analysis import intervals, pairs
 from hrsa.report import plots
 from hrsa.report.prose import similarity
-from hrsa.study import store
-from hrsa.study.profile import load_profile
+from hrsa.study import load_profile, store
 
 study = load_profile(profile)
 folder = pairs.compare_pair(study, pair, "correlation")
@@ -75,7 +74,7 @@ Markdown(similarity.above_maximum(heat, maxima, "correlation"))
 # another seed makes. Untrained backbones have no second seed, hence no floor.
 
 # %%
-curve = similarity.over_seeds(store.read_table(folder / "curve.parquet"))
+curve = intervals.over_seeds(store.read_table(folder / "curve.parquet"))
 beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
 plots.curves(curve, x="layer_x", y="value", hue="models", low="low", high="high", references=beside,
              quantity="correlation", xlabel="state", ylabel="mean correlation over dimensions").publish(
@@ -115,7 +114,7 @@ plots.histogram(dimensions[dimensions["layer_x"] == last], value="value", hue="m
 # mean; they are there because other levels can.
 
 # %%
-twins = robustness.survived(similarity.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
+twins = similarity.survived(intervals.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
 plots.table(twins.drop(columns="conclusion"), "Mean correlation at the last state, and whether its conclusions survive")
 
 # %% [markdown]
@@ -123,7 +122,7 @@ plots.table(twins.drop(columns="conclusion"), "Mean correlation at the last stat
 # first row of each metric.
 
 # %%
-Markdown(robustness.sentences(twins, ["twin"]))
+Markdown(similarity.sentences(twins, ["twin"]))
 
 # %% [markdown]
 # ## What was found

@@ -30,11 +30,10 @@ pair = "base-vs-rlvr"
 import pandas as pd
 from IPython.display import Markdown
 
-from hrsa.analysis import pairs, robustness
+from hrsa.analysis import intervals, pairs
 from hrsa.report import plots
 from hrsa.report.prose import similarity
-from hrsa.study import store
-from hrsa.study.profile import load_profile
+from hrsa.study import load_profile, store
 from hrsa.verdict import published
 
 study = load_profile(profile)
@@ -48,7 +47,7 @@ folder = pairs.compare_pair(study, pair, "procrustes")
 # the noise floor (two seeds of one arm).
 
 # %%
-curve = similarity.over_seeds(store.read_table(folder / "curve.parquet"))
+curve = intervals.over_seeds(store.read_table(folder / "curve.parquet"))
 whole = curve[curve["set"] == "all"]
 beside = [name for name in ("null", "floor", "ceiling") if whole[name].notna().any()]
 plots.curves(whole[whole["metric"] == "inverse_row_entropy"], x="layer_x", y="value", hue="models", low="low",
@@ -138,7 +137,7 @@ plots.table(pd.DataFrame(rows, columns=heads), "Published inverse row entropy at
 # the median number of tokens of each id (*frequency balanced*).
 
 # %%
-twins = robustness.survived(similarity.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
+twins = similarity.survived(intervals.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
 plots.table(twins.drop(columns="conclusion"), "Procrustes at the last state, and whether its conclusions survive")
 
 # %% [markdown]
@@ -146,7 +145,7 @@ plots.table(twins.drop(columns="conclusion"), "Procrustes at the last state, and
 # first row of each metric.
 
 # %%
-Markdown(robustness.sentences(twins, ["twin"]))
+Markdown(similarity.sentences(twins, ["twin"]))
 
 # %% [markdown]
 # ## What was found

@@ -29,11 +29,10 @@ pair = "base-vs-rlvr"
 # %%
 from IPython.display import Markdown
 
-from hrsa.analysis import pairs, robustness
+from hrsa.analysis import intervals, pairs
 from hrsa.report import plots
 from hrsa.report.prose import similarity
-from hrsa.study import store
-from hrsa.study.profile import load_profile
+from hrsa.study import load_profile, store
 
 study = load_profile(profile)
 folder = pairs.compare_pair(study, pair, "cka")
@@ -88,7 +87,7 @@ Markdown(similarity.above_maximum(heat, maxima, "debiased_cka"))
 # two seeds of one arm.
 
 # %%
-curve = similarity.over_seeds(store.read_table(folder / "curve.parquet"))
+curve = intervals.over_seeds(store.read_table(folder / "curve.parquet"))
 curve["estimate"] = curve["metric"].map({"cka": "biased, as published", "debiased_cka": "debiased"})
 beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="estimate", low="low", high="high",
@@ -110,7 +109,7 @@ plots.curves(curve, x="layer_x", y="value", hue="models", facet="estimate", low=
 # the median number of tokens of each id (*frequency balanced*).
 
 # %%
-twins = robustness.survived(similarity.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
+twins = similarity.survived(intervals.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
 plots.table(twins.drop(columns="conclusion"), "CKA at the last state, and whether its conclusions survive")
 
 # %% [markdown]
@@ -118,7 +117,7 @@ plots.table(twins.drop(columns="conclusion"), "CKA at the last state, and whethe
 # first row of each metric.
 
 # %%
-Markdown(robustness.sentences(twins, ["twin"]))
+Markdown(similarity.sentences(twins, ["twin"]))
 
 # %% [markdown]
 # ## Audit: what it takes to mislead
@@ -130,8 +129,8 @@ Markdown(robustness.sentences(twins, ["twin"]))
 # tokens, with the other levels beside CKA:
 
 # %%
-audit = similarity.over_seeds(store.read_table(folder / "audit.parquet"))
-plots.curves(robustness.curves(audit), x="strength", y="value", hue="metric", dash="models", facet="attack",
+audit = intervals.over_seeds(store.read_table(folder / "audit.parquet"))
+plots.curves(similarity.curves(audit), x="strength", y="value", hue="metric", dash="models", facet="attack",
              quantity="similarity", xlabel="strength of the change (0: as recorded)", ylabel="similarity").publish(
     study.name, f"07_cka/{pair}", "audit",
     f"CKA, debiased CKA, k-NN overlap and correlation of the last states under four attacks, pair {pair}")
@@ -142,7 +141,7 @@ plots.curves(robustness.curves(audit), x="strength", y="value", hue="metric", da
 # can change the neighbours of few. The sentences name the attacks that turn a conclusion, with their strengths.
 
 # %%
-Markdown(robustness.sentences(robustness.survived(audit, ["attack", "strength"]), ["attack", "strength"]))
+Markdown(similarity.sentences(similarity.survived(audit, ["attack", "strength"]), ["attack", "strength"]))
 
 # %% [markdown]
 # ## What was found

@@ -28,11 +28,10 @@ pair = "base-vs-rlvr"
 import pandas as pd
 from IPython.display import Markdown
 
-from hrsa.analysis import pairs, robustness
+from hrsa.analysis import intervals, pairs
 from hrsa.report import plots
 from hrsa.report.prose import similarity
-from hrsa.study import store
-from hrsa.study.profile import load_profile
+from hrsa.study import load_profile, store
 from hrsa.verdict import published
 
 study = load_profile(profile)
@@ -46,7 +45,7 @@ folder = pairs.compare_pair(study, pair, "knn")
 # embedders that of two seeds of one arm.
 
 # %%
-curve = similarity.over_seeds(store.read_table(folder / "curve.parquet"))
+curve = intervals.over_seeds(store.read_table(folder / "curve.parquet"))
 curve["neighbours"] = "k = " + curve["k"].astype(str)
 beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", low="low", high="high",
@@ -66,7 +65,7 @@ plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", lo
 # share of tokens whose neighbours it decided, in either model:
 
 # %%
-ties = similarity.over_seeds(store.read_table(folder / "tied.parquet"))
+ties = intervals.over_seeds(store.read_table(folder / "tied.parquet"))
 ties = ties.pivot_table(index=["models", "layer_x"], columns="k", values="value", sort=False).reset_index()
 plots.table(ties.rename(columns={"layer_x": "state", **{k: f"k = {k}" for k in ties.columns if k not in (
     "models", "layer_x")}}), "Share of tokens whose set of neighbours the tie rule decided")
@@ -103,7 +102,7 @@ plots.table(table.rename(columns=lambda c: c if isinstance(c, str) else f"k = {c
 # the median number of tokens of each id (*frequency balanced*). The overlap is that of the middle $k$.
 
 # %%
-twins = robustness.survived(similarity.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
+twins = similarity.survived(intervals.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
 plots.table(twins.drop(columns="conclusion"), "k-NN overlap at the last state, and whether its conclusions survive")
 
 # %% [markdown]
@@ -111,7 +110,7 @@ plots.table(twins.drop(columns="conclusion"), "k-NN overlap at the last state, a
 # first row of each metric.
 
 # %%
-Markdown(robustness.sentences(twins, ["twin"]))
+Markdown(similarity.sentences(twins, ["twin"]))
 
 # %% [markdown]
 # ## What was found

@@ -29,11 +29,10 @@ pair = "base-vs-rlvr"
 # %%
 from IPython.display import Markdown
 
-from hrsa.analysis import pairs
+from hrsa.analysis import intervals, pairs
 from hrsa.report import plots
 from hrsa.report.prose import similarity
-from hrsa.study import store
-from hrsa.study.profile import load_profile
+from hrsa.study import load_profile, store
 
 study = load_profile(profile)
 folder = pairs.compare_pair(study, pair, "probes")
@@ -43,7 +42,7 @@ folder = pairs.compare_pair(study, pair, "probes")
 # in mathematics the topic is what is asked for and the number counts the steps of the solution.
 
 # %%
-probes = similarity.over_seeds(store.read_table(folder / "probes.parquet").drop(columns="direction"))
+probes = intervals.over_seeds(store.read_table(folder / "probes.parquet").drop(columns="direction"))
 probes["where"] = probes["set"] + ", " + probes["models"]
 scores = probes[probes["quantity"] != "delta"]
 

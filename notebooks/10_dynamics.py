@@ -32,8 +32,7 @@ from IPython.display import Markdown
 from hrsa.analysis import pairs
 from hrsa.report import plots
 from hrsa.report.prose import similarity
-from hrsa.study import store
-from hrsa.study.profile import load_profile
+from hrsa.study import load_profile, store
 
 study = load_profile(profile)
 tables = {pair.name: store.read_table(pairs.dynamics(study, pair.name) / "dynamics.parquet") for pair in study.pairs}

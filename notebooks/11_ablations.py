@@ -28,10 +28,9 @@ from IPython.display import Markdown
 
 from hrsa.analysis import ablations
 from hrsa.evaluation.evaluate import collect
-from hrsa.report import plots
+from hrsa.report import plots, prose
 from hrsa.report.prose.scores import score_table
-from hrsa.study import store
-from hrsa.study.profile import load_profile
+from hrsa.study import load_profile, store
 from hrsa.verdict import differences
 
 study = load_profile(profile)
@@ -84,8 +83,8 @@ plots.forest(overall, label="condition", value="difference", low="low", high="hi
 # tasks and not that of training runs, so no verdict is given on such a row, however narrow it is.
 
 # %%
-Markdown("\n".join(f"- {differences.sentence(row, study.verdict.margin)}" for _, row in overall.iterrows())
-         + "\n\n" + differences.against_recipe(overall))
+Markdown("\n".join(f"- {prose.scores.sentence(row, study.verdict.margin)}" for _, row in overall.iterrows())
+         + "\n\n" + prose.scores.against_recipe(overall))
 
 # %% [markdown]
 # ## Does the likeness of the arms change?
@@ -111,4 +110,4 @@ plots.bars(likeness, x="condition", y="value", hue="measure", facet="pair", low=
 # recipe points to the part of it that does the work.
 
 # %%
-Markdown(differences.likeness_sentences(likeness))
+Markdown(prose.scores.likeness_sentences(likeness))

@@ -28,12 +28,10 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa import merge, overview
-from hrsa.report import plots
-from hrsa.report.prose import verdict as wording
+from hrsa.report import plots, prose, results
+from hrsa.study import load_profile
 from hrsa.study.code_hash import code_hash
-from hrsa.study.profile import load_profile
-from hrsa.verdict import claims, evidence, published, synthesis
+from hrsa.verdict import claims, evidence, paired_scores, published, statement, synthesis
 from hrsa.verdict.equivalence import verdict
 
 study = load_profile(profile)
@@ -46,9 +44,9 @@ stated = study.verdict.model_dump()
 # answer, so they are recorded with a hash, and a later change stays visible.
 
 # %%
-statements = evidence.state(study)
-first, changed = evidence.stated_before(study, statements), evidence.changes(statements)
-Markdown(wording.statement(statements, first, changed))
+statements = statement.state(study)
+first, changed = statement.stated_before(study, statements), statement.changes(statements)
+Markdown(prose.verdict.statement(statements, first, changed))
 
 # %% [markdown]
 # ## One verdict per pair
@@ -59,10 +57,10 @@ Markdown(wording.statement(statements, first, changed))
 # rejected; *negligible*, both; *inconclusive*, neither. Holm's correction runs over the pairs.
 
 # %%
-pool = merge.pooled(study)
+pool = evidence.pooled(study)
 per_query, seeds = pool.per_query, pool.seeds
 verdicts = synthesis.score_verdicts(per_query, pool.families, study.pairs, seeds, **stated)
-Markdown(f"{wording.verdicts(verdicts)}\n\n{wording.sources(pool, study.seeds)}")
+Markdown(f"{prose.verdict.verdicts(verdicts)}\n\n{prose.verdict.sources(pool, study.seeds)}")
 
 # %% [markdown]
 # Scores of other machines or laboratories join the analysis when they come from the same models, recipe, suite and
@@ -99,7 +97,7 @@ columns = ["pair", "family", "seeds", "tasks", "queries", "holm_difference", "ho
 plots.table(verdicts[columns], "Data and p-values behind each verdict", decimals=4)
 
 # %%
-Markdown(wording.families(verdicts))
+Markdown(prose.verdict.families(verdicts))
 
 # %% [markdown]
 # Would another analysis say otherwise? Beside the verdict, without correction for the number of pairs: the same
@@ -107,7 +105,7 @@ Markdown(wording.families(verdicts))
 
 # %%
 others = synthesis.other_analyses(per_query, study.pairs, seeds, **stated)
-Markdown(wording.agreement(others))
+Markdown(prose.verdict.agreement(others))
 
 # %%
 plots.table(others.drop(columns="about"), "Other analyses of the same scores; inside: posterior mass within the margin",
@@ -129,7 +127,7 @@ plots.table(others[["method", "about"]].drop_duplicates(), "What each analysis i
 
 # %%
 controls = synthesis.controls(per_query, study.pairs, seeds, **stated)
-Markdown(synthesis.sight(controls, verdicts))
+Markdown(prose.verdict.sight(controls, verdicts))
 
 # %%
 plots.table(controls[["pair", "kind", "shift", "p_value", "holm", "sees"]],
@@ -148,7 +146,7 @@ plots.bars(parts, x="component", y="share", hue="pair", xlabel="source of variat
     study.name, "12_verdict", "sources", "Bars of the share of each source of variation in the error of each pair's difference")
 
 # %%
-Markdown(wording.limits(parts))
+Markdown(prose.verdict.limits(parts))
 
 # %% [markdown]
 # The planner simulates studies of other sizes with these variances and a true difference of zero, and applies the rule
@@ -158,7 +156,7 @@ Markdown(wording.limits(parts))
 # %%
 sizes = ([2, 3, 5, 8, 12], [50, 200, 800])
 plan = synthesis.plans(per_query, study.pairs, seeds, stated["margin"], stated["alpha"], sizes,
-                       evidence.hours_per_seed(study))
+                       paired_scores.hours_per_seed(study))
 plots.curves(plan, x="seeds", y="power", hue="queries", facet="pair", xlabel="training seeds",
              ylabel="power to prove the margin").publish(
     study.name, "12_verdict", "power",
@@ -181,7 +179,7 @@ plots.table(plan, f"Power at margin {study.verdict.margin:g}, the margin provabl
 
 # %%
 first = study.pairs[0].name
-levels = overview.overview(study, first)
+levels = results.overview(study, first)
 plots.curves(levels, x="layer_x", y="value", hue="models", facet="similarity", low="low", high="high",
              references=["null", "floor"], quantity="similarity", xlabel="state", ylabel="similarity").publish(
     study.name, "12_verdict", "overview",
@@ -201,7 +199,7 @@ plots.curves(levels, x="layer_x", y="value", hue="models", facet="similarity", l
 # %%
 similar = synthesis.similarities(study)
 table = claims.table(claims.score_claims(verdicts), claims.similarity_claims(similar))
-Markdown(wording.headline(table))
+Markdown(prose.verdict.headline(table))
 
 # %%
 plots.table(table[["claim", "pair", "outcome", "measured"]],
@@ -228,7 +226,7 @@ plots.table(claims.tally(table), "Outcomes by level")
 # %%
 cells = published.reanalyse(margin=1.0)
 strict = published.reanalyse(margin=0.5)
-Markdown(f"{wording.published_scores(strict)}\n\n{wording.published_scores(cells)}")
+Markdown(f"{prose.verdict.published_scores(strict)}\n\n{prose.verdict.published_scores(cells)}")
 
 # %%
 shown = cells[(cells["reading"] == published.READINGS[0].name) & (cells["kind"] != "SFT")]
@@ -256,7 +254,7 @@ plots.table(cells[columns], "All 15 published cells at a margin of one point, un
 # of the map between them allows a count.
 
 # %%
-Markdown(wording.published_realignment(published.realignment()))
+Markdown(prose.verdict.published_realignment(published.realignment()))
 
 # %%
 plots.table(published.entropy_change(), "Published inverse row entropy before and after contrastive training")
@@ -268,8 +266,8 @@ plots.table(published.entropy_change(), "Published inverse row entropy before an
 # one margin, or zero. This is a committed result, made by the command below, and not computed in this run.
 
 # %%
-simulated, record = synthesis.committed("verdict_simulation")
-Markdown(f"{wording.proof(simulated)}\n\n{wording.origin(record, code_hash(verdict))}")
+simulated, record = results.committed("verdict_simulation")
+Markdown(f"{prose.verdict.proof(simulated)}\n\n{prose.verdict.origin(record, code_hash(verdict))}")
 
 # %%
 plots.heatmap(simulated, x="method", y="scenario", value="false_equivalence", xlabel="method",

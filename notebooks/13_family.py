@@ -28,8 +28,8 @@ from IPython.display import Markdown
 
 from hrsa.report import plots, results
 from hrsa.report.prose import backbones, verdict
-from hrsa.study.profile import load_profile
-from hrsa.verdict import evidence, synthesis
+from hrsa.study import load_profile
+from hrsa.verdict import paired_scores, synthesis
 
 study = load_profile(profile)
 
@@ -76,7 +76,7 @@ Markdown(verdict.verdicts(tables["verdicts"]))
 
 # %%
 stated = study.verdict.model_dump()
-per_query, families = evidence.gather(study)
+per_query, families = paired_scores.gather(study)
 own = synthesis.score_verdicts(per_query, families, study.pairs, study.seeds, **stated)
 both = results.beside(tables["verdicts"].query("family == 'all'"), own.query("family == 'all'"))
 
@@ -95,7 +95,7 @@ columns = ["pair", "kind", "verdict", "difference", "low", "high", "smallest_mar
 plots.table(both[columns], "Verdicts over all tasks, committed and of this run", decimals=4)
 
 # %%
-Markdown(synthesis.sight(tables["controls"], tables["verdicts"]))
+Markdown(verdict.sight(tables["controls"], tables["verdicts"]))
 
 # %% [markdown]
 # ## What changed inside

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -21,6 +22,7 @@ from hrsa.study import store
 from hrsa.study.profile import Analysis, load_profile
 from hrsa.texts import own_probes
 from hrsa.workflow import compare_two
+from hrsa.workflow.commands import main
 
 SPACES = " \t\n  "
 
@@ -173,10 +175,10 @@ def test_chapters_depend_on_widths_and_labels(pair):
 
 def test_tokens_of_different_tokenizers_are_refused_by_a_message_that_names_word(pair, capsys):
     a, b, texts = map(str, pair)
-    assert compare_two.main(["--a", a, "--b", b, "--texts", texts, "--unit", "token"]) == 1
+    assert main(["compare", "--a", a, "--b", b, "--texts", texts, "--unit", "token"]) == 1
     said = capsys.readouterr().err
     assert "unit word" in said and "expected equal tokenizers" in said
-    assert compare_two.main(["--a", a, "--b", f"{b}/nothing", "--texts", texts]) == 1
+    assert main(["compare", "--a", a, "--b", f"{b}/nothing", "--texts", texts]) == 1
     assert "expected" in capsys.readouterr().err
 
 
@@ -186,7 +188,7 @@ def test_a_chapter_of_two_models_that_share_nothing(pair, tmp_path):
     small = profile.model_copy(update={"analysis": profile.analysis.model_copy(
         update={"bootstrap": 10, "permutations": 3, "max_tokens": 150, "probe_texts": 4, "ks": (3,)})})
     compare_two.write_study(tmp_path, small, front, tags)
-    command = [sys.executable, "-m", "hrsa.workflow.job", "07_cka", profile.name, "--profile", profile.name]
+    command = [str(Path(sys.executable).with_name("hrsa")), "run", "07_cka", profile.name, "--profile", profile.name]
     environment = {name: value for name, value in os.environ.items() if name != "HRSA_OWNER"}
     done = subprocess.run(command, env={**environment, "HRSA_ROOT": str(tmp_path)}, capture_output=True, text=True,
                           check=False)

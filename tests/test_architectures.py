@@ -8,6 +8,7 @@ from sentence_transformers import SentenceTransformer
 from tiny import tiny_tokenizer
 
 from hrsa.models import embedder, language_model
+from hrsa.study import runtime
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
          "intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": None,
@@ -50,7 +51,7 @@ def test_export_and_reload_embed_alike(family, attention, folder_of, tmp_path, r
     before = [embedder.embed(model, texts), embedder.embed(model, texts, PROMPT)]
     embedder.export(model, tmp_path / "model")
     for kernel in ("sdpa", "eager"):
-        plain = SentenceTransformer(str(tmp_path / "model"), device=str(language_model.device()),
+        plain = SentenceTransformer(str(tmp_path / "model"), device=str(runtime.device()),
                                     model_kwargs={"attn_implementation": kernel})
         assert plain[0].model.config._attn_implementation == kernel
         for side in ("right", "left"):

@@ -10,7 +10,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hrsa.models import language_model
+from hrsa.models import language_model, resolve
+from hrsa.study import runtime
 from hrsa.study.profile import load_profile
 
 VOCABULARY = 64
@@ -152,19 +153,19 @@ def test_folder_backbones_are_checked(tmp_path, folder_of):
         {"name": "gone", "source": "folder", "path": str(tmp_path / "gone"), "arm": "base"},
         {"name": "hub", "source": "hub", "path": "nobody/no-such-model", "arm": "base"}]}
     profile = type(load_profile("smoke")).model_validate(smoke)
-    assert language_model.backbone_folder(profile, "here") == str(folder_of("Qwen3"))
-    assert language_model.backbone_folder(profile, "hub") == "nobody/no-such-model"
+    assert resolve.backbone_folder(profile, "here") == str(folder_of("Qwen3"))
+    assert resolve.backbone_folder(profile, "hub") == "nobody/no-such-model"
     with pytest.raises(ValueError, match="expected a model folder"):
-        language_model.backbone_folder(profile, "gone")
+        resolve.backbone_folder(profile, "gone")
     with pytest.raises(ValueError, match=r"expected .*backbone of the profile"):
-        language_model.backbone_folder(profile, "other")
+        resolve.backbone_folder(profile, "other")
 
 
 def test_prepare_seeds_everything():
     drawn = []
     for _ in range(2):
-        language_model.prepare(threads=1, seed=7)
+        runtime.prepare(threads=1, seed=7)
         drawn.append((random.random(), np.random.random(), torch.rand(1).item()))  # noqa: NPY002
     assert drawn[0] == drawn[1]
     assert torch.get_num_threads() == 1 and torch.are_deterministic_algorithms_enabled()
-    assert language_model.device().type in ("cpu", "cuda")
+    assert runtime.device().type in ("cpu", "cuda")

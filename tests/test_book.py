@@ -9,11 +9,10 @@ from browser import open_page
 from myst_nb.core.render import load_mime_renders
 from selenium.webdriver.common.by import By
 
-from hrsa.report import book
+from hrsa.report import book, chapters, notebooks
 from hrsa.report.book import extension, report, source
 from hrsa.study import store
 from hrsa.study.profile import Profile, load_profile
-from hrsa.workflow import graph, job
 
 REAL_BOOK = store.BOOK
 FIGURES = """
@@ -104,10 +103,10 @@ def _execute_all(root, profile):
         notebook = jupytext.reads(text.lstrip(), fmt="py:percent")
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         jupytext.write(notebook, root / f"{kind}.ipynb")
-        executed[kind] = job.run_notebook(root / f"{kind}.ipynb", root / f"{kind}.out.ipynb", {"profile": "tiny"})
-    for _, chapters in source.pages(profile):
-        for chapter, name in chapters:
-            target = root / graph.executed(profile, chapter, name)
+        executed[kind] = notebooks.run_notebook(root / f"{kind}.ipynb", root / f"{kind}.out.ipynb", {"profile": "tiny"})
+    for _, members in source.pages(profile):
+        for chapter, name in members:
+            target = root / chapters.executed(profile, chapter, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(executed["figures" if chapter == "07_cka" else "prose"], target)
 
@@ -164,7 +163,7 @@ def test_the_html_names_its_runs_and_no_cdn(html):
 
 
 def test_executed_notebooks_that_are_missing_failed_unfinished_or_noisy_are_all_named(study, tmp_path):
-    folder = store.ROOT / graph.executed(study, "01_backbones", "study")
+    folder = store.ROOT / chapters.executed(study, "01_backbones", "study")
     kept = {path: path.read_bytes() for path in folder.parent.glob("*.ipynb")}
 
     def change(name, edit):
@@ -255,7 +254,7 @@ def test_the_table_of_contents_follows_the_profile(name):
     assert captions[0] == "The study" and captions[-2:] == ["Synthesis", "Run records"]
     assert len(captions) == 3 + len(profile.compared())
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    expected = {graph.page(c, n) for c, names in graph.jobs(profile).items() if c[0].isdigit() for n in names}
+    expected = {chapters.page(c, n) for c, names in chapters.jobs(profile).items() if c[0].isdigit() for n in names}
     assert set(files) - {"run_records"} == expected and len(files) == len(set(files))
     assert ("11_ablations.ipynb" in files) == bool(profile.ablations)
     assert files.index("02_texts.ipynb") < files.index(f"03_training--{profile.backbones[0].name}-s0.ipynb")

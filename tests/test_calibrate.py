@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hrsa.analysis import robustness
 from hrsa.similarity import METRICS, compare_layers, debiased_cka, knn_overlap, linear_cka, mean_correlation, resampling
 
 
@@ -92,14 +93,14 @@ def test_twins_do_what_their_names_say(rng):
     y[:, 9] *= 500
     x[:, 5] = 1
     ids = np.r_[np.zeros(200, int), np.arange(100) % 50 + 1]
-    twins = resampling.twins(x, y, ids, rng)
+    twins = robustness.twins(x, y, ids, rng)
     assert twins["as recorded"].x == pytest.approx(x)
     for part in twins["standardised"][:2]:
         assert part.mean(axis=0) == pytest.approx(0, abs=1e-9)
     assert np.flatnonzero(twins["standardised"].x.std(axis=0) < 0.5).tolist() == [5]
     assert twins["outliers removed"].x == pytest.approx(np.delete(x, [3, 9], axis=1))
     assert twins["outliers removed"].y == pytest.approx(np.delete(y, [3, 9], axis=1))
-    apart = resampling.twins(x, y[:, :20], ids, rng)["outliers removed"]
+    apart = robustness.twins(x, y[:, :20], ids, rng)["outliers removed"]
     assert [part.shape[1] for part in apart[:2]] == [39, 19]
     assert twins["mean removed"].y.mean(axis=0) == pytest.approx(0, abs=1e-9)
     balanced = twins["frequency balanced"]
@@ -107,12 +108,12 @@ def test_twins_do_what_their_names_say(rng):
     assert np.bincount(ids[balanced.rows]).tolist() == [2] * 51
     assert (balanced.x == x[balanced.rows]).all() and (balanced.y == y[balanced.rows]).all()
     with pytest.raises(ValueError, match="same n tokens"):
-        resampling.twins(x, y[:-1], ids, rng)
+        robustness.twins(x, y[:-1], ids, rng)
 
 
 def attacked(metrics, x, y, rng):
     """Change of each metric under each attack: {(metric, attack, strength): change}."""
-    found = {(name, attack, strength): metric(a, b) for attack, strength, (a, b, _) in resampling.attacks(x, y, rng)
+    found = {(name, attack, strength): metric(a, b) for attack, strength, (a, b, _) in robustness.attacks(x, y, rng)
              for name, metric in metrics.items()}
     return {key: value - found[key[0], "as recorded", 0.0] for key, value in found.items()}
 
@@ -133,7 +134,7 @@ def test_attacks_mislead_as_they_are_known_to(rng):
 
 def test_rows_of_a_variant_name_where_they_came_from(rng):
     x, y = rng.standard_normal((2, 200, 5))
-    for attack, strength, (a, b, rows) in resampling.attacks(x, y, rng, strengths=(10.0, 5000.0)):
+    for attack, strength, (a, b, rows) in robustness.attacks(x, y, rng, strengths=(10.0, 5000.0)):
         assert len(a) == len(b) == len(rows) <= 800
         unmoved = (a == x[rows]).all(axis=1) & (b == y[rows]).all(axis=1)
         touched = {"shared outlier": 200, "moved tokens": 2, "moved token": 1}.get(attack, 0)
@@ -145,7 +146,7 @@ def test_one_huge_shared_dimension_makes_cka_one(rng):
     x[:, 0] = y[:, 0] = 1000 * rng.standard_normal(500)
     assert linear_cka(x, y) > 0.999 and debiased_cka(x, y) > 0.999
     assert abs(mean_correlation(x, y)) < 0.03
-    clean = resampling.twins(x, y, np.arange(500), rng)["outliers removed"]
+    clean = robustness.twins(x, y, np.arange(500), rng)["outliers removed"]
     assert clean.x.shape[1] == 99 and abs(debiased_cka(clean.x, clean.y)) < 0.02
 
 
@@ -155,5 +156,5 @@ def test_shared_norm_and_mean_make_neighbours_of_independent_directions(rng):
     norms = np.exp(0.7 * rng.standard_normal((n, 1)))
     x, y = (norms * rng.standard_normal((n, d)) / np.sqrt(d) + common for _ in "xy")
     assert knn_overlap(x, y, ks=(100,))[100] > 0.5  # independent arrays without these score about 1 / 7
-    clean = resampling.twins(x, y, np.arange(n), rng)["mean removed"]
+    clean = robustness.twins(x, y, np.arange(n), rng)["mean removed"]
     assert knn_overlap(clean.x, clean.y, ks=(100,))[100] < 0.25

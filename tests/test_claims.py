@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 from hrsa.report.prose import verdict
+from hrsa.report.prose.verdict import sight
+from hrsa.report.results import committed
 from hrsa.study import store
 from hrsa.study.profile import Pair, load_profile
-from hrsa.verdict import evidence, published
+from hrsa.verdict import evidence, paired_scores, published, statement
 from hrsa.verdict.claims import (
     CLAIMS,
     FAILS,
@@ -22,17 +24,7 @@ from hrsa.verdict.claims import (
     tally,
 )
 from hrsa.verdict.claims import table as all_claims
-from hrsa.verdict.synthesis import (
-    committed,
-    controls,
-    error_shares,
-    one_number,
-    other_analyses,
-    plans,
-    score_verdicts,
-    sight,
-    summarise,
-)
+from hrsa.verdict.synthesis import controls, error_shares, one_number, other_analyses, plans, score_verdicts, summarise
 
 BASE = {"RLVR": {"correlation": (0.95, 0.97), "inverse_row_entropy": (0.9, 0.92), "debiased_cka": (0.97, 0.98),
                  "knn": (0.6, 0.62), "probe_delta": (0.0, 0.02)},
@@ -107,7 +99,7 @@ def scores(rng, shift=0.0, seeds=(0, 1, 2), arms=("base", "rlvr"), queries=120):
             for task, base in level.items():
                 value = base + rng.normal(0, 0.01, queries) + (shift if arm != "base" else 0)
                 rows += [(f"{arm}-s{seed}", task, f"q{i}", v) for i, v in enumerate(value)]
-    return pd.DataFrame(rows, columns=evidence.COLUMNS)
+    return pd.DataFrame(rows, columns=paired_scores.COLUMNS)
 
 
 FAMILIES = pd.Series({"x": "retrieval", "y": "retrieval", "z": "pair"})
@@ -170,15 +162,15 @@ def test_summary_of_a_pair_takes_the_right_rows():
 def test_pairing_by_seed_and_query(rng):
     table = scores(rng, queries=5)
     shuffled = table.sample(frac=1, random_state=int(rng.integers(1000)))
-    a, b, tasks = evidence.paired(shuffled, "base", "rlvr", (0, 2))
+    a, b, tasks = paired_scores.paired(shuffled, "base", "rlvr", (0, 2))
     assert a.shape == b.shape == (2, 15) and list(tasks) == ["x"] * 5 + ["y"] * 5 + ["z"] * 5
     want = table.query("model == 'rlvr-s2' and task == 'y' and query == 'q3'")["value"].item()
     assert b[1, 8] == want
-    assert evidence.seeds_of(table, "base", "rlvr") == [0, 1, 2]
+    assert paired_scores.seeds_of(table, "base", "rlvr") == [0, 1, 2]
     with pytest.raises(ValueError, match="rlvr-s7"):
-        evidence.paired(table, "base", "rlvr", (0, 7))
+        paired_scores.paired(table, "base", "rlvr", (0, 7))
     with pytest.raises(ValueError, match="same queries"):
-        evidence.paired(table.drop(index=3), "base", "rlvr", (0, 1))
+        paired_scores.paired(table.drop(index=3), "base", "rlvr", (0, 1))
 
 
 def test_evidence_joins_when_the_fingerprint_agrees(rng, tmp_path):
@@ -188,7 +180,7 @@ def test_evidence_joins_when_the_fingerprint_agrees(rng, tmp_path):
     evidence.write(tmp_path / "two.parquet", smoke.model_copy(update={"seeds": (2,)}), two, "machine two", FAMILIES)
     joined, meta = evidence.join([tmp_path / "one.parquet", tmp_path / "two.parquet"])
     assert len(joined) == len(one) + len(two) and [m["source"] for m in meta] == ["machine one", "machine two"]
-    assert evidence.seeds_of(joined, "base", "rlvr") == [0, 1, 2]
+    assert paired_scores.seeds_of(joined, "base", "rlvr") == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("section", "field", "value", "part"), [
@@ -227,11 +219,11 @@ def test_not_evidence(rng, tmp_path):
 def test_a_later_change_of_the_statement_shows(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "RUNS", tmp_path)
     smoke = load_profile("smoke")
-    assert len(evidence.state(smoke)) == 1 and evidence.changes(evidence.state(smoke)) == []
+    assert len(statement.state(smoke)) == 1 and statement.changes(statement.state(smoke)) == []
     changed = smoke.model_copy(update={"verdict": smoke.verdict.model_copy(update={"margin": 0.05})})
-    told = evidence.state(changed)
+    told = statement.state(changed)
     assert len(told) == 2 and told[0]["hash"] != told[1]["hash"]
-    assert len(evidence.changes(told)) == 1 and "margin: 0.02 became 0.05" in evidence.changes(told)[0]
+    assert len(statement.changes(told)) == 1 and "margin: 0.02 became 0.05" in statement.changes(told)[0]
     assert all(one["written"] <= other["written"] for one, other in pairwise(told))
 
 
@@ -260,7 +252,7 @@ def test_headline_counts_outcomes(rng):
 
 def test_statement_sentence():
     smoke = load_profile("smoke")
-    stated = [{**evidence.statement(smoke), "written": "2026-01-01T00:00:00Z"}]
+    stated = [{**statement.statement(smoke), "written": "2026-01-01T00:00:00Z"}]
     assert "before the first score" in verdict.statement(stated, True, [])
     late = verdict.statement(stated, False, ["margin: 0.02 became 0.05 on 2026-01-02"])
     assert "**after the first score" in late and "became 0.05" in late

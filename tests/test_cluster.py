@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from hrsa.report import chapters
 from hrsa.study import store
 from hrsa.study.profile import load_profile
-from hrsa.workflow import gpus, graph
+from hrsa.workflow import gpus
 from hrsa.workflow.engine import command
 
 CARDS = ["GPU-aa", "GPU-bb"]
@@ -91,18 +92,19 @@ def test_no_cards_without_the_driver(machine):
 
 
 def started(count, tmp_path):
-    """Run a module under `hrsa.workflow.gpus`: what it sees as CUDA_VISIBLE_DEVICES."""
-    (tmp_path / "shown.py").write_text("import os, sys\nprint(os.environ.get('CUDA_VISIBLE_DEVICES'), *sys.argv[1:])")
-    return subprocess.run([sys.executable, "-m", "hrsa.workflow.gpus", str(count), "shown", "a", "--b"], cwd=tmp_path,
-                          capture_output=True, text=True, check=False)
+    """What a child of a process that holds this many cards sees as CUDA_VISIBLE_DEVICES."""
+    script = tmp_path / "shown.py"
+    script.write_text("import subprocess, sys\nfrom hrsa.workflow.gpus import cards\nwith cards(int(sys.argv[1])):\n"
+                      "    subprocess.run(['sh', '-c', 'echo ${CUDA_VISIBLE_DEVICES-None}'], check=True)\n")
+    return subprocess.run([sys.executable, str(script), str(count)], capture_output=True, text=True, check=False)
 
 
-def test_a_module_runs_with_the_cards_it_was_given(machine, tmp_path):
-    assert started(0, tmp_path).stdout == "None a --b\n"
-    assert started(1, tmp_path).stdout == "GPU-aa a --b\n"
-    assert started(2, tmp_path).stdout == "GPU-aa,GPU-bb a --b\n"
+def test_a_job_runs_with_the_cards_it_was_given(machine, tmp_path):
+    assert started(0, tmp_path).stdout == "None\n"
+    assert started(1, tmp_path).stdout == "GPU-aa\n"
+    assert started(2, tmp_path).stdout == "GPU-aa,GPU-bb\n"
     refused = started(3, tmp_path)
-    assert refused.returncode == 1 and "shown a --b: expected 3 graphics card(s)" in refused.stderr
+    assert refused.returncode == 1 and "expected 3 graphics card(s)" in refused.stderr
 
 
 def dry_run(name, *more):
@@ -128,7 +130,7 @@ def test_model_jobs_ask_for_a_card_where_there_is_one(machine):
     for rule, jobs in dry_run("smoke").items():
         for text in jobs:
             assert asked(text).get("gpu") == ("1" if rule in MODELS else None)
-            assert ("-m hrsa.workflow.gpus 1 hrsa.workflow.job" in text) == (rule in MODELS)
+            assert ("--gpus 1" in text) == (rule in MODELS)
 
 
 @pytest.mark.parametrize("executor", ["slurm", "kubernetes"])
@@ -139,7 +141,7 @@ def test_cluster_profiles_run_dry_with_the_real_executor(executor):
     storage = ["--default-storage-prefix", str(store.ROOT)] if executor == "kubernetes" else []
     found = dry_run("paper", "--workflow-profile", str(folder.relative_to(store.ROOT)), *storage)
     assert {rule: len(jobs) for rule, jobs in found.items() if rule != "all"} == {
-        rule: len(names) for rule, names in graph.jobs(load_profile("paper")).items() if names}
+        rule: len(names) for rule, names in chapters.jobs(load_profile("paper")).items() if names}
     for rule in MODELS & set(found):
         for text in found[rule]:
             for name, value in settings["set-resources"][rule].items():

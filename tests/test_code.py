@@ -13,7 +13,7 @@ from hrsa.analysis.dynamics import dynamics
 from hrsa.analysis.pairs import compare_pair
 from hrsa.analysis.recordings import record_states
 from hrsa.evaluation.evaluate import evaluate_model
-from hrsa.models.adapters import merged_folder
+from hrsa.models.resolve import merged_folder
 from hrsa.models.zoo.make import code_of
 from hrsa.study import code_hash as code
 from hrsa.study import store
@@ -73,8 +73,8 @@ def test_words_move_no_key(package):
 
 def test_sentences_plots_and_the_graph_move_no_key(package):
     before = keys()
-    for name in ("report/prose/verdict", "report/prose/similarity", "workflow/graph", "workflow/engine", "report/plots/style",
-                 "report/book/report", "report/prose/texts", "verdict/claims"):
+    for name in ("report/prose/verdict", "report/prose/similarity", "workflow/graph", "workflow/engine",
+                 "report/plots/style", "report/book/report", "report/prose/texts", "verdict/claims"):
         path = package / f"{name}.py"
         path.write_text(path.read_text(encoding="utf8") + "\nADDED = 1\n", encoding="utf8")
         for node in ast.parse(path.read_text(encoding="utf8")).body:
@@ -95,8 +95,8 @@ def test_messages_of_errors_and_of_the_log_move_no_key(package):
     ("training/batches.py", "chance.permutation(rows)", "chance.permutation(rows[::-1])", {"train"}),
     ("similarity/cka.py", "out[fine] = ", "out[fine] = 1 * ", {"compare", "dynamics", "ablations"}),
     ("similarity/correlation.py", "np.clip(out, -1.0", "np.clip(out, -2.0", {"compare", "dynamics", "ablations"}),
-    ("analysis/hidden_states.py", "truncation=True, max_length=max_length", "truncation=True, max_length=max_length - 1",
-     {"record"}),
+    ("analysis/hidden_states.py", "truncation=True, max_length=max_length",
+     "truncation=True, max_length=max_length - 1", {"record"}),
     ("evaluation/encoder.py", "convert_to_numpy=True", "convert_to_numpy=False", {"evaluate"}),
     ("texts/hard_negatives.py", "QUANTILES = (0.05", "QUANTILES = (0.06", {"mine"}),
     ("models/embedder.py", "Strip(left=False", "Strip(left=True", {"train", "evaluate", "record"}),

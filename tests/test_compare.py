@@ -8,7 +8,7 @@ import pytest
 from test_activations import WORDS, load, probe_table, save_qwen3
 from tiny import tiny_backbone
 
-from hrsa.analysis import dynamics, layerwise, pairs, recordings, robustness
+from hrsa.analysis import dynamics, intervals, layerwise, pairs, recordings, robustness
 from hrsa.analysis import probes as compare_probes
 from hrsa.report.prose import similarity
 from hrsa.similarity.states import Sample
@@ -194,7 +194,7 @@ def test_sentence_takes_one_row_of_each():
 def test_seeds_are_covered_by_the_interval():
     table = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.7, 0.6, 0.8)]).assign(
         models="embedders", seed=[0, 1], a=["a-s0", "a-s1"], b=["b-s0", "b-s1"], k=pd.array([pd.NA] * 2, "Int64"))
-    merged = similarity.over_seeds(table)
+    merged = intervals.over_seeds(table)
     assert merged[["value", "low", "high"]].iloc[0].tolist() == pytest.approx([0.6, 0.4, 0.8])
 
 
@@ -220,7 +220,8 @@ def test_layers_are_counted():
     backbones = pd.DataFrame([row(0.5, 0.4, 0.6)] * 3).assign(models="backbones", layer_x=["0", "1", "2"])
     embedders = pd.DataFrame([row(0.8, 0.7, 0.9), row(0.5, 0.4, 0.6), row(0.1, 0.0, 0.2)])
     embedders = embedders.assign(models="embedders", layer_x=["0", "1", "2"])
-    assert "at 1, less alike at 1, and it is inconclusive at 1" in similarity.by_layer(pd.concat([backbones, embedders]))
+    said = similarity.by_layer(pd.concat([backbones, embedders]))
+    assert "at 1, less alike at 1, and it is inconclusive at 1" in said
 
 
 def test_loss_of_a_probe_needs_an_interval_above_zero():
@@ -288,9 +289,9 @@ def test_twins_and_audit_of_recorded_states(two):
     audit = robustness.audit_table(x, y, ANALYSIS, strengths=(100.0,))
     assert set(audit["metric"]) == {"correlation", "cka", "debiased_cka", "knn"} and len(audit) == 4 * 5
     assert audit[["value", "null"]].notna().all(axis=None)
-    curves = robustness.curves(audit)
+    curves = similarity.curves(audit)
     assert (curves.groupby(["metric", "attack"])["strength"].agg(list).map(tuple) == ("0", "100")).all()
-    judged = robustness.survived(audit.assign(models="backbones"), ["attack", "strength"])
+    judged = similarity.survived(audit.assign(models="backbones"), ["attack", "strength"])
     assert judged.query("attack == 'as recorded'")["survives"].all()
 
 
@@ -299,16 +300,16 @@ def test_what_survives_follows_from_intervals():
             ("moved", "backbones", 0.5, 0.4, 0.6), ("moved", "embedders", 0.8, 0.55, 0.9),
             ("scaled", "backbones", 0.6, 0.5, 0.65), ("scaled", "embedders", 0.9, 0.8, 0.95)]
     table = pd.DataFrame(rows, columns=["twin", "models", "value", "low", "high"]).assign(metric="cka", null=0.1)
-    judged = robustness.survived(table, ["twin"]).set_index("twin")
+    judged = similarity.survived(table, ["twin"]).set_index("twin")
     assert judged["survives"].to_dict() == {"as recorded": True, "moved": False, "scaled": True}
-    said = robustness.sentences(judged.reset_index(), ["twin"])
+    said = similarity.sentences(judged.reset_index(), ["twin"])
     assert said.endswith("embedders more alike than backbones. This survives 1 of 2 changes; what turns it: moved.")
     attacks = pd.concat([judged.reset_index().rename(columns={"twin": "attack"}).assign(strength=s)
                          for s in (10.0, 100.0)]).drop_duplicates(["attack", "strength"])
-    said = robustness.sentences(attacks[(attacks["attack"] != "as recorded") | (attacks["strength"] == 10)],
+    said = similarity.sentences(attacks[(attacks["attack"] != "as recorded") | (attacks["strength"] == 10)],
                               ["attack", "strength"])
     assert said.endswith("This survives 2 of 4 changes; what turns it: moved (10, 100).")
-    alone = robustness.survived(table[table["models"] == "backbones"], ["twin"])
+    alone = similarity.survived(table[table["models"] == "backbones"], ["twin"])
     assert alone["survives"].all() and "embedders" not in alone.columns
 
 

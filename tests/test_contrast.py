@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from hrsa.analysis import ablations
+from hrsa.report import prose
 from hrsa.report.prose.scores import MEAN, PAD, difference_table, score_table
 from hrsa.study.profile import Profile, load_profile
 from hrsa.verdict import differences
@@ -61,10 +62,11 @@ def test_difference_is_b_minus_a_per_task_by_hand(study, tables):
 def test_sentences_follow_the_verdict(study, tables):
     _, per_query = tables
     rows = differences.all_differences(study, per_query, ["recipe"])
-    said = {row["pair"]: differences.sentence(row, 0.03) for _, row in rows[rows["task"] == differences.ALL].iterrows()}
+    overall = rows[rows["task"] == differences.ALL]
+    said = {row["pair"]: prose.scores.sentence(row, 0.03) for _, row in overall.iterrows()}
     assert "equivalent within ±0.03" in said["base-vs-rlvr"]
     assert "the arms differ." in said["base-vs-sft"]
-    assert "base-vs-sft, recipe: of 3 tasks 3 different" in differences.counted(rows)
+    assert "base-vs-sft, recipe: of 3 tasks 3 different" in prose.scores.counted(rows)
 
 
 def test_score_table_has_a_row_per_task_and_condition(study, tables):
@@ -103,7 +105,7 @@ def test_families_and_gains(study, tables):
     assert trained["value"] - before["value"] == pytest.approx(0.3, abs=0.003)
     assert trained["low"] <= trained["value"] <= trained["high"]
     assert np.isnan(before["low"]) and np.isnan(before["high"])  # one run has no range
-    said = differences.gains(study, scores)
+    said = prose.scores.gains(study, scores)
     assert "base: contrastive training raised" in said and "higher on 3 of 3 tasks" in said
     assert "sft: contrastive training raised" in said and "above BM25 on 0 of 2 retrieval tasks" in said
 
@@ -114,10 +116,10 @@ def test_query_table_and_agreement(study, tables):
     assert len(points) == 2 * sum(SIZES.values()) and set(points["family"]) == {"retrieval", "clustering"}
     shifted = points[points["pair"] == "base-vs-sft"]
     assert np.allclose(shifted["b"] - shifted["a"], -0.2, atol=0.02)
-    said = differences.agreement(points)
+    said = prose.scores.agreement(points)
     assert "base-vs-sft: of 130 items 0% are scored alike by both arms, 0% higher by b and 100% higher by a" in said
     assert "correlation within tasks 1.00" in said
-    flat = differences.agreement(points.assign(a=0.5, b=0.5))
+    flat = prose.scores.agreement(points.assign(a=0.5, b=0.5))
     assert "100% are scored alike" in flat and "undefined" in flat
 
 
@@ -128,7 +130,7 @@ def test_ablations_beside_the_recipe(study, tables):
     assert set(zip(overall["pair"], overall["condition"], strict=True)) == {
         ("base-vs-rlvr", "recipe"), ("base-vs-sft", "recipe"), ("base-vs-rlvr", "causal")}
     assert (overall["seeds"] == 1).all() and overall["reason"].str.contains("one seed").all()
-    assert differences.against_recipe(overall).count("\n") == 0
+    assert prose.scores.against_recipe(overall).count("\n") == 0
     assert ablations.changes(study).to_dict("records") == [
         {"ablation": "causal", "setting": "attention", "recipe": "bidirectional", "ablated": "causal",
          "arms": "base, rlvr", "seeds": "0"}]
@@ -143,7 +145,7 @@ def test_likeness_sentences_need_separate_intervals():
     table = pd.DataFrame([{"pair": "p", "condition": c, "seed": None, "metric": "cka", "k": np.nan, "value": v,
                            "low": lo, "high": hi, "null": 0.1} for c, v, lo, hi in rows])
     joined = differences.likeness([table])
-    said = differences.likeness_sentences(joined).splitlines()
+    said = prose.scores.likeness_sentences(joined).splitlines()
     assert "*recipe*: rises to 0.900" in said[0]
     assert "*causal*: is not told apart from before at 0.520" in said[1] and "below the recipe" in said[1]
 

@@ -13,18 +13,19 @@ from sentence_transformers import SentenceTransformer
 from test_train import recipe, triples_table
 from tiny import tiny_backbone
 
-from hrsa.collate import CUT
 from hrsa.study import store
 from hrsa.study.profile import Profile, load_profile
 from hrsa.training import distributed
+from hrsa.training.batches import CUT
 from hrsa.training.gradient_cache import blank, pieces_of
 from hrsa.training.infonce import MASKED, InfoNCE
-from hrsa.training.train import main, train_embedder
+from hrsa.training.train import train_embedder
+from hrsa.workflow.commands import main
 
 CONFIGS = store.ROOT / "configs/accelerate"
 LAUNCHED = "import sys; from pathlib import Path; from hrsa import paths; root = Path(sys.argv.pop(1)); " \
            "paths.ROOT, paths.RUNS, paths.SUITE = root, root / 'RUNS', root / 'SUITE'; " \
-           "from hrsa.training.train import main; sys.exit(main(sys.argv[1:]))"
+           "from hrsa.workflow.commands import main; sys.exit(main(['train', *sys.argv[1:]]))"
 
 
 @pytest.fixture
@@ -112,6 +113,6 @@ def test_a_batch_that_does_not_divide(monkeypatch, tmp_path):
 
 
 def test_command_line_errors(study, capsys):
-    assert main([str(study), "a-s7"]) == 1
+    assert main(["train", str(study), "a-s7"]) == 1
     assert "hrsa: expected a model of profile tiny" in capsys.readouterr().err
     assert isinstance(load_profile("paper"), Profile) and load_profile("paper").recipe.batch_size % 16 == 0

@@ -13,13 +13,14 @@ from tiny import tiny_backbone
 
 from hrsa.evaluation import evaluate
 from hrsa.evaluation.embedding_cache import Embeddings, size, text_key
-from hrsa.evaluation.encoder import InstructedEncoder, model_meta, task_instruction
+from hrsa.evaluation.encoder import BM25Search, InstructedEncoder, model_meta, task_instruction
 from hrsa.evaluation.item_scores import item_scores, precision_at_positives, rescore, right_at_best_threshold, watch
 from hrsa.evaluation.tasks import family, local_task, study_tasks
 from hrsa.models.embedder import assemble
+from hrsa.study import runtime
 from hrsa.study import store as paths
 from hrsa.study.profile import Profile, Suite, load_profile
-from hrsa.texts.bm25 import BM25, BM25Search
+from hrsa.texts.bm25 import BM25
 from hrsa.texts.suite import EvalTask, query_prompt
 
 WORDS = ["ring", "graph", "prime", "matrix", "vector", "proof", "lemma", "bound", "chord", "angle", "circle", "count",
@@ -251,7 +252,7 @@ def test_ndcg_per_query_equals_the_formula(model, rng, tmp_path):
 def test_a_run_file_that_does_not_rescore_is_refused(model, rng, tmp_path):
     task = local_task(make_task(rng, "retrieval"))
     seen = watch(task)
-    with evaluate.quiet():
+    with runtime.quiet():
         result = mteb.evaluate(encoder(model), task, cache=None, co2_tracker=False, prediction_folder=tmp_path,
                                show_progress_bar=False).task_results[0]
     file = tmp_path / task.prediction_file_name

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa import merge
 from hrsa.evaluation.evaluate import SCORES
 from hrsa.report.prose import verdict
 from hrsa.study import store
 from hrsa.study.profile import load_profile
-from hrsa.verdict import evidence
+from hrsa.verdict import evidence, paired_scores
 from hrsa.verdict.synthesis import score_verdicts
+from hrsa.workflow.commands import main
 
 SMOKE = load_profile("smoke")
 FAMILIES = {"x": "retrieval", "y": "pair"}
@@ -26,7 +26,7 @@ def scored(rng, seeds):
                 level = LEVEL + (0.012 * (-1) ** seed if model.backbone != "base" else 0)
                 rows += [(f"{model.backbone}-s{seed}", task, f"q{i}", value) for task in FAMILIES
                          for i, value in enumerate(level + rng.normal(0, 0.002, 60))]
-    return pd.DataFrame(rows, columns=evidence.COLUMNS)
+    return pd.DataFrame(rows, columns=paired_scores.COLUMNS)
 
 
 def keep(folder, per_query):
@@ -49,60 +49,60 @@ def test_more_seeds_from_elsewhere_narrow_the_verdict(rng, tmp_path):
     for number, seeds in enumerate([(0, 1), range(2, 12), range(12, 30)]):
         files.append(tmp_path / f"{number}.parquet")
         evidence.write(files[-1], SMOKE, scored(rng, seeds), f"lab {number}", FAMILIES)
-    alone, joined = words(merge.join(SMOKE, files[:1])), words(merge.join(SMOKE, files))
+    alone, joined = words(evidence.pool(SMOKE, files[:1])), words(evidence.pool(SMOKE, files))
     assert (joined["high"] - joined["low"] < alone["high"] - alone["low"]).all()
     assert (alone["verdict"] == "inconclusive").all() and set(joined.loc[:, "all", :]["verdict"]) == {"equivalent"}
     assert set(joined["seeds"]) == {30} and set(joined.index.get_level_values("family")) == {"all", *FAMILIES.values()}
-    pool = merge.join(SMOKE, files)
+    pool = evidence.pool(SMOKE, files)
     assert list(pool.sources["source"]) == ["lab 0", "lab 1", "lab 2"]
     assert pool.sources["models"].tolist() == [6, 30, 54]
     told = verdict.sources(pool, SMOKE.seeds)
     assert "3 sources" in told and "Seeds 2, 3" in told and "errs more often" in told
     assert "different states" not in told
-    assert "one source" in verdict.sources(merge.join(SMOKE, files[:1]), SMOKE.seeds)
+    assert "one source" in verdict.sources(evidence.pool(SMOKE, files[:1]), SMOKE.seeds)
 
 
 def test_a_run_joins_with_files_received(rng, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(store, "ROOT", tmp_path)
-    monkeypatch.setattr(evidence, "gather", evidence.finished)
+    monkeypatch.setattr(paired_scores, "gather", paired_scores.finished)
     monkeypatch.setattr(evidence, "fingerprint", lambda profile: {"verdict": str(profile.verdict.margin)})
     keep(tmp_path / "runs", scored(rng, (0, 1)))
-    assert merge.pooled(SMOKE).seeds == (0, 1)
+    assert evidence.pooled(SMOKE).seeds == (0, 1)
     other = tmp_path / "data" / "evidence" / "smoke" / "lab.parquet"
     evidence.write(other, SMOKE, scored(rng, (2, 3)), "another laboratory", FAMILIES)
-    pool = merge.pooled(SMOKE)
-    assert pool.seeds == (0, 1, 2, 3) and list(pool.sources["source"]) == [merge.OWN, "another laboratory"]
+    pool = evidence.pooled(SMOKE)
+    assert pool.seeds == (0, 1, 2, 3) and list(pool.sources["source"]) == [evidence.OWN, "another laboratory"]
     wider = SMOKE.model_copy(update={"verdict": SMOKE.verdict.model_copy(update={"margin": 0.5})})
     evidence.write(other, wider, scored(rng, (2, 3)), "another laboratory", FAMILIES)
     with pytest.raises(ValueError, match="another for verdict"):
-        merge.pooled(SMOKE)
+        evidence.pooled(SMOKE)
 
 
 def test_a_seed_without_both_arms_is_left_out(rng, tmp_path):
     table = scored(rng, (0, 1, 2))
     file = tmp_path / "e.parquet"
     evidence.write(file, SMOKE, table[table["model"] != "sft-s2"], "here", FAMILIES)
-    assert merge.join(SMOKE, [file]).seeds == (0, 1)
+    assert evidence.pool(SMOKE, [file]).seeds == (0, 1)
     evidence.write(file, SMOKE, table[~table["model"].str.startswith("sft")], "here", FAMILIES)
     with pytest.raises(ValueError, match="join files that complete a seed"):
-        merge.join(SMOKE, [file])
+        evidence.pool(SMOKE, [file])
 
 
 def test_command_line_shares_and_joins(rng, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
     keep(tmp_path / "runs", scored(rng, (0, 1)))
-    assert merge.main(["--profile", "smoke", "--share", str(tmp_path / "a.parquet"), "--source", "lab A"]) == 0
+    assert main(["evidence", "--profile", "smoke", "--share", str(tmp_path / "a.parquet"), "--source", "lab A"]) == 0
     evidence.write(tmp_path / "b.parquet", SMOKE, scored(rng, (2, 3, 4)), "lab B", FAMILIES)
     capsys.readouterr()
     files = [str(tmp_path / name) for name in ("a.parquet", "b.parquet")]
-    assert merge.main(["--profile", "smoke", "--files", *files]) == 0
+    assert main(["evidence", "--profile", "smoke", *files]) == 0
     told = capsys.readouterr().out
     assert "lab A" in told and "lab B" in told and "seeds 0, 1, 2, 3, 4" in told and "**base-vs-rlvr**" in told
-    assert merge.main(["--profile", "mini", "--share", str(tmp_path / "c.parquet")]) == 1
+    assert main(["evidence", "--profile", "mini", "--share", str(tmp_path / "c.parquet")]) == 1
     assert "make book PROFILE=mini" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        merge.main(["--profile", "smoke"])
+    assert main(["evidence", "--profile", "smoke"]) == 1
+    assert "expected either --share FILE or evidence files, got neither" in capsys.readouterr().err
 
 
 def test_backbones_in_folders_count_by_their_bytes(tmp_path):

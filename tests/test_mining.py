@@ -21,7 +21,8 @@ def scores_of(similarity):
 
 def select(similarity, position, wanted=3, known=None, **options):
     known = known or [np.array([p]) for p in position]
-    return negative_search.select(scores_of(similarity), known, np.array(position), similarity.shape[1], Mining(**options),
+    return negative_search.select(scores_of(similarity), known, np.array(position), similarity.shape[1],
+                                  Mining(**options),
                          wanted)
 
 
@@ -177,11 +178,13 @@ def test_negatives_of_the_file_are_kept_and_pairs_without_candidates_left_out():
 
 def test_a_task_without_any_triple_is_refused():
     with pytest.raises(ValueError, match="at least one pair of t with 3 hard negatives, got none of 2"):
-        hard_negatives.mine_table(pairs(query=["a", "b"], positive=["one", "two"]), Mining(embedder="bm25"), 3, threads=1)
+        hard_negatives.mine_table(pairs(query=["a", "b"], positive=["one", "two"]), Mining(embedder="bm25"), 3,
+                                  threads=1)
 
 
 def test_no_negatives_asked_none_mined():
-    triples, report = hard_negatives.mine_table(pairs(query=["a", "b"], positive=["one", "two"]), Mining(), 0, threads=1)
+    triples, report = hard_negatives.mine_table(pairs(query=["a", "b"], positive=["one", "two"]), Mining(), 0,
+                                                threads=1)
     assert triples["negatives"].tolist() == [[], []] and report["hard_negatives"] == 0
 
 

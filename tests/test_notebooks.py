@@ -5,12 +5,12 @@ import jupytext
 import nbformat
 import pytest
 
+from hrsa.report import chapters
 from hrsa.study import store
-from hrsa.workflow import graph
 
-CHAPTERS = sorted({*graph.STUDY_CHAPTERS, *graph.PAIR_CHAPTERS, "03_training"})
+CHAPTERS = sorted({*chapters.STUDY_CHAPTERS, *chapters.PAIR_CHAPTERS, "03_training"})
 PARAMETERS = {"03_training": {"profile", "backbone", "seed"},
-              **{chapter: {"profile", "pair"} for chapter in graph.PAIR_CHAPTERS}}
+              **{chapter: {"profile", "pair"} for chapter in chapters.PAIR_CHAPTERS}}
 LINES = (10, 15)  # a code cell has at most ten lines of code; now and then, up to fifteen
 LONG = 0.15  # largest share of cells that may be longer than ten
 
@@ -94,7 +94,7 @@ def test_figures_are_published_one_per_cell_under_the_run_they_show(chapter):
             stem = re.search(r"\.publish\(\s*\S+,\s*f?[\"']([^\"']+)[\"'],\s*f?[\"']([^\"']+)[\"']", cell.source)
             assert stem, f"expected publish(profile name, chapter, name, alt): {cell.source}"
             assert stem[1].split("/")[0] == chapter, stem[1]
-            run = {"pair"} if chapter in graph.PAIR_CHAPTERS else {"backbone", "seed"}
+            run = {"pair"} if chapter in chapters.PAIR_CHAPTERS else {"backbone", "seed"}
             if PARAMETERS.get(chapter, {"profile"}) != {"profile"}:
                 named = {name for part in re.findall(r"{([^}]+)}", stem[1]) for name in re.findall(r"\w+", part)}
                 assert run <= named or "model" in named, f"two runs would write one file: {stem[1]}"

@@ -11,10 +11,11 @@ from gguf.quants import dequantize, quantize
 from tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hrsa.models import adapters, gguf_package, language_model
-from hrsa.models.zoo import make_backbone, sft, ship, trl
+from hrsa.models import adapters, gguf_package, language_model, resolve
+from hrsa.models.zoo import sft, ship, trl
+from hrsa.models.zoo.make import make_backbone
 from hrsa.report.prose import backbones
-from hrsa.study import store
+from hrsa.study import backbone_kinds, runtime, store
 from hrsa.study.profile import Profile
 from hrsa.workflow import untrained
 
@@ -97,7 +98,7 @@ def installed(tmp_path, monkeypatch, rng):
 def study(installed, tmp_path, monkeypatch):
     """A profile with the package as base and two arms of adapters; its real text from this file."""
     monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr("hrsa.texts.suite.pretraining_text", lambda: (TEXTS[5:], TEXTS[:5]))
+    monkeypatch.setattr("hrsa.texts.pretraining.pretraining_text", lambda: (TEXTS[5:], TEXTS[:5]))
     monkeypatch.setattr(ship, "FOLDER", tmp_path / "shipped")
     monkeypatch.setattr(untrained, "FOLDER", tmp_path / "results")
     return Profile.model_validate({
@@ -113,7 +114,7 @@ def study(installed, tmp_path, monkeypatch):
 
 
 def test_weights_and_words_are_those_of_the_file(installed):
-    language_model.prepare(1, 0)
+    runtime.prepare(1, 0)
     model, tokenizer = gguf_package.load("tiny-lm")
     found = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
     names = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
@@ -160,13 +161,13 @@ def shipped_adapters_give_the_same_model(study, made):
     content = study.model_dump(mode="json")
     content["backbones"][1] |= {"source": "folder", "path": str(folder)}
     profile = Profile.model_validate(content)
-    assert language_model.has_card(profile.backbone("sft"))
-    model, _ = language_model.load_lm(language_model.backbone_folder(profile, "sft"))
+    assert backbone_kinds.has_card(profile.backbone("sft"))
+    model, _ = language_model.load_lm(resolve.backbone_folder(profile, "sft"))
     other, _ = language_model.load_lm(made / "model")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     content["backbones"][1]["start"] = None
     with pytest.raises(ValueError, match="expected `start`, the backbone that the adapters"):
-        language_model.backbone_folder(Profile.model_validate(content), "sft")
+        resolve.backbone_folder(Profile.model_validate(content), "sft")
 
 
 def summary_can_be_read(study):
@@ -192,8 +193,8 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
     made = {name: make_backbone(study, name) for name in ("rlvr", "sft", "lm")}
     shown = capfd.readouterr()
     assert shown.out == "" and "Warning" not in shown.err and "GGUF" not in shown.err, shown
-    assert language_model.backbone_folder(study, "lm") == str(made["lm"] / "model")
-    assert language_model.backbone_key(study, "lm") == made["lm"].name and language_model.has_card(study.backbone("lm"))
+    assert resolve.backbone_folder(study, "lm") == str(made["lm"] / "model")
+    assert resolve.backbone_key(study, "lm") == made["lm"].name and backbone_kinds.has_card(study.backbone("lm"))
     for arm, start in (("sft", "lm"), ("rlvr", "sft")):
         model, first = (AutoModelForCausalLM.from_pretrained(made[name] / "model") for name in (arm, start))
         assert model.dtype == torch.float32
@@ -224,7 +225,7 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
 
 
 def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path, monkeypatch):
-    start, shown = language_model.backbone_folder(study, "lm"), trl.Steps.on_step_end
+    start, shown = resolve.backbone_folder(study, "lm"), trl.Steps.on_step_end
     counted, killed_at = [], None
 
     def counting(self, args, state, control, **more):
@@ -236,7 +237,7 @@ def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path, monke
     def trained(work):
         counted.clear()
         model, tokenizer = language_model.load_lm(start)
-        language_model.prepare(1, study.zoo.seed)
+        runtime.prepare(1, study.zoo.seed)
         curve = sft.train(model, tokenizer, study.zoo, work)
         return curve, torch.cat([p.detach().flatten() for p in model.parameters()])
 
@@ -253,6 +254,6 @@ def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path, monke
 
 
 def test_adapters_that_do_not_fit_are_refused(study, tmp_path):
-    model, _ = language_model.load_lm(language_model.backbone_folder(study, "lm"))
+    model, _ = language_model.load_lm(resolve.backbone_folder(study, "lm"))
     with pytest.raises(ValueError, match=r"expected LoRA adapters in .*got no"):
         adapters.apply(model, tmp_path)

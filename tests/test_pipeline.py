@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import psutil
@@ -16,14 +17,14 @@ import pytest
 from browser import open_page
 from conftest import SEED
 
-from hrsa.report import results
+from hrsa.report import chapters, results
 from hrsa.study import store
 from hrsa.study.profile import load_profile
 from hrsa.verdict import evidence
-from hrsa.workflow import graph
 
 pytestmark = pytest.mark.pipeline
 SMOKE = load_profile("smoke")
+HRSA = Path(sys.executable).with_name("hrsa")
 COPIED = ("Snakefile", "notebooks", "data/suite", "data/backbones", "data/results", "jupyter_book")
 
 
@@ -44,7 +45,7 @@ def checkout(tmp_path_factory):
 def engine(root):
     environment = {name: value for name, value in os.environ.items() if name != "HRSA_OWNER"}
     environment |= {"HRSA_ROOT": str(root), "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
-    return subprocess.Popen([sys.executable, "-m", "hrsa.workflow.engine", "--profile", "smoke"], cwd=root, env=environment,
+    return subprocess.Popen([HRSA, "book", "--profile", "smoke"], cwd=root, env=environment,
                             stderr=subprocess.PIPE, text=True)
 
 
@@ -67,7 +68,7 @@ def alive(root):
 def forget(root, *jobs):
     """Remove the records of jobs, the book's among them: a graph whose end is there does not miss what led to it."""
     for job in jobs:
-        (root / graph.record(SMOKE, *job)).unlink()
+        (root / chapters.record(SMOKE, *job)).unlink()
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +87,9 @@ def study(checkout):
 
 
 def test_every_job_left_a_record_of_what_it_made(study):
-    for rule, names in graph.jobs(SMOKE).items():
+    for rule, names in chapters.jobs(SMOKE).items():
         for name in names:
-            record = json.loads((study / graph.record(SMOKE, rule, name)).read_text())
+            record = json.loads((study / chapters.record(SMOKE, rule, name)).read_text())
             assert record["seconds"] >= 0 and record["peak_mb"] > 0 and record["made"], (rule, name)
 
 
@@ -129,7 +130,7 @@ def test_a_chapter_runs_by_plain_papermill(study, tmp_path, chapter):
 
 
 def test_results_of_a_finished_run_stand_beside_those_of_another(study, tmp_path, monkeypatch):
-    run_in(study, sys.executable, "-m", "hrsa.report.results", "--profile", "smoke")
+    run_in(study, HRSA, "results", "--profile", "smoke")
     folder = study / "data" / "results" / "smoke"
     scores, meta = evidence.read(folder / "scores.parquet")
     assert meta["profile"] == "smoke" and set(scores["model"]) == {
@@ -156,7 +157,7 @@ def test_the_report_reads_in_a_browser_without_a_network(study, browser):
     html = study / "jupyter_book" / "_build" / "html"
     open_page(browser, html / "index.html")
     pages = sorted(html.glob("*--base-vs-rlvr.html"))
-    assert len(pages) == len(graph.PAIR_CHAPTERS)
+    assert len(pages) == len(chapters.PAIR_CHAPTERS)
     for page in pages:
         places = len(re.findall('class="hrsa-plotly"', page.read_text(encoding="utf8")))
         assert places, page

@@ -2,10 +2,10 @@
 
 import pytest
 
-from hrsa import plan_text
 from hrsa.models import size
 from hrsa.study.profile import Recipe, load_profile
 from hrsa.workflow import costs, plan
+from hrsa.workflow.commands import main
 
 PUBLISHED = {  # parameters of the published weights
     "Qwen/Qwen2.5-0.5B": 494_032_768,
@@ -95,9 +95,9 @@ def test_more_seeds_and_steps_cost_more():
 
 @pytest.mark.parametrize("name", ["paper", "mini", "smoke", "smollm2"])
 def test_the_command_prints_a_page(name, capsys):
-    assert plan.main(["--profile", name]) == 0
+    assert main(["plan", "--profile", name]) == 0
     printed = capsys.readouterr().out
-    assert max(map(len, printed.splitlines())) <= plan_text.COLUMNS
+    assert max(map(len, printed.splitlines())) <= plan.COLUMNS
     profile = load_profile(name)
     for stage in plan.stages(profile, plan.machine_of(profile)):
         assert stage.name in printed
@@ -108,11 +108,11 @@ def test_the_command_prints_a_page(name, capsys):
 
 
 def test_the_plan_says_what_does_not_fit(capsys):
-    assert plan.main(["--profile", "paper", "--gpus", "1", "--gpu-memory", "14", "--tflops", "60"]) == 0
+    assert main(["plan", "--profile", "paper", "--gpus", "1", "--gpu-memory", "14", "--tflops", "60"]) == 0
     printed = capsys.readouterr().out
     assert "60 TFLOP/s" in printed and "no: recipe.chunk_tokens" in printed and "no: --gpus" in printed
 
 
 def test_an_unknown_profile_is_refused(capsys):
-    assert plan.main(["--profile", "none"]) == 1
+    assert main(["plan", "--profile", "none"]) == 1
     assert "expected a profile" in capsys.readouterr().err

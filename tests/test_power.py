@@ -7,10 +7,11 @@ import pytest
 from hrsa.evaluation.evaluate import SCORES
 from hrsa.study import store
 from hrsa.study.profile import load_profile
-from hrsa.verdict import evidence
+from hrsa.verdict import evidence, paired_scores
 from hrsa.verdict.equivalence import verdict
-from hrsa.verdict.power import Variances, advice, main, measure, plan, power, provable, shares, two_way
+from hrsa.verdict.power import Variances, advice, measure, plan, power, provable, shares, two_way
 from hrsa.verdict.sensitivity import mixed_model, sensitivity
+from hrsa.workflow.commands import main
 
 
 def study(rng, v, seeds, queries, tasks=1):
@@ -91,26 +92,26 @@ def test_refusals(rng):
 def test_command_line(rng, tmp_path, capsys):
     rows = [(f"{arm}-s{seed}", task, f"q{i}", rng.random()) for arm in ("base", "rlvr", "sft") for seed in (0, 1)
             for task in "xy" for i in range(10)]
-    table = pd.DataFrame(rows, columns=evidence.COLUMNS)
+    table = pd.DataFrame(rows, columns=paired_scores.COLUMNS)
     families = {"x": "pair", "y": "pair"}
     evidence.write(tmp_path / "e.parquet", load_profile("smoke"), table, "here", families)
     size = ["--profile", "smoke", "--margin", "0.05", "--seeds", "3", "--queries", "50"]
-    assert main([*size, "--evidence", str(tmp_path / "e.parquet")]) == 0
+    assert main(["power", *size, str(tmp_path / "e.parquet")]) == 0
     told = capsys.readouterr().out
     assert "base-vs-rlvr: margin 0.05, 2 tasks; from seeds [0, 1], 2 tasks, 20 queries" in told
     assert "base-vs-sft" in told and "provable" in told and "cautious" in told
-    assert main([*size, "--tasks", "9", "--hours-of", "mini", "--evidence", str(tmp_path / "e.parquet")]) == 0
+    assert main(["power", *size, "--tasks", "9", "--hours-of", "mini", str(tmp_path / "e.parquet")]) == 0
     told = capsys.readouterr().out
     assert "margin 0.05, 9 tasks" in told and "GPU-hours, at most" in told
     one = table[~table["model"].str.endswith("-s1")]
     evidence.write(tmp_path / "one.parquet", load_profile("smoke"), one, "here", families)
-    assert main([*size, "--evidence", str(tmp_path / "one.parquet")]) == 1
+    assert main(["power", *size, str(tmp_path / "one.parquet")]) == 1
     assert "two seeds or more, got seeds [0]" in capsys.readouterr().err
 
 
 def test_nothing_is_made_to_plan(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(store, "RUNS", tmp_path)
-    assert main(["--profile", "smoke"]) == 1
+    assert main(["power", "--profile", "smoke"]) == 1
     assert "run `make book PROFILE=smoke` first" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
@@ -123,13 +124,13 @@ def test_plan_of_a_finished_run(rng, tmp_path, monkeypatch, capsys):
             folder = tmp_path / "smoke" / "evaluation" / f"{arm}-s{seed}-{key}"
             made[folder.name] = rng.normal(0, 0.02, 30)
             rows = [(f"{arm}-s{seed}", "x", f"q{i}", value) for i, value in enumerate(made[folder.name])]
-            store.write_table(folder / "per_query.parquet", pd.DataFrame(rows, columns=evidence.COLUMNS))
+            store.write_table(folder / "per_query.parquet", pd.DataFrame(rows, columns=paired_scores.COLUMNS))
             store.write_table(folder / "scores.parquet", pd.DataFrame(
                 [[f"{arm}-s{seed}", "x", "pair", "max_ap", 0.5]], columns=SCORES))
             store.write_json(folder / "provenance.json", {"written": f"2026-01-0{day}T00:00:00Z", "seconds": 36.0})
-    found = evidence.finished(load_profile("smoke"))[0].query("model == 'base-s0'")["value"]
+    found = paired_scores.finished(load_profile("smoke"))[0].query("model == 'base-s0'")["value"]
     assert found.tolist() == pytest.approx(made[f"base-s0-{'a' * 12}"].tolist())
-    assert main(["--profile", "smoke", "--seeds", "3", "--queries", "30"]) == 0
+    assert main(["power", "--profile", "smoke", "--seeds", "3", "--queries", "30"]) == 0
     assert "from seeds [0, 1], 1 tasks, 30 queries" in capsys.readouterr().out
 
 

@@ -2,8 +2,8 @@ import pytest
 import yaml
 
 from hrsa.analysis.pairs import cases
+from hrsa.report import chapters
 from hrsa.study.profile import PROFILES, Profile, Recipe, load_profile
-from hrsa.workflow import graph
 
 
 @pytest.mark.parametrize("name", [p.stem for p in sorted(PROFILES.glob("*.yaml"))])
@@ -62,7 +62,7 @@ def test_backbones_of_analysis_pairs_alone_get_no_embedders(tmp_path):
     assert own.trained() == [b.name for b in own.backbones]
     assert {case.models for case in cases(own, "rlvr-vs-sft")} == {"backbones", "ceiling"}
     assert {case.models for case in cases(own, "base-vs-sft")} == {"backbones", "embedders", "floor", "ceiling"}
-    assert "rlvr-vs-sft" in graph.jobs(own)["07_cka"]
+    assert "rlvr-vs-sft" in chapters.jobs(own)["07_cka"]
     five = own.model_copy(update={"seeds": (0, 1, 2, 3, 4)})
     for study, floors in (own, ["01"]), (load_profile("mini"), ["01", "02", "12"]), (
             five, ["01", "04", "12", "23", "34"]):

@@ -10,6 +10,7 @@ import jupytext
 import psutil
 import pytest
 
+from hrsa.report import notebooks
 from hrsa.workflow import job as run
 
 CELLS = '# %% tags=["parameters"]\nvalue = 1\n\n# %%\n'
@@ -24,7 +25,7 @@ def _notebook(folder, body):
 
 
 def test_a_notebook_runs_with_its_parameters_and_appears_whole(tmp_path):
-    out = run.run_notebook(_notebook(tmp_path, "print(value + 1)"), tmp_path / "out.ipynb", {"value": 41})
+    out = notebooks.run_notebook(_notebook(tmp_path, "print(value + 1)"), tmp_path / "out.ipynb", {"value": 41})
     cells = json.loads(out.read_text())["cells"]
     assert any("42" in "".join(o.get("text", "")) for c in cells if c["cell_type"] == "code" for o in c["outputs"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["chapter.ipynb", "out.ipynb"]
@@ -32,30 +33,30 @@ def test_a_notebook_runs_with_its_parameters_and_appears_whole(tmp_path):
 
 def test_cells_with_a_tag_that_does_not_apply_are_left_out(tmp_path):
     notebook = _notebook(tmp_path, 'print("kept")\n\n# %% tags=["embedders"]\nraise ValueError("no embedders here")')
-    out = run.run_notebook(notebook, tmp_path / "out.ipynb", {}, frozenset({"embedders"}))
+    out = notebooks.run_notebook(notebook, tmp_path / "out.ipynb", {}, frozenset({"embedders"}))
     assert "kept" in out.read_text() and "no embedders" not in out.read_text()
-    with pytest.raises(run.JobError, match="no embedders here"):
-        run.run_notebook(notebook, tmp_path / "all.ipynb", {})
+    with pytest.raises(notebooks.JobError, match="no embedders here"):
+        notebooks.run_notebook(notebook, tmp_path / "all.ipynb", {})
 
 
 def test_an_unknown_parameter_and_an_untagged_notebook_fail_before_anything_runs(tmp_path):
-    with pytest.raises(run.JobError, match=r"expected parameters among \['value'\], got \['valu'\]"):
-        run.run_notebook(_notebook(tmp_path, "1"), tmp_path / "out.ipynb", {"valu": 1})
-    with pytest.raises(run.JobError, match="expected a notebook"):
-        run.run_notebook(tmp_path / "nothing.ipynb", tmp_path / "out.ipynb", {})
+    with pytest.raises(notebooks.JobError, match=r"expected parameters among \['value'\], got \['valu'\]"):
+        notebooks.run_notebook(_notebook(tmp_path, "1"), tmp_path / "out.ipynb", {"valu": 1})
+    with pytest.raises(notebooks.JobError, match="expected a notebook"):
+        notebooks.run_notebook(tmp_path / "nothing.ipynb", tmp_path / "out.ipynb", {})
     assert not (tmp_path / "out.ipynb").exists()
 
 
 def test_a_failed_cell_fails_and_the_failed_notebook_survives(tmp_path):
-    with pytest.raises(run.JobError, match=r"raised ValueError: no such pair(.|\n)*out.failed.ipynb"):
-        run.run_notebook(_notebook(tmp_path, "raise ValueError('no such pair')"), tmp_path / "out.ipynb", {})
+    with pytest.raises(notebooks.JobError, match=r"raised ValueError: no such pair(.|\n)*out.failed.ipynb"):
+        notebooks.run_notebook(_notebook(tmp_path, "raise ValueError('no such pair')"), tmp_path / "out.ipynb", {})
     assert not (tmp_path / "out.ipynb").exists()
     assert "no such pair" in (tmp_path / "out.failed.ipynb").read_text()
 
 
 def test_a_dead_kernel_fails(tmp_path):
-    with pytest.raises(run.JobError):
-        run.run_notebook(_notebook(tmp_path, "import os; os.kill(os.getpid(), 9)"), tmp_path / "out.ipynb", {})
+    with pytest.raises(notebooks.JobError):
+        notebooks.run_notebook(_notebook(tmp_path, "import os; os.kill(os.getpid(), 9)"), tmp_path / "out.ipynb", {})
     assert not (tmp_path / "out.ipynb").exists()
 
 
@@ -69,10 +70,10 @@ def _cell(**changes):
 def test_a_cell_that_did_not_finish_is_seen(tmp_path, bad):
     path = tmp_path / "n.ipynb"
     path.write_text(json.dumps({"cells": [_cell()]}))
-    run.check_executed(path)
+    notebooks.check_executed(path)
     path.write_text(json.dumps({"cells": [_cell(), _cell(**bad)]}))
-    with pytest.raises(run.JobError, match=r"cell 1"):
-        run.check_executed(path)
+    with pytest.raises(notebooks.JobError, match=r"cell 1"):
+        notebooks.check_executed(path)
 
 
 def test_a_job_ends_with_its_owner(tmp_path):
@@ -103,7 +104,8 @@ def test_a_job_ends_with_its_owner(tmp_path):
     ],
 )
 def test_the_command_line_fails_with_one_message(arguments, said):
-    done = subprocess.run([sys.executable, "-m", "hrsa.workflow.job", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([Path(sys.executable).with_name("hrsa"), "run", *arguments],
+                          capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert said in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

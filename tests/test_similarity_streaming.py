@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hrsa.analysis import robustness
 from hrsa.similarity import (
     METRICS,
     backend,
@@ -274,8 +275,8 @@ def test_twins_attacks_and_nulls_of_tensors_on_a_device(rng, elsewhere):
     x, y = two_models(rng, 1, 200, 8)
     x, y, ids = x[0], y[0], rng.integers(0, 30, 200)
     near = [torch.from_numpy(x), torch.from_numpy(y)]
-    for made in (lambda a, b, i: resampling.twins(a, b, i, np.random.default_rng(2)).values(),
-                 lambda a, b, _: [variant for *_, variant in resampling.attacks(a, b, np.random.default_rng(2))]):
+    for made in (lambda a, b, i: robustness.twins(a, b, i, np.random.default_rng(2)).values(),
+                 lambda a, b, _: [variant for *_, variant in robustness.attacks(a, b, np.random.default_rng(2))]):
         for ours, theirs in zip(made(*near, torch.from_numpy(ids)), made(x, y, ids), strict=True):
             assert all((p == q).all() for p, q in zip(ours, theirs, strict=True))
     null = [resampling.null_values(linear_cka, *pair, classes, 3, np.random.default_rng(3))
@@ -283,7 +284,7 @@ def test_twins_attacks_and_nulls_of_tensors_on_a_device(rng, elsewhere):
     assert null[0] == pytest.approx(null[1], abs=1e-6)
     assert (resampling.text_weights(torch.from_numpy(ids), 3, np.random.default_rng(4))
             == resampling.text_weights(ids, 3, np.random.default_rng(4))).all()
-    half = resampling.twins(*(part.bfloat16() for part in near), ids, rng)["as recorded"]
+    half = robustness.twins(*(part.bfloat16() for part in near), ids, rng)["as recorded"]
     assert (half.x == near[0].bfloat16().double().tolist()).all()
 
 

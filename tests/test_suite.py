@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from hrsa.study import store
-from hrsa.texts import decontamination, suite
+from hrsa.texts import decontamination
 
 sys.path.insert(0, str(store.ROOT / "data"))
 build_suite = pytest.importorskip("build_suite", reason="the builder lies beside the suite")
@@ -43,7 +43,7 @@ def test_sizes():
 
 @pytest.fixture(scope="module")
 def reserved():
-    return suite.reserved()
+    return decontamination.reserved()
 
 
 def test_no_evaluation_or_probe_text_in_training(reserved):

@@ -245,8 +245,8 @@ def test_overlap_finds_a_copied_run_of_words_and_no_shorter_one(rng):
     known = decontamination.index([" ".join(words[:200])])
     start = int(rng.integers(0, 187))
     copied, shorter = words[start : start + 13], words[start : start + 12]
-    assert decontamination.overlapping(["new " + ", ".join(copied).upper() + " end", " ".join(["new", *shorter, "end"])],
-                               known) == [True, False]
+    both = ["new " + ", ".join(copied).upper() + " end", " ".join(["new", *shorter, "end"])]
+    assert decontamination.overlapping(both, known) == [True, False]
     assert decontamination.overlapping(["Yes, indeed!", "yes"], decontamination.index(["yes indeed"])) == [True, False]
 
 
@@ -260,7 +260,7 @@ def test_docstrings_of_a_file(tmp_path):
 def test_pretraining_text_is_split_by_hash_and_capped(monkeypatch):
     monkeypatch.setattr(pretraining, "PACKAGES", ("statsmodels",))
     monkeypatch.setattr(suite, "PRETRAINING_CHARACTERS", 1_000_000)
-    train, held_out = suite.pretraining_text()
+    train, held_out = pretraining.pretraining_text()
     assert 900_000 < sum(map(len, train + held_out)) <= 1_000_000
     assert not set(train) & set(held_out) and len(train) == len(set(train))
     assert 0.002 < len(held_out) / len(train) < 0.06
@@ -270,6 +270,6 @@ def test_pretraining_text_is_split_by_hash_and_capped(monkeypatch):
 def test_pretraining_text_leaves_out_evaluation_text(monkeypatch):
     leak = suite.load_task("PerlFAQRetrieval", SMOKE).corpus["text"].iloc[0]
     monkeypatch.setattr(pretraining, "documents", lambda: [leak, f"Quoted: {leak}", "nothing of the kind " * 20])
-    train, held_out = suite.pretraining_text()
+    train, held_out = pretraining.pretraining_text()
     assert not any(leak in text for text in train + held_out)
     assert any("nothing of the kind" in text for text in train + held_out)

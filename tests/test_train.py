@@ -18,10 +18,12 @@ from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from hrsa.evaluation import evaluate
 from hrsa.models.embedder import assemble, exact_prompts, prompt_tokens
-from hrsa.models.language_model import leak_probe, prepare
+from hrsa.models.language_model import leak_probe
+from hrsa.report.prose import scores
 from hrsa.report.prose.training import cut_counts, masked, masked_sentence, nearest
 from hrsa.study import store
 from hrsa.study.profile import Profile, Recipe
+from hrsa.study.runtime import prepare
 from hrsa.texts.suite import query_prompt
 from hrsa.training.batches import batches, check_triples
 from hrsa.training.fingerprint import same_recipe
@@ -414,7 +416,7 @@ def test_evaluation_refuses_an_embedder_whose_switch_is_undone(study):
     assert not list(store.RUNS.rglob("evaluation/a-s0-*/*"))
     store.write_json(config, whole)
     assert (evaluate.evaluate_model(study, "a-s0") / "scores.parquet").is_file()
-    assert "8 embeddings of 1 models are kept" in evaluate.kept_sentence(study, ["a-s0"])
+    assert "8 embeddings of 1 models are kept" in scores.kept_sentence(study, ["a-s0"])
 
 
 def test_an_arm_that_differs_stops_the_study(study):

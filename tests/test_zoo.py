@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from hrsa.models import language_model
-from hrsa.models.zoo import corpus, make_backbone, measure, pretrain, ship
+from hrsa.models import language_model, resolve
+from hrsa.models.zoo import corpus, measure, pretrain, ship
 from hrsa.models.zoo.grpo import exact_reward, train_rounds
-from hrsa.models.zoo.make import settings_of
+from hrsa.models.zoo.make import make_backbone, settings_of
 from hrsa.models.zoo.problems import Problem, documents, draw, is_correct, is_worked, split_of, stream
 from hrsa.report.prose import backbones
-from hrsa.study import store
+from hrsa.study import runtime, store
 from hrsa.study.profile import Profile, Zoo, load_profile
 
 MICRO = {"vocab_size": 310, "hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 48,
@@ -40,7 +40,7 @@ def tokenizer():
 def micro(tmp_path, monkeypatch):
     """A profile with a micro trio, its artefacts under a temporary folder, its real text from this file."""
     monkeypatch.setattr(store, "RUNS", tmp_path)
-    monkeypatch.setattr("hrsa.texts.suite.pretraining_text", lambda: (TEXTS[12:], TEXTS[:12]))
+    monkeypatch.setattr("hrsa.texts.pretraining.pretraining_text", lambda: (TEXTS[12:], TEXTS[:12]))
     return Profile.model_validate({
         "name": "micro", "title": "micro", "seeds": [0], "pairs": [], "zoo": MICRO, "backbones": [
             {"name": "base", "source": "zoo", "arm": "base"},
@@ -269,7 +269,7 @@ def test_a_micro_trio_is_made_for_real(micro, capfd):
     shown = capfd.readouterr()
     assert shown.out == "" and "Warning" not in shown.err
     assert make_backbone(micro, "rlvr") == folders["rlvr"]
-    assert language_model.backbone_folder(micro, "base") == str(folders["base"] / "model")
+    assert resolve.backbone_folder(micro, "base") == str(folders["base"] / "model")
     weights = {}
     for name, folder in folders.items():
         model = AutoModelForCausalLM.from_pretrained(folder / "model")
@@ -299,7 +299,7 @@ def test_prolonged_rlvr_goes_on_after_the_last_finished_round(tokenizer, tmp_pat
     zoo = Zoo(**MICRO)
     pretrain.new_model(zoo, tokenizer).save_pretrained(tmp_path / "start")
     tokenizer.save_pretrained(tmp_path / "start")
-    language_model.prepare(1, 0)
+    runtime.prepare(1, 0)
     whole, _, curve = train_rounds(tmp_path / "start", zoo, tmp_path / "work", 2)
     shutil.rmtree(tmp_path / "work" / "round-1")
     resumed, _, again = train_rounds(tmp_path / "start", zoo, tmp_path / "work", 2)
@@ -381,7 +381,8 @@ def test_findings_follow_the_intervals():
     assert "does not measurably change greedy" in lines[3] and "is open" in lines[3]
     assert "so little" in backbones.findings({"weak": card_of(None, 0.03, 0.1, 0.5)})
     assert "so much" in backbones.findings({"strong": card_of(None, 0.8, 0.9, 0.5)})
-    assert "Among worked" not in backbones.findings({"base": base, "mute": card_of("base", 0.3, 0.4, 0.0)}).splitlines()[1]
+    said = backbones.findings({"base": base, "mute": card_of("base", 0.3, 0.4, 0.0)})
+    assert "Among worked" not in said.splitlines()[1]
     ways = backbones.ways({"base": base, "mute": card_of("base", 0.3, 0.4, 0.0)})
     assert ways[["backbone", "way", "share"]].to_numpy().tolist() == [
         ["base", "worked", 0.6], ["base", "direct", 0.4], ["mute", "direct", 1.0]]

@@ -1,7 +1,8 @@
-"""Does a reasoning LLM make a better embedding model than its base? The study's code.
+"""Does a reasoning LLM make a better embedding model than its base? The study's code, in ten rooms along its flow.
 
-`profile` says what to study; `texts`, `backbone`, `train`, `evaluate`, `activations`, `similarity`, `calibrate`
-and `verdict` are its stages; `paths` keeps their artefacts; `run` executes the notebooks that tell the story.
+study -> texts -> similarity -> models -> training -> evaluation -> analysis -> verdict -> report -> workflow
+
+A module imports from its own room or an earlier one (docs/architecture.md).
 """
 
 __version__ = "0.1.0"

@@ -1,1 +1,1 @@
-"""TODO face."""
+"""HRSA of recorded models: hidden states, pairs layer by layer, probes, dynamics, ablations, robustness."""

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 
 from hrsa.analysis.recordings import Recording, check_same_rows, open_recording
-from hrsa.similarity import compare_layers, open_states, resampling
+from hrsa.similarity import resampling
 from hrsa.similarity.budget import MEMORY_MB, Limits
 from hrsa.similarity.feature import cross_product
+from hrsa.similarity.layers import compare_layers
 from hrsa.similarity.pairs import each_dimension
 from hrsa.similarity.procrustes import orthogonal_map
-from hrsa.similarity.states import Sample
+from hrsa.similarity.states import Sample, open_states
 from hrsa.study.partial import Work
 from hrsa.study.profile import Analysis
 

@@ -1,6 +1,6 @@
 """Comparison of the two models of a pair, metric by metric: backbones beside embedders, every layer, calibrated.
 
-Reads the recorded states of `hrsa.analysis.recordings` and writes tidy tables. Each similarity stands beside an interval
+Reads the recorded states of `analysis.recordings` and writes tidy tables. Each similarity stands beside an interval
 (bootstrap over texts) and a null (rows of one model permuted within classes of text length and position), and below a
 ceiling: the similarity of each model with itself, in float32 and in bf16 (of embedders, those of the first seed). For
 embedders there is a noise floor too, the same similarity between two seeds of the pair's first arm; backbones have no

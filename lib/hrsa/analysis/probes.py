@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hrsa.analysis.recordings import Recording
-from hrsa.similarity import fit_probe
+from hrsa.similarity.probe import fit_probe
 from hrsa.study.profile import Analysis
 
 TASKS = {"classification": "topic", "regression": "target"}  # task -> column with its labels

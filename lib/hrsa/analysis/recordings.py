@@ -1,9 +1,9 @@
 """Probe texts -> token states of every layer of a model, written once and read by every comparison.
 
-One forward pass per model serves all of HRSA (see `hrsa.analysis.hidden_states`), its probes too. Every non-pad token counts; a
+One forward pass per model serves all of HRSA (see `hidden_states`), its probes too. Every non-pad token counts; a
 seeded sample of tokens, the same for every model of a profile, is kept. Where tokenizers differ, rows are words or
-texts in place of tokens (`hrsa.analysis.units`). Backbones of a pair, and their embedders of the first seed, get a second pass
-in bfloat16: how alike they are to themselves is the ceiling of every similarity.
+texts in place of tokens (`analysis.units`). Backbones of a pair, and their embedders of the first seed, get a second
+pass in bfloat16: how alike they are to themselves is the ceiling of every similarity.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ def write_states(folder: Path, embedder: Any, texts: pd.DataFrame, analysis: Ana
     target of those texts. Every text passes through the model once. With `ceiling`, the layers and tokens once more in
     the folder bf16: the same rows with weights and states in bfloat16 (the model is left so).
     """
-    chosen = select_texts(suite, analysis.texts_per_set)
+    chosen = select_texts(texts, analysis.texts_per_set)
     module, tokenizer = embedder[0].auto_model.eval(), embedder.tokenizer
     positions = getattr(module.config, "max_position_embeddings", None)
     rows = units.units(chosen, tokenizer, analysis.unit, analysis.max_length, analysis.max_tokens, positions)
-    probes = select_texts(suite, analysis.probe_texts // suite["set"].nunique())
+    probes = select_texts(texts, analysis.probe_texts // texts["set"].nunique())
     more = probes[~probes["id"].isin(chosen["id"])]
     place = {name: at for at, name in enumerate([*chosen["id"], *more["id"]])}
     others = more["text"].tolist()
@@ -104,13 +104,13 @@ def _write_layers(folder: Path, module: Any, tokenizer: Any, rows: units.Units, 
     """Write the layers of the rows, which lie in the first of `texts`; with a `head`, returns (texts, d) pooled."""
     files: list[np.memmap] = []
     pooled: np.ndarray | None = None
-    more = suite[len(rows.texts) :]
+    more = texts[len(rows.texts) :]
     others = sum(map(len, tokenise(tokenizer, more, rows.max_length))) if more else 0
     keep = np.concatenate([rows.keep(), np.zeros(others, bool)])
     with progress(len(rows.table), "states", run, unit="row") as bar:
-        for batch in stream_states(module, tokenizer, suite, rows.max_length, keep, head=head):
+        for batch in stream_states(module, tokenizer, texts, rows.max_length, keep, head=head):
             if head:
-                pooled = np.empty((len(suite), batch.pooled.shape[1]), np.float32) if pooled is None else pooled
+                pooled = np.empty((len(texts), batch.pooled.shape[1]), np.float32) if pooled is None else pooled
                 pooled[batch.texts] = batch.pooled
             if not len(batch.rows):
                 continue
@@ -170,7 +170,7 @@ def checkpoints_of(profile: Profile, model_id: str) -> list[int]:
 def record_states(profile: Profile, model_id: str, step: int | None = None) -> Path:
     """Artefact folder with the states of one model on the probe texts; made in one forward pass, then kept.
 
-    Models with a ceiling (`has_ceiling`) get a second pass in bfloat16. Texts are those of the suite, or of
+    Models with a ceiling (`has_ceiling`) get a second pass in bfloat16. Texts are those of the texts, or of
     `analysis.texts`.
 
     `step` picks a training checkpoint of an embedder (0: the backbone it starts from); None is the finished model.
@@ -190,11 +190,11 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
                     code=code_hash(record_states))
 
     def build(folder: Path) -> None:
-        from hrsa.models import language_model
+        from hrsa.study import runtime
         from hrsa.training import train
 
         table = suite.probe_texts(profile) if own is None else own_probes.read_texts(own)
-        language_model.prepare(profile.threads, units.SAMPLE_SEED)
+        runtime.prepare(profile.threads, units.SAMPLE_SEED)
         write_states(folder, train.load_embedder(profile, model_id, step), table, profile.analysis, name, ceiling)
 
     return store.make(store.artefact(profile.name, "states", name, key), build, (record_states,), model=origin,

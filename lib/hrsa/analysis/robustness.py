@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from hrsa.analysis import robustness
 from hrsa.analysis.layerwise import MEASURED, SEED, calibration
 from hrsa.analysis.recordings import Recording
-from hrsa.report.prose import similarity
-from hrsa.similarity import compare_layers, resampling
+from hrsa.similarity.arrays import pair
+from hrsa.similarity.backend import host
+from hrsa.similarity.layers import compare_layers
 from hrsa.study.partial import Work
 from hrsa.study.profile import Analysis
+
+OUTLIER = 6.0  # a dimension whose root mean square is this many times the median dimension's is an outlier
+STRENGTHS = (10.0, 100.0, 1000.0)  # of the attacks: from what occurs in every language model to what occurs in some
 
 SAMPLE = 1000  # tokens: the cost of an interval grows with their square
 RESAMPLES = 50  # at most: these intervals only have to be told apart
@@ -40,13 +45,13 @@ def twin_table(x: Recording, y: Recording, metric: str, analysis: Analysis, work
     of `analysis.ks`. What is finished in the folder `work` outlives an interruption.
     """
     a, b, tokens = last_states(x, y)
-    twins = resampling.twins(a, b, tokens["token_id"], np.random.default_rng(SEED))
+    twins = robustness.twins(a, b, tokens["token_id"], np.random.default_rng(SEED))
     found = Work(work).tables(
         "twins", twins.items(), lambda item: _compared(item[1], tokens, [metric], analysis, work).assign(twin=item[0]))
     return found[["metric", "twin", "k", "value", "low", "high", "null", "n"]]
 
 
-def audit_table(x: Recording, y: Recording, analysis: Analysis, strengths: Iterable[float] = resampling.STRENGTHS,
+def audit_table(x: Recording, y: Recording, analysis: Analysis, strengths: Iterable[float] = robustness.STRENGTHS,
                 work: Path | None = None) -> pd.DataFrame:
     """CKA, debiased CKA, k-NN overlap and (equal widths) mean correlation of the last states under attack.
 
@@ -56,9 +61,9 @@ def audit_table(x: Recording, y: Recording, analysis: Analysis, strengths: Itera
     """
     a, b, tokens = last_states(x, y)
     metrics = [name for name in AUDITED if name != "correlation" or a.shape[1] == b.shape[1]]
-    attacks = resampling.attacks(a, b, np.random.default_rng(SEED), tuple(strengths))
+    attacks = robustness.attacks(a, b, np.random.default_rng(SEED), tuple(strengths))
 
-    def one(item: tuple[str, float, resampling.Variant]) -> pd.DataFrame:
+    def one(item: tuple[str, float, robustness.Variant]) -> pd.DataFrame:
         attack, strength, variant = item
         return _compared(variant, tokens, metrics, analysis, work).assign(attack=attack, strength=strength)
 
@@ -87,7 +92,7 @@ def last_states(x: Recording, y: Recording) -> tuple[np.ndarray, np.ndarray, pd.
     return a, b, x.tokens.iloc[rows].reset_index(drop=True)
 
 
-def _compared(variant: resampling.Variant, tokens: pd.DataFrame, metrics: list[str], analysis: Analysis,
+def _compared(variant: robustness.Variant, tokens: pd.DataFrame, metrics: list[str], analysis: Analysis,
               work: Path | None) -> pd.DataFrame:
     fewer = analysis.model_copy(update={"bootstrap": min(analysis.bootstrap, RESAMPLES),
                                         "permutations": min(analysis.permutations, PERMUTATIONS)})
@@ -102,65 +107,94 @@ def _compared(variant: resampling.Variant, tokens: pd.DataFrame, metrics: list[s
     return pd.concat(tables, ignore_index=True)
 
 
-def survived(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Whether the conclusion of each metric is that of "as recorded": one row per metric and variant.
+class Variant(NamedTuple):
+    """A pair of arrays, changed: x (m, d_x), y (m, d_y), and the row (m,) of the original that each row came from."""
 
-    `table` is a `twin_table` or `audit_table` with a column models, over seeds (`findings.over_seeds`); `by` names
-    the columns that tell the variants apart, the first of which says "as recorded". The conclusion: whether each kind
-    of models is more alike than permuted rows and, where there are embedders, whether they are more alike than the
-    backbones, each by intervals. Columns: metric, `by`, backbones, embedders (where there are any; value [interval]),
-    conclusion, survives.
+    x: np.ndarray
+    y: np.ndarray
+    rows: np.ndarray
+
+
+def twins(x: Any, y: Any, token_ids: Any, rng: np.random.Generator) -> dict[str, Variant]:
+    """Robust twins of a pair of arrays (n, d_x), (n, d_y): what a metric should also be shown on.
+
+    `standardised`: every dimension to mean 0 and variance 1. `outliers removed`: without dimensions whose root mean
+    square is over 6 times the median (of either model, where widths are equal). `mean removed`: column means taken
+    off. `frequency balanced`: at most c tokens of each id (n,), drawn by `rng`, c the median count per id.
+    ValueError: unequal n.
     """
-    rows = []
-    for (metric, *variant), part in table.groupby(["metric", *by], sort=False):
-        sign = -1 if metric in LESS_IS_ALIKE else 1
-        kinds = {row["models"]: row for _, row in part.iterrows()}
-        sides = [sign * similarity.order(row["low"], row["high"], row["null"], row["null"]) for row in kinds.values()]
-        words = [f"{name} {_side(side, 'permuted rows')}" for name, side in zip(kinds, sides, strict=True)]
-        if "embedders" in kinds:
-            e, b = kinds["embedders"], kinds["backbones"]
-            sides.append(sign * similarity.order(e["low"], e["high"], b["low"], b["high"]))
-            words.append(f"embedders {_side(sides[-1], 'backbones')}")
-        shown = {name: f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for name, row in kinds.items()}
-        rows.append({"metric": NAMES[metric], **dict(zip(by, variant, strict=True)), **shown,
-                     "conclusion": "; ".join(words), "sides": tuple(sides)})
-    found = pd.DataFrame(rows)
-    recorded = found[found[by[0]] == RECORDED].set_index("metric")["sides"]
-    found["survives"] = found["sides"] == found["metric"].map(recorded)
-    place = {metric: at for at, metric in enumerate(found["metric"].unique())}
-    return found.drop(columns="sides").sort_values("metric", key=lambda names: names.map(place), kind="stable")
+    x, y = _two(x, y)
+    every = np.arange(len(x))
+    balanced = _balanced(token_ids, rng)
+    out_x, out_y = outlier_dimensions(x), outlier_dimensions(y)
+    if x.shape[1] == y.shape[1]:
+        out_x = out_y = out_x | out_y
+    return {
+        "as recorded": Variant(x, y, every),
+        "standardised": Variant(_standardised(x), _standardised(y), every),
+        "outliers removed": Variant(x[:, ~out_x], y[:, ~out_y], every),
+        "mean removed": Variant(x - x.mean(axis=0), y - y.mean(axis=0), every),
+        "frequency balanced": Variant(x[balanced], y[balanced], balanced),
+    }
 
 
-def _side(side: int, what: str) -> str:
-    return {1: f"more alike than {what}", -1: f"less alike than {what}", 0: f"not told apart from {what}"}[side]
+def _balanced(ids: Any, rng: np.random.Generator) -> np.ndarray:
+    """Rows (m,) of a sample with at most the median number of rows of each id (n,)."""
+    _, code, counts = np.unique(host(ids), return_inverse=True, return_counts=True)
+    shuffled = rng.permutation(len(code))
+    by_id = shuffled[np.argsort(code[shuffled], kind="stable")]
+    place = np.arange(len(code)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(by_id[place < max(1, int(np.median(counts)))])
 
 
-def sentences(table: pd.DataFrame, by: list[str]) -> str:
-    """A table of `survived` in words: per metric, what was concluded and which variants turn it; Markdown."""
-    lines = []
-    for metric, rows in table.groupby("metric", sort=False):
-        recorded = rows[rows[by[0]] == RECORDED].iloc[0]
-        others = rows[rows[by[0]] != RECORDED]
-        line = (f"- {metric}: {recorded['conclusion']}. This survives {int(others['survives'].sum())} of {len(others)} "
-                "changes")
-        turned = others[~others["survives"]]
-        lines.append(f"{line}; what turns it: {_variants(turned, by)}." if len(turned) else f"{line}.")
-    return "\n".join(lines)
+def outlier_dimensions(x: np.ndarray) -> np.ndarray:
+    """Dimensions (d,) of (n, d) whose root mean square is over 6 times the median dimension's."""
+    size = np.sqrt(np.square(x, dtype=np.float64).mean(axis=0))
+    return size > OUTLIER * np.median(size)
 
 
-def _variants(rows: pd.DataFrame, by: list[str]) -> str:
-    """Names of some variants, with the strengths of each in brackets."""
-    names = []
-    for name, which in rows.groupby(by[0], sort=False):
-        strengths = [" × ".join(f"{row[column]:g}" for column in by[1:]) for _, row in which.iterrows()]
-        names.append(f"{name} ({', '.join(strengths)})" if len(by) > 1 else str(name))
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
+def attacks(x: Any, y: Any, rng: np.random.Generator,
+            strengths: Sequence[float] = STRENGTHS) -> Iterator[tuple[str, float, Variant]]:
+    """Changes of (n, d_x), (n, d_y) that say nothing about what the models represent: (attack, strength, variant).
+
+    First "as recorded" at strength 0. `shared outlier`: the same noise, strength times a typical dimension's size,
+    replaces dimension 0 of both arrays. `moved tokens`: 1% of the tokens are moved, in y only, by one vector of
+    strength times the typical token's norm. `moved token`: one token alone. `duplicated rows`: strength copies of 1%
+    of the tokens are added to both, up to 4 n rows in all. ValueError: unequal n.
+    """
+    x, y = _two(x, y)
+    n = len(x)
+    every = np.arange(n)
+    yield "as recorded", 0.0, Variant(x, y, every)
+    some = rng.choice(n, size=max(1, n // 100), replace=False)
+    noise = rng.standard_normal(n)
+    direction = rng.standard_normal(y.shape[1])
+    direction *= np.median(np.linalg.norm(y - y.mean(axis=0), axis=1)) / np.linalg.norm(direction)
+    for strength in strengths:
+        yield "shared outlier", strength, Variant(*(_with_outlier(part, strength * noise) for part in (x, y)), every)
+        for attack, rows in (("moved tokens", some), ("moved token", some[:1])):
+            moved = y.copy()
+            moved[rows] += strength * direction
+            yield attack, strength, Variant(x, moved, every)
+        again = np.concatenate([every, np.tile(some, int(strength))])[: 4 * n]
+        yield "duplicated rows", strength, Variant(x[again], y[again], again)
 
 
-def curves(audit: pd.DataFrame) -> pd.DataFrame:
-    """An `audit_table` for a figure over strength: a row "as recorded" (strength 0) for each attack, metrics named."""
-    recorded = audit[audit["attack"] == RECORDED]
-    attacks = audit[audit["attack"] != RECORDED]
-    starts = [recorded.assign(attack=attack) for attack in attacks["attack"].unique()]
-    table = pd.concat([*starts, attacks], ignore_index=True)
-    return table.assign(metric=table["metric"].map(NAMES), strength=[f"{s:g}" for s in table["strength"]])
+def _with_outlier(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    x = x.copy()
+    x[:, 0] = np.median(x.std(axis=0)) * noise
+    return x
+
+
+def _two(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Two checked arrays (n, d_x), (n, d_y), float64, in main memory: both are changed and copied here."""
+    x, y = pair(x, y, at_least=1)
+    return host(x), host(y)
+
+
+def _standardised(x: np.ndarray) -> np.ndarray:
+    scale = x.std(axis=0)
+    constant = np.ptp(x, axis=0) == 0
+    x = (x - x.mean(axis=0)) / np.where(constant, 1.0, scale)
+    x[:, constant] = 0.0
+    return x

@@ -1,1 +1,1 @@
-"""TODO face."""
+"""Scores: tasks as mteb runs them, the encoder, cached embeddings, per-item scores."""

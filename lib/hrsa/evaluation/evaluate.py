@@ -6,10 +6,7 @@ tidy tables. BM25 runs as model `bm25` on the retrieval tasks; backbones as they
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import shutil
-from collections.abc import Iterator
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -21,31 +18,12 @@ from hrsa.study import store as paths
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Profile
 from hrsa.study.progress import progress
+from hrsa.study.runtime import quiet
 
 BM25 = "bm25"  # model id of the lexical baseline
 BATCH = 32  # texts per forward pass; sentence-transformers sorts them by length first
 SCORES = ["model", "task", "family", "metric", "value"]
 PER_QUERY = ["model", "task", "query", "value"]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the bars and log lines of mteb, datasets and bm25s while tasks run; warnings still show."""
-    import datasets
-
-    loggers = {name: logging.getLogger(name) for name in ("mteb", "datasets", "sentence_transformers", "bm25s")}
-    levels = {name: logger.level for name, logger in loggers.items()}
-    bars = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    for logger in loggers.values():
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, logger in loggers.items():
-            logger.setLevel(levels[name])
-        if bars:
-            datasets.enable_progress_bars()
 
 
 def run_task(model: Any, task: Any, work: Path) -> tuple[float, dict[str, float]]:
@@ -109,11 +87,11 @@ def _encoder_maker(profile: Profile, model_id: str, revision: str) -> partial:
     """Load a model of the study; what makes a fresh mteb encoder around it, which checks its attention each time."""
     from hrsa.evaluation.embedding_cache import Embeddings
     from hrsa.evaluation.encoder import InstructedEncoder, model_meta
-    from hrsa.models import language_model
+    from hrsa.study import runtime
     from hrsa.training import train
 
     model = profile.model(model_id)
-    language_model.prepare(profile.threads, model.seed or 0)
+    runtime.prepare(profile.threads, model.seed or 0)
     loaded = train.load_embedder(profile, model_id)
     attention = "causal" if model.seed is None else profile.varied(model.ablation).attention
     store = Embeddings(embedding_folder(profile, model_id))
@@ -132,21 +110,11 @@ def _made_by(profile: Profile, model_id: str) -> dict[str, Any]:
 
 
 def embedding_folder(profile: Profile, model_id: str) -> Path:
-    """Where a model's embeddings of evaluation texts are kept (`hrsa.evaluation.embedding_cache`), for every list of tasks."""
+    """Where a model's embeddings of evaluation texts are kept (see `embedding_cache`), for every list of tasks."""
     key = paths.key(**_made_by(profile, model_id), threads=profile.threads,
                     code=code_hash(_encoder_maker),
                     versions=[metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")])
     return paths.artefact(profile.name, "embeddings", model_id, key)
-
-
-def kept_sentence(profile: Profile, model_ids: list[str]) -> str:
-    """How many embeddings of evaluation texts are kept for these models, and what they take on disk."""
-    from hrsa.evaluation.embedding_cache import size
-
-    sizes = [size(embedding_folder(profile, model_id)) for model_id in model_ids]
-    texts, used = (sum(part) for part in zip(*sizes, strict=True))
-    return (f"{texts:,} embeddings of {len(sizes)} models are kept in `data/runs/{profile.name}/embeddings` and take "
-            f"{used / 2**20:,.1f} MB; a changed list of tasks embeds new texts only. The folder may be deleted.")
 
 
 def _scorable(profile: Profile, model_id: str, revision: str) -> tuple[list, partial]:
@@ -155,8 +123,7 @@ def _scorable(profile: Profile, model_id: str, revision: str) -> tuple[list, par
 
     tasks = list(study_tasks(profile))
     if model_id == BM25:
-        from hrsa.evaluation.encoder import model_meta
-        from hrsa.texts.bm25 import BM25Search
+        from hrsa.evaluation.encoder import BM25Search, model_meta
 
         tasks = [task for task in tasks if family(task) == "retrieval"]
         make_model = partial(BM25Search, model_meta(model_id, revision, dense=False))

@@ -5,14 +5,17 @@ Source: Hu et al. 2022 (arXiv 2106.09685), by peft.
 
 from __future__ import annotations
 
+import copy
 import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrsa.study import store
-from hrsa.study.code_hash import code_hash
-from hrsa.study.profile import Lora, Profile
+from hrsa.study.profile import Lora
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 if TYPE_CHECKING:
     import torch
@@ -74,24 +77,25 @@ def apply(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
                          "the model that they were trained on as start") from error
 
 
-def merged_folder(profile: Profile, name: str, folder: Path) -> Path:
-    """Folder of an ordinary model: the adapters in `folder` merged into the backbone that `name` starts from.
+def add_lora(model: SentenceTransformer, lora: Lora) -> None:
+    """Put LoRA adapters on all linear layers, in place, and freeze the rest (arXiv 2106.09685)."""
+    from peft import LoraConfig, TaskType, get_peft_model
 
-    Made once, as an artefact. Raises ValueError when the backbone `name` has no `start`.
-    """
-    from hrsa.models.language_model import backbone_folder, backbone_key, load_lm
+    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear",
+                        task_type=TaskType.FEATURE_EXTRACTION)
+    with warnings.catch_warnings():  # peft asks for a property that transformers 5 has renamed
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        model[0].model = get_peft_model(model[0].model, config)
 
-    start = profile.backbone(name).start
-    if start is None:
-        raise ValueError(f"backbone {name}: expected `start`, the backbone that the adapters in {folder.name} are for, "
-                         "got none: name it in the profile")
-    key = store.key(start=backbone_key(profile, start), adapters=[store.file_hash(folder / file) for file in FILES],
-                    code=code_hash(merged_folder))
 
-    def build(temporary: Path) -> None:
-        model, tokenizer = load_lm(backbone_folder(profile, start))
-        apply(model, folder).save_pretrained(temporary / "model")
-        tokenizer.save_pretrained(temporary / "model")
+def merged(model: SentenceTransformer) -> SentenceTransformer:
+    """The model itself, or with adapters a copy that has them merged into its weights."""
+    from peft import PeftModel
 
-    target = store.artefact(profile.name, "backbones", name, key)
-    return store.make(target, build, (merged_folder,), start=start) / "model"
+    if not isinstance(model[0].model, PeftModel):
+        return model
+    whole = copy.copy(model)
+    whole._modules = dict(model._modules)
+    whole._modules["0"] = copy.copy(model[0])
+    whole[0]._modules = {**model[0]._modules, "model": copy.deepcopy(model[0].model).merge_and_unload()}
+    return whole

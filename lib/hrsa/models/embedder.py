@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hrsa.models.language_model import Attention, device, leak_probe, load_encoder
+from hrsa.models.adapters import merged
+from hrsa.models.language_model import Attention, leak_probe, load_encoder
 from hrsa.study import store
-from hrsa.study.profile import Lora
+from hrsa.study.runtime import device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ def assemble(folder: str, attention: Attention, max_length: int,
              prompts: Mapping[str, str] | None = None) -> SentenceTransformer:
     """The backbone in `folder` (or hub id) as a SentenceTransformer with mean pooling and cosine similarity.
 
-    attention: as `hrsa.models.language_model.load_encoder`, which proves it. max_length: tokens of a text, instruction included.
+    attention: as `language_model.load_encoder`, which proves it. max_length: tokens of a text, instruction included.
     prompts: name -> instruction prompt, saved with the model. Raises ValueError when a prompt fills `max_length`.
     """
     from safetensors.torch import save_model
@@ -88,30 +88,6 @@ def assemble(folder: str, attention: Attention, max_length: int,
                                similarity_fn_name="cosine", device=str(device()))
 
 
-def add_lora(model: SentenceTransformer, lora: Lora) -> None:
-    """Put LoRA adapters on all linear layers, in place, and freeze the rest (arXiv 2106.09685)."""
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear",
-                        task_type=TaskType.FEATURE_EXTRACTION)
-    with warnings.catch_warnings():  # peft asks for a property that transformers 5 has renamed
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        model[0].model = get_peft_model(model[0].model, config)
-
-
-def merged(model: SentenceTransformer) -> SentenceTransformer:
-    """The model itself, or with adapters a copy that has them merged into its weights."""
-    from peft import PeftModel
-
-    if not isinstance(model[0].model, PeftModel):
-        return model
-    whole = copy.copy(model)
-    whole._modules = dict(model._modules)
-    whole._modules["0"] = copy.copy(model[0])
-    whole[0]._modules = {**model[0]._modules, "model": copy.deepcopy(model[0].model).merge_and_unload()}
-    return whole
-
-
 def export(model: SentenceTransformer, folder: Path) -> None:
     """Write a folder that plain `SentenceTransformer(folder)` loads, whole or not at all."""
     with store.atomic(folder) as temporary:
@@ -119,7 +95,7 @@ def export(model: SentenceTransformer, folder: Path) -> None:
 
 
 def load(folder: Path) -> SentenceTransformer:
-    """The embedder in `folder`, on `hrsa.models.language_model.device()`."""
+    """The embedder in `folder`, on `hrsa.study.runtime.device()`."""
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(folder), device=str(device()), local_files_only=True)

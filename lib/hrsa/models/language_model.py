@@ -8,17 +8,11 @@ torch and transformers are imported inside the functions: chapters that only rea
 
 from __future__ import annotations
 
-import os
-import random
 import re
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from hrsa.study import store
-from hrsa.study.profile import Backbone, Profile
+from hrsa.study.runtime import device
 
 if TYPE_CHECKING:
     import torch
@@ -28,77 +22,8 @@ Attention = Literal["causal", "bidirectional"]
 Kernel = Literal["sdpa", "eager"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-MADE = ("zoo", "package")  # sources whose model folder is an artefact, with a card
 PROBE_LENGTHS = (8, 5)  # tokens of the two rows of the leak probe: the second is padded
 TOLERANCE = 1e-6  # of the largest state: masked positions have weight 0, so that what is not seen moves nothing
-
-
-def prepare(threads: int, seed: int) -> None:
-    """Set up this process for a torch stage: CPU threads, the global seeds that third-party trainers read
-    (python, numpy, torch), deterministic kernels only, and no progress bars of transformers."""
-    import torch
-
-    warnings.filterwarnings("ignore", "IProgress not found")  # tqdm.auto, imported by others, wants notebook widgets
-    from transformers.utils import logging
-
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads are beside those asked for
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  (trainers of third parties read the global state)
-    torch.manual_seed(seed)
-    logging.disable_progress_bar()
-
-
-def device() -> torch.device:
-    """The first CUDA device when there is one, else the CPU."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def backbone_folder(profile: Profile, name: str) -> str:
-    """Where the backbone `name` is: a folder's path (made first for zoo arms, packages and adapters) or a hub id.
-
-    Raises ValueError for an unknown name and for a folder that is missing or holds no model with its tokenizer.
-    """
-    backbone = profile.backbone(name)
-    if backbone.source in MADE:
-        from hrsa.models.zoo import make_backbone
-
-        return str(make_backbone(profile, name) / "model")
-    if backbone.source == "hub":
-        return str(backbone.path)
-    folder = (store.ROOT / str(backbone.path)).resolve()
-    if are_adapters(backbone):
-        from hrsa.models.adapters import merged_folder
-
-        return str(merged_folder(profile, name, folder))
-    _check_folder(folder)
-    return str(folder)
-
-
-def are_adapters(backbone: Backbone) -> bool:
-    """Whether a backbone's folder holds LoRA adapters, which become a model in the backbone it starts from."""
-    return backbone.source == "folder" and (store.ROOT / str(backbone.path) / "adapter_config.json").is_file()
-
-
-def has_card(backbone: Backbone) -> bool:
-    """Whether a card describes this backbone: always for the zoo's and packages, and for shipped folders."""
-    return backbone.source in MADE or (
-        backbone.source == "folder" and (store.ROOT / str(backbone.path) / "card.json").is_file())
-
-
-def backbone_key(profile: Profile, name: str) -> str:
-    """What stands for a backbone's weights in keys: the artefact's name, the hub id, the hash of a folder's files."""
-    source, folder = profile.backbone(name).source, backbone_folder(profile, name)
-    if source in MADE:
-        return Path(folder).parent.name
-    if source == "hub":
-        return folder
-    files = sorted(f for f in Path(folder).iterdir() if f.suffix in (".safetensors", ".json") and f.name != "card.json")
-    return store.key(files={f.name: store.file_hash(f) for f in files})
 
 
 def load_lm(folder_or_id: str | Path, kernel: Kernel = "sdpa") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -86,7 +86,7 @@ def shape(profile: Profile, backbone: Backbone) -> dict:
 
     Raises ValueError for a published model that this module does not know.
     """
-    from hrsa.models.language_model import are_adapters
+    from hrsa.study.backbone_kinds import are_adapters
 
     zoo = profile.zoo
     while backbone.start and (backbone.source == "zoo" or are_adapters(backbone)):
@@ -99,7 +99,7 @@ def shape(profile: Profile, backbone: Backbone) -> dict:
     if backbone.source == "folder":
         from transformers import AutoConfig
 
-        from hrsa.models.language_model import backbone_folder
+        from hrsa.models.resolve import backbone_folder
 
         return AutoConfig.from_pretrained(backbone_folder(profile, backbone.name)).to_dict()
     return published(str(backbone.path))
@@ -147,8 +147,8 @@ def proved(model_type: str, heads: int, kv_heads: int, attention: Attention) -> 
     """`attention`, when a miniature of this architecture attends so once `config.is_causal` says so.
 
     The miniature has two blocks, these heads of `HEAD_DIM` dimensions each, and random weights; it is judged by
-    `hrsa.models.language_model.leak_probe`, as every model is when it is loaded. Raises RuntimeError for an architecture that cannot
-    be switched.
+    `language_model.leak_probe`, as every model is when it is loaded. Raises RuntimeError for an architecture that
+    cannot be switched.
     """
     import torch
     from tokenizers import Tokenizer, models

@@ -1,1 +1,1 @@
-"""TODO face."""
+"""What people read: chapters and their notebooks, `prose`, `plots`, `book`, committed results."""

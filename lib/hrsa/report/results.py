@@ -1,6 +1,6 @@
 """Results of a long run as small committed tables, for reports on machines that could not repeat the run.
 
-    python -m hrsa.report.results --profile family      (or: make results PROFILE=family)
+    hrsa results --profile family      (or: make results PROFILE=family)
 
 writes `data/results/<profile>/` from the artefacts of a finished run. A report that shows such tables says so, names
 their machine and date, and puts beside them what it computed itself.
@@ -8,18 +8,25 @@ their machine and date, and puts beside them what it computed itself.
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hrsa.overview import levels
+from hrsa.analysis import intervals
+from hrsa.report import results
 from hrsa.study import store
-from hrsa.study.profile import Profile, load_profile
+from hrsa.study.profile import Profile
 from hrsa.study.progress import progress
-from hrsa.verdict import evidence, synthesis
+from hrsa.verdict import evidence, paired_scores, statement, synthesis
+
+LEVELS = {  # what is shown -> (metric of `compare_pair`, name in its table)
+    "dimension-wise correlation": ("correlation", "correlation"),
+    "inverse row entropy (basis)": ("procrustes", "inverse_row_entropy"),
+    "debiased CKA (global)": ("cka", "debiased_cka"),
+    "k-NN overlap (local)": ("knn", "knn"),
+}
 
 log = logging.getLogger(__name__)
 FOLDER = store.ROOT / "data" / "results"
@@ -31,13 +38,13 @@ HERE, THERE = "this run", "committed"
 def export(profile: Profile, folder: Path | None = None) -> Path:
     """Write the tables of a run and their record to `data/results/<profile>/` (or `folder`); return the folder.
 
-    Tables: scores [model, task, query, value], verdicts (`hrsa.verdict.synthesis.score_verdicts`), controls, similarities
-    (`hrsa.verdict.synthesis.similarities`) and levels (`hrsa.overview.levels`). What is missing is computed first.
+    Tables: scores [model, task, query, value], verdicts (`synthesis.score_verdicts`), controls, similarities
+    (`synthesis.similarities`) and levels (`results.levels`). What is missing is computed first.
     The record holds the profile, its statement, the SHA-256 of each table, and where and how long it ran.
     """
     folder = folder or FOLDER / profile.name
     stated = profile.verdict.model_dump()
-    per_query, families = evidence.gather(profile)
+    per_query, families = paired_scores.gather(profile)
     arguments = (profile.pairs, profile.seeds)
     with progress(4, "results", profile.name, "table") as bar:
         tables = {"verdicts": synthesis.score_verdicts(per_query, families, *arguments, **stated)}
@@ -56,7 +63,7 @@ def export(profile: Profile, folder: Path | None = None) -> Path:
         hashes = {file.stem: store.file_hash(file) for file in sorted(temporary.glob("*.parquet"))}
         store.write_json(temporary / RECORD, {
             **store.provenance(), "command": f"make book PROFILE={profile.name} && make results PROFILE={profile.name}",
-            "profile": profile.model_dump(mode="json"), "statements": evidence.state(profile), "sha256": hashes,
+            "profile": profile.model_dump(mode="json"), "statements": statement.state(profile), "sha256": hashes,
             "hours": hours(profile)})
     return folder
 
@@ -74,7 +81,7 @@ def load(name: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """
     folder = FOLDER / name
     record = store.read_json(folder / RECORD)
-    tables = {table: synthesis.verified(folder / f"{table}.parquet", expected, record["command"])
+    tables = {table: results.verified(folder / f"{table}.parquet", expected, record["command"])
               for table, expected in record["sha256"].items()}
     return tables, record
 
@@ -99,13 +106,41 @@ def origin(record: dict[str, Any]) -> str:
             f"`{record['commit'][:12]}`. They were not computed by this run.")
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description="Write the tables of a finished run to data/results.")
-    parser.add_argument("--profile", default="family")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    log.info("written: %s", export(load_profile(parser.parse_args().profile)).relative_to(store.ROOT))
+
+def committed(name: str) -> tuple[pd.DataFrame, dict]:
+    """A table of `data/results/` and its provenance; ValueError when the file is not the one its provenance names."""
+    file = store.ROOT / "data" / "results" / f"{name}.parquet"
+    record = store.read_json(file.with_suffix(".json"))
+    return verified(file, record["sha256"], record["command"]), record
 
 
-if __name__ == "__main__":
-    main()
+def verified(file: Path, sha256: str, command: str) -> pd.DataFrame:
+    """The table in a committed file; ValueError when its hash is another: it says to restore it or run `command`."""
+    found = store.file_hash(file)
+    if found != sha256:
+        raise ValueError(f"expected {file.name} of {file.parent.name} with SHA-256 {sha256}, got {found}: "
+                         f"to restore it, restore the file from the repository or run `{command}` again")
+    return store.read_table(file)
+
+
+def overview(profile: Profile, pair: str) -> pd.DataFrame:
+    """Matched-layer similarity of a pair at four levels: similarity, models, layer_x, value, low, high, null, floor.
+
+    Rows are those of `intervals.over_seeds`, on all texts; of the numbers of neighbours the middle one is taken.
+    """
+    from hrsa.analysis.pairs import compare_pair
+
+    parts = []
+    for shown, (metric, name) in LEVELS.items():
+        table = store.read_table(compare_pair(profile, pair, metric) / "curve.parquet")
+        rows = intervals.over_seeds(table[(table["metric"] == name) & (table["set"] == "all")])
+        if metric == "knn":
+            rows = rows[rows["k"] == sorted(profile.analysis.ks)[len(profile.analysis.ks) // 2]]
+        parts.append(rows.assign(similarity=shown))
+    columns = ["similarity", "models", "layer_x", "value", "low", "high", "null", "floor"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def levels(profile: Profile) -> pd.DataFrame:
+    """`overview` of every pair in `profile.pairs`, with the column pair."""
+    return pd.concat([overview(profile, pair.name).assign(pair=pair.name) for pair in profile.pairs], ignore_index=True)

@@ -22,8 +22,7 @@ import numpy as np
 from hrsa.similarity.arrays import Metric, matrix
 from hrsa.similarity.backend import host
 from hrsa.similarity.budget import Limits
-from hrsa.similarity.directions import Directions
-from hrsa.similarity.search import search
+from hrsa.similarity.search import Directions, search
 from hrsa.similarity.states import Layer, blocks
 
 KS = (5, 10, 50)  # as published

@@ -1,7 +1,7 @@
 """Where artefacts live, what they are called and how they are written.
 
 An artefact is a folder `data/runs/<profile>/<stage>/<name>-<key>/`. The key hashes everything that changes the
-content: configuration, seed, the keys of the inputs and the code that makes it (`hrsa.study.code_hash`). A folder appears
+content: configuration, seed, the keys of the inputs and the code that makes it (`study.code_hash`). A folder appears
 under its name only when it is complete (written beside it, then renamed), with `provenance.json` inside. The same
 call again therefore finds finished work and never half-written work.
 """

@@ -7,8 +7,6 @@ bm25s is imported where it is used: chapters that only read tables must not wait
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 K1 = 1.5  # bm25s' and mteb's default: how fast repeated words stop counting
@@ -47,26 +45,3 @@ class BM25:
         return [(int(i), float(scores[i])) for i in order if scores[i] > 0]
 
 
-class BM25Search:
-    """BM25 behind mteb's `SearchProtocol`: indexes a task's corpus, then ranks it for each query, no instruction."""
-
-    def __init__(self, mteb_model_meta: Any):
-        self.mteb_model_meta = mteb_model_meta
-
-    def index(self, corpus: Any, **_: Any) -> None:
-        """Index a corpus with columns id, text and perhaps title."""
-        self.ids = list(corpus["id"])
-        titles = corpus["title"] if "title" in corpus.column_names else [""] * len(self.ids)
-        texts = [f"{title} {text}".strip() for title, text in zip(titles, corpus["text"], strict=True)]
-        self.ranker = BM25(texts)
-
-    def search(self, queries: Any, *, top_k: int, top_ranked: Any = None, **_: Any) -> dict[str, dict[str, float]]:
-        """Scores of the `top_k` best documents per query id; of `top_ranked` only, where that is given."""
-        found = {}
-        for name, text in zip(queries["id"], queries["text"], strict=True):
-            depth = top_k if top_ranked is None else self.ranker.n
-            ranked = [(self.ids[i], score) for i, score in self.ranker.top(text, depth)]
-            if top_ranked is not None:
-                ranked = [(document, score) for document, score in ranked if document in set(top_ranked[name])]
-            found[name] = dict(ranked[:top_k])
-        return found

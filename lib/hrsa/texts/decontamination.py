@@ -6,6 +6,9 @@ import hashlib
 import re
 from collections.abc import Iterable
 
+from hrsa.study import store
+from hrsa.texts import decontamination
+
 GRAM = 13  # words; the length that GPT-3's contamination study settled on (Brown et al. 2020, appendix C)
 
 
@@ -29,3 +32,12 @@ def index(texts: Iterable[str], n: int = GRAM) -> set[bytes]:
 def overlapping(texts: Iterable[str], known: set[bytes], n: int = GRAM) -> list[bool]:
     """For each text, whether it shares a sequence of `n` words with the texts that `known` was made from."""
     return [not grams(text, n).isdisjoint(known) for text in texts]
+
+
+def reserved() -> set[bytes]:
+    """Word sequences of every evaluation and probe text: what no training text may contain (see `overlap`)."""
+    texts: list[str] = []
+    for path in sorted([*store.SUITE.glob("eval/*/*.parquet"), *store.SUITE.glob("probe/*.parquet")]):
+        table = store.read_table(path)
+        texts += [text for c in ("text", "sentences", "sentence1", "sentence2") if c in table for text in table[c]]
+    return decontamination.index(texts)

@@ -135,7 +135,7 @@ def reference(name: str, threads: int, tokens: int = REFERENCE_TOKENS) -> Any:
         return None
     from sentence_transformers import SentenceTransformer
 
-    from hrsa.models.language_model import device, prepare
+    from hrsa.study.runtime import device, prepare
 
     prepare(threads, seed=0)
     model = SentenceTransformer(str(minilm_folder()) if name == "minilm" else name, device=str(device()))

@@ -9,6 +9,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from hrsa.study import store
+from hrsa.texts import decontamination, pretraining
+from hrsa.texts.decontamination import reserved
+from hrsa.texts.suite import log
+
+PRETRAINING_CHARACTERS = 10_000_000
+HELD_OUT = 0.02  # of the pretraining documents
+
 # Scientific packages that the environment has anyway. NetworkX is an evaluation task and must stay out.
 PACKAGES = ("numpy", "scipy", "sympy", "pandas", "sklearn", "matplotlib", "statsmodels")
 TRIPLE_QUOTED = re.compile(r'("""|\'\'\')(.*?)\1', re.S)
@@ -44,3 +52,25 @@ def docstrings(file: Path) -> Iterator[str]:
         before = source[source.rfind("\n", 0, match.start()) + 1 : match.start()]
         if before.strip() in ("", "r", "R"):
             yield re.sub(r"\n{3,}", "\n\n", inspect.cleandoc(match.group(2))).strip()
+
+
+def pretraining_text() -> tuple[list[str], list[str]]:
+    """Documents of real text to pretrain on, and held-out ones: at most 10 million characters in all.
+
+    The suite's training texts and the documentation inside installed packages, each once, in an order that hashes
+    decide (so that it is the same everywhere and a new document moves no other), without any document that shares 13
+    successive words with an evaluation or probe text.
+    """
+    documents: list[str] = []
+    for path in sorted((store.SUITE / "train").glob("*.parquet")):
+        table = store.read_table(path, ["query", "positive"])
+        documents += [f"{q}\n{p}" for q, p in zip(table["query"], table["positive"], strict=True)]
+    documents += pretraining.documents()
+    order = sorted({pretraining.digest(text): text for text in documents}.items())
+    kept, characters, forbidden = ([], []), 0, reserved()
+    for key, text in order:
+        if characters + len(text) <= PRETRAINING_CHARACTERS and decontamination.grams(text).isdisjoint(forbidden):
+            characters += len(text)
+            kept[key % 2**32 < HELD_OUT * 2**32].append(text)  # not the bits that decide the order
+    log.info("pretraining text: %d documents, %d held out, %d characters", len(kept[0]), len(kept[1]), characters)
+    return kept

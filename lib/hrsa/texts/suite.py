@@ -1,7 +1,8 @@
 """Texts of the study: training pairs, evaluation tasks, probe texts, and text to pretrain on.
 
 What is committed lies in `data/suite`, described by `train/tasks.json`, `eval/tasks.json` and `probe/sets.json`;
-`data/build_suite.py` makes it. A profile may also name files and data sets of its own to train on (`hrsa.texts.training_sources`).
+`data/build_suite.py` makes it. A profile may also name files and data sets of its own to train on
+(`texts.training_sources`).
 """
 
 from __future__ import annotations
@@ -16,14 +17,12 @@ import pandas as pd
 
 from hrsa.study import store
 from hrsa.study.profile import Profile
-from hrsa.texts import decontamination, pretraining, training_sources
+from hrsa.texts import training_sources
 
 log = logging.getLogger(__name__)
 
 QUERY_TEMPLATE = "Instruct: {instruction}\nQuery: "  # then the query; passages carry no instruction
 SEED = 0  # of every cap: all models of all profiles see the same sample
-PRETRAINING_CHARACTERS = 10_000_000
-HELD_OUT = 0.02  # of the pretraining documents
 FAMILIES = {
     "retrieval": {"corpus": ["id", "text"], "queries": ["id", "text"], "qrels": ["query-id", "corpus-id", "score"]},
     "clustering": {"test": ["sentences", "labels"]},
@@ -167,32 +166,3 @@ def probe_texts(profile: Profile) -> pd.DataFrame:
     return texts[wanted]
 
 
-def reserved() -> set[bytes]:
-    """Word sequences of every evaluation and probe text: what no training text may contain (see `overlap`)."""
-    texts: list[str] = []
-    for path in sorted([*store.SUITE.glob("eval/*/*.parquet"), *store.SUITE.glob("probe/*.parquet")]):
-        table = store.read_table(path)
-        texts += [text for c in ("text", "sentences", "sentence1", "sentence2") if c in table for text in table[c]]
-    return decontamination.index(texts)
-
-
-def pretraining_text() -> tuple[list[str], list[str]]:
-    """Documents of real text to pretrain on, and held-out ones: at most 10 million characters in all.
-
-    The suite's training texts and the documentation inside installed packages, each once, in an order that hashes
-    decide (so that it is the same everywhere and a new document moves no other), without any document that shares 13
-    successive words with an evaluation or probe text.
-    """
-    documents: list[str] = []
-    for path in sorted((store.SUITE / "train").glob("*.parquet")):
-        table = store.read_table(path, ["query", "positive"])
-        documents += [f"{q}\n{p}" for q, p in zip(table["query"], table["positive"], strict=True)]
-    documents += pretraining.documents()
-    order = sorted({pretraining.digest(text): text for text in documents}.items())
-    kept, characters, forbidden = ([], []), 0, reserved()
-    for key, text in order:
-        if characters + len(text) <= PRETRAINING_CHARACTERS and decontamination.grams(text).isdisjoint(forbidden):
-            characters += len(text)
-            kept[key % 2**32 < HELD_OUT * 2**32].append(text)  # not the bits that decide the order
-    log.info("pretraining text: %d documents, %d held out, %d characters", len(kept[0]), len(kept[1]), characters)
-    return kept

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pandas as pd
+import torch
+from sentence_transformers.base.sampler import DefaultBatchSampler
+
+from hrsa.texts.suite import query_prompt
+from hrsa.training import distributed
+from hrsa.training.fingerprint import text_hash
+from hrsa.training.infonce import text_id
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+CUT = ("queries_cut", "passages_cut")
 
 COLUMNS = ["task", "instruction", "query", "positive", "negatives"]
 
@@ -49,3 +64,69 @@ def check_triples(triples: pd.DataFrame, negatives: int) -> None:
         raise ValueError(f"expected {negatives} hard negatives in every triple, got fewer in "
                          f"{int((counts < negatives).sum())} of {len(triples)} rows: lower recipe.hard_negatives or "
                          "mine from a larger corpus")
+
+
+class Order(DefaultBatchSampler):
+    """Hands out batches in the given order: order (steps, b), rows of the data set."""
+
+    def __init__(self, order: np.ndarray):
+        super().__init__(range(order.size), batch_size=order.shape[1], drop_last=True)
+        self.order = order
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self.order.tolist()
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+class Collator:
+    """Rows of one task -> tokenised columns query, positive, negative_1 ... for the trainer, and labels for the loss.
+
+    known: query -> identifiers of all its positives in the training set. Besides the columns a batch carries `rows`
+    (hash of the texts of each row, in order) and `cut` (how many queries, and how many passages, were longer than the
+    model's max_seq_length and lost tokens). A process sees its share of the joint batch alone.
+    """
+
+    valid_label_columns = ("label",)
+
+    def __init__(self, model: SentenceTransformer, negatives: int, known: dict[str, list[int]]):
+        self.model, self.negatives, self.known = model, negatives, known
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The batch of `rows`, which share one instruction."""
+        columns = {"query": [row["query"] for row in rows], "positive": [row["positive"] for row in rows]}
+        for i in range(self.negatives):
+            columns[f"negative_{i + 1}"] = [row["negatives"][i] for row in rows]
+        batch: dict[str, Any] = {}
+        cut = [0, 0]  # queries, passages
+        for name, texts in columns.items():
+            prompt = query_prompt(rows[0]["instruction"]) if name == "query" else ""
+            features = self.model.preprocess(texts, prompt=prompt or None)
+            cut[name != "query"] += self._truncated(features["attention_mask"], texts, prompt)
+            batch |= {f"{name}_{key}": value for key, value in features.items()}
+        most = max(len(self.known[query]) for query in columns["query"])
+        known = [ids + ids[:1] * (most - len(ids)) for ids in (self.known[query] for query in columns["query"])]
+        ids = [[text_id(text) for text in texts] for texts in columns.values()]
+        batch["label"] = {"ids": torch.tensor(ids).T, "known": torch.tensor(known)}  # (b, columns), (b, m)
+        return batch | {"rows": [text_hash(texts) for texts in zip(*columns.values(), strict=True)], "cut": cut}
+
+    def _truncated(self, mask: torch.Tensor, texts: list[str], prompt: str) -> int:
+        """How many texts lost tokens: those that fill the limit are tokenised once more, without it."""
+        limit = self.model.max_seq_length
+        full = [prompt + texts[i] for i in (mask.sum(1) >= limit).nonzero().flatten().tolist()]
+        if not full:
+            return 0
+        whole = self.model.tokenizer(full, truncation=False, padding=False, verbose=False)["input_ids"]
+        return sum(len(ids) > limit for ids in whole)
+
+
+def joint_record(rows: list[str], cut: list[int], where: torch.device) -> dict[str, Any]:
+    """Of the joint batch: hash of its texts in order (`batch`), and how many texts were cut (`CUT`).
+
+    rows: hash of each row of this process's share; cut: its `cut`. The same for any number of processes.
+    """
+    mine = torch.tensor([list(bytes.fromhex(row)) for row in rows], dtype=torch.uint8, device=where)  # (b, 32)
+    everything = distributed.gathered(mine)[0].cpu().numpy()
+    totals = distributed.summed(torch.tensor(cut, device=where)).tolist()
+    return {"batch": text_hash(row.tobytes().hex() for row in everything), **dict(zip(CUT, totals, strict=True))}

@@ -125,7 +125,8 @@ class InfoNCE(nn.Module):
         embeddings = distinct[where.to(distinct.device)].requires_grad_(training)  # (n, d)
         loss = self._loss(embeddings, ids, known)
         tokens = sum(column["attention_mask"].sum() for column in features)
-        self.record |= {"loss": float(distributed.summed(loss.clone()) / distributed.count()), "tokens": int(distributed.summed(tokens))}
+        self.record |= {"loss": float(distributed.summed(loss.clone()) / distributed.count()),
+                        "tokens": int(distributed.summed(tokens))}
         if training:
             gradients = torch.zeros_like(distinct).index_add_(0, where.to(distinct.device), embeddings.grad)
             loss.requires_grad_().register_hook(partial(self._carry, pieces, gradients))

@@ -1,6 +1,6 @@
 """Contrastive training of an embedder from a backbone: the stage, its data order, and loading what it made.
 
-    python -m hrsa.training.train PROFILE MODEL          also under `accelerate launch` or torchrun (docs/distributed.md)
+    hrsa train PROFILE MODEL          also under `accelerate launch` or torchrun (docs/distributed.md)
 
 Arms of one seed see the same batches in the same order, so that nothing but the initial weights sets them apart; the
 fingerprint beside each embedder proves it. Libraries that are slow to import are imported inside the functions.
@@ -8,19 +8,19 @@ fingerprint beside each embedder proves it. Libraries that are slow to import ar
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hrsa.models.language_model import backbone_folder, backbone_key, leak_probe, prepare
+from hrsa.models.language_model import leak_probe
+from hrsa.models.resolve import backbone_folder, backbone_key
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
-from hrsa.study.profile import Model, Profile, Recipe, load_profile
+from hrsa.study.profile import Model, Profile, Recipe
+from hrsa.study.runtime import prepare
 from hrsa.texts.hard_negatives import mine
 from hrsa.texts.suite import query_prompt
 from hrsa.training import distributed
@@ -79,7 +79,7 @@ def train(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed:
 
 def _with_adapters(model: SentenceTransformer, recipe: Recipe) -> SentenceTransformer:
     """The same model, with LoRA adapters where the recipe says so."""
-    from hrsa.models.embedder import add_lora
+    from hrsa.models.adapters import add_lora
 
     if recipe.lora:
         add_lora(model, recipe.lora)
@@ -143,7 +143,8 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
     key = store.key(arm=arm, backbone=backbone_key(profile, model.backbone))
     folder = store.artefact(profile.name, "embedders", model_id, key)
     if (theirs := distributed.agreed(folder.name)) != folder.name:
-        raise ValueError(f"expected all processes to train {theirs}, got {folder.name} in process {distributed.rank()}: give "
+        raise ValueError(f"expected all processes to train {theirs}, got {folder.name} in process "
+                         f"{distributed.rank()}: give "
                          "every machine the same code, profile and data")
 
     def build(temporary: Path) -> None:
@@ -190,7 +191,7 @@ def arms(profile: Profile, model_id: str) -> dict[str, dict[str, Any]]:
 
 
 def load_embedder(profile: Profile, model_id: str, step: int | None = None) -> SentenceTransformer:
-    """A model of the study as a SentenceTransformer, on `hrsa.models.language_model.device()`.
+    """A model of the study as a SentenceTransformer, on `hrsa.study.runtime.device()`.
 
     A backbone's id gives the backbone as it came: causal, untrained, with mean pooling. An embedder's id gives its
     final state or, with `step`, one of `recipe.checkpoints`; step 0 is its backbone as it came. Raises ValueError
@@ -211,25 +212,3 @@ def load_embedder(profile: Profile, model_id: str, step: int | None = None) -> S
         raise ValueError(f"expected a step kept for {model_id}, one of {[0, *recipe.checkpoints]}, got {step}: add it "
                          "to recipe.checkpoints and train again")
     return load(folder / "checkpoints" / _step(step))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line: train one embedder, as one process or as one of those that a launcher started."""
-    parser = argparse.ArgumentParser(description="Train one embedder of a profile.")
-    parser.add_argument("profile", help="name in notebooks/profiles, or a .yaml file")
-    parser.add_argument("model", help="embedder, such as base-s0")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        distributed.start()
-        folder = train_embedder(load_profile(options.profile), options.model)
-    except (ValueError, RuntimeError) as error:
-        sys.stderr.write(f"hrsa: {error}\n")
-        return 1
-    if distributed.rank() == 0:
-        log.info("trained: %s", folder)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

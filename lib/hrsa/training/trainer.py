@@ -24,12 +24,12 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from transformers import PrinterCallback, TrainerCallback
 
-from hrsa.collate import CUT, Collator, Order, joint_record
-from hrsa.models.language_model import device
 from hrsa.study import store
 from hrsa.study.profile import Recipe
 from hrsa.study.progress import progress
+from hrsa.study.runtime import device
 from hrsa.training import distributed
+from hrsa.training.batches import CUT, Collator, Order, joint_record
 from hrsa.training.fingerprint import CLIP
 from hrsa.training.infonce import MASKED, InfoNCE, text_id
 
@@ -50,7 +50,7 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if distributed.rank():
-            torch.manual_seed(args.seed + distributed.rank())  # other dropout in every process; the weights are made already
+            torch.manual_seed(args.seed + distributed.rank())  # other dropout in every process, after the weights
             return
         self.bar = progress(state.max_steps, "training", self.run)
         self.bar.update(state.global_step)
@@ -141,7 +141,8 @@ def arguments(recipe: Recipe, seed: int, work: Path) -> SentenceTransformerTrain
                          f"{recipe.batch_size}: change one of them")
     return SentenceTransformerTrainingArguments(
         output_dir=str(work), seed=seed, max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_size // distributed.count(), accelerator_config={"split_batches": True},
+        per_device_train_batch_size=recipe.batch_size // distributed.count(),
+        accelerator_config={"split_batches": True},
         learning_rate=recipe.learning_rate, lr_scheduler_type="cosine", weight_decay=recipe.weight_decay,
         warmup_steps=math.ceil(recipe.warmup_ratio * recipe.steps), max_grad_norm=CLIP, optim="adamw_torch",
         bf16=recipe.precision == "bf16", use_cpu=device().type == "cpu",

@@ -1,1 +1,1 @@
-"""TODO face."""
+"""Decisions: equivalence tests, the crossed bootstrap, power, claims, evidence files. No sentences."""

@@ -1,6 +1,6 @@
 """From scores to statements: tables by arm, differences between the arms of a pair, and what ablations change.
 
-Every difference is `b` minus `a` of a pair, paired by seed and query, and judged by `hrsa.verdict.equivalence`. Tables name a
+Every difference is `b` minus `a` of a pair, paired by seed and query, and judged by `equivalence`. Tables name a
 *condition*: "untrained" (the backbones as they came), "recipe" (embedders), or the name of an ablation.
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from hrsa.analysis import intervals
 from hrsa.analysis.ablations import RECIPE, UNTRAINED, condition
 from hrsa.evaluation.evaluate import BM25
-from hrsa.report.prose import similarity
 from hrsa.study.profile import Model, Profile
-from hrsa.verdict import evidence
+from hrsa.verdict import paired_scores
 from hrsa.verdict.equivalence import Verdict, verdict
 
 ALL = "all tasks"
@@ -53,25 +53,6 @@ def overall_scores(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
     return whole.drop(columns="family")
 
 
-def gains(profile: Profile, scores: pd.DataFrame) -> str:
-    """What training did to each arm and where the embedders stand against BM25, a list in Markdown."""
-    means = described(profile, scores).pivot_table(index="task", columns=["arm", "condition"], values="value")
-    lines = []
-    for backbone in profile.backbones:
-        arm = backbone.name
-        before, after = means[arm, UNTRAINED], means[arm, RECIPE]
-        up = int((after > before).sum())
-        moved = "raised" if after.mean() > before.mean() else "did not raise"
-        line = (f"- {arm}: contrastive training {moved} the mean over tasks, {before.mean():.3f} before and "
-                f"{after.mean():.3f} after; higher on {up} of {len(after)} tasks")
-        if ("BM25", BM25) in means:
-            lexical = means["BM25", BM25].dropna()
-            over = int((after[lexical.index] > lexical).sum())
-            line += f"; above BM25 on {over} of {len(lexical)} retrieval tasks"
-        lines.append(line + ".")
-    return "\n".join(lines)
-
-
 def seeds_under(profile: Profile, name: str) -> list[int | None]:
     """Seeds that a condition was run with; [None] for untrained backbones."""
     if name in (UNTRAINED, RECIPE):
@@ -90,7 +71,7 @@ def paired(profile: Profile, per_query: pd.DataFrame, pair: str, name: str = REC
     ablation = None if name in (UNTRAINED, RECIPE) else name
     wanted = seeds_under(profile, name) if seeds is None else list(seeds)
     ids = {Model(backbone=arm, seed=seed, ablation=ablation).id for arm in (arms.a, arms.b) for seed in wanted}
-    return evidence.paired(per_query[per_query["model"].isin(ids)], arms.a, arms.b, wanted, ablation)
+    return paired_scores.paired(per_query[per_query["model"].isin(ids)], arms.a, arms.b, wanted, ablation)
 
 
 def differences(profile: Profile, per_query: pd.DataFrame, pair: str, name: str = RECIPE,
@@ -147,78 +128,11 @@ def query_table(profile: Profile, scores: pd.DataFrame, per_query: pd.DataFrame,
     return pd.concat(tables, ignore_index=True)
 
 
-def agreement(points: pd.DataFrame) -> str:
-    """How far both arms succeed on the same items of `query_table`, a list in Markdown.
-
-    The correlation is taken within tasks (scores less their task's mean), so that easy and hard tasks do not make it.
-    """
-    lines = []
-    for pair, rows in points.groupby("pair", sort=False):
-        gap = rows["b"] - rows["a"]
-        alike, higher = (gap.abs() < ALIKE).mean(), (gap >= ALIKE).mean()
-        within = rows[["a", "b"]] - rows.groupby("task")[["a", "b"]].transform("mean")
-        varies = bool((within.std() > ALIKE).all())
-        r = f"{within['a'].corr(within['b']):.2f}" if varies else "undefined, as an arm scores all items alike"
-        lines.append(f"- {pair}: of {len(rows)} items {alike:.0%} are scored alike by both arms, {higher:.0%} higher "
-                     f"by b and {1 - alike - higher:.0%} higher by a; correlation within tasks {r}.")
-    return "\n".join(lines)
-
-
-def sentence(row: pd.Series, margin: float) -> str:
-    """One row of `differences` in words; what it says follows from the verdict alone."""
-    said = {
-        "different": "the arms differ",
-        "equivalent": f"the arms are equivalent within ±{margin:g}",
-        "negligible": f"the arms differ, by less than the margin of ±{margin:g}",
-        "inconclusive": f"these data cannot tell ({row['reason'] or 'neither a difference nor its absence is shown'})",
-    }[row["verdict"]]
-    return (f"**{row['pair']}**, {row['condition']}, {row['task']}: b − a = {row['difference']:+.4f} "
-            f"[{row['low']:+.4f}, {row['high']:+.4f}]; {said}.")
-
-
-def counted(table: pd.DataFrame) -> str:
-    """How many tasks of each pair and condition got which verdict, a list in Markdown."""
-    lines = []
-    for (pair, name), rows in table[table["task"] != ALL].groupby(["pair", "condition"], sort=False):
-        counts = rows["verdict"].value_counts()
-        found = ", ".join(f"{count} {word}" for word, count in counts.items())
-        lines.append(f"- {pair}, {name}: of {len(rows)} tasks {found}")
-    return "\n".join(lines)
-
-
-def against_recipe(overall: pd.DataFrame) -> str:
-    """Whether an ablation moves the difference between arms, by the intervals of "all tasks", a list in Markdown."""
-    lines = []
-    for pair, rows in overall.groupby("pair", sort=False):
-        base = similarity.one(rows, condition=RECIPE)
-        for _, row in rows[rows["condition"] != RECIPE].iterrows():
-            side = similarity.order(row["low"], row["high"], base["low"], base["high"])
-            said = {1: "is larger than", -1: "is smaller than", 0: "cannot be told from"}[side]
-            lines.append(f"- {pair}: the difference under *{row['condition']}* {said} the recipe's by its interval.")
-    return "\n".join(lines)
-
-
 def likeness(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """`last.parquet` of several pairs in one table, seeds joined: [pair, condition, measure, value, low, high]."""
-    table = similarity.over_seeds(pd.concat(tables, ignore_index=True))
+    table = intervals.over_seeds(pd.concat(tables, ignore_index=True))
     names = [MEASURES.get(metric) or f"k-NN overlap, k = {k:.0f}"
              for metric, k in zip(table["metric"], table["k"], strict=True)]
     return table.assign(measure=names)
 
 
-def likeness_sentences(table: pd.DataFrame) -> str:
-    """Per pair and measure, what each condition did to the likeness of the arms, by intervals, a list in Markdown."""
-    lines = []
-    for (pair, measure), rows in table.groupby(["pair", "measure"], sort=False):
-        before, recipe = (similarity.one(rows, condition=name) for name in (UNTRAINED, RECIPE))
-        for _, row in rows[rows["condition"] != UNTRAINED].iterrows():
-            bounds = row["low"], row["high"]
-            moved = {1: "rises to", -1: "falls to", 0: "is not told apart from before at"}[
-                similarity.order(*bounds, before["low"], before["high"])]
-            line = (f"- {pair}, {measure}, *{row['condition']}*: {moved} {row['value']:.3f} (untrained "
-                    f"{before['value']:.3f})")
-            if row["condition"] != RECIPE:
-                side = similarity.order(*bounds, recipe["low"], recipe["high"])
-                line += {1: ", above the recipe", -1: ", below the recipe", 0: ", not told apart from the recipe"}[side]
-            lines.append(line + ".")
-    return "\n".join(lines)

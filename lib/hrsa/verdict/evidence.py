@@ -8,15 +8,13 @@ files of several machines join only when these agree.
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,55 +22,13 @@ import pyarrow.parquet as pq
 from hrsa.evaluation.evaluate import evaluate_model
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
-from hrsa.study.profile import Model, Profile
+from hrsa.study.profile import Profile
+from hrsa.verdict import paired_scores
+from hrsa.verdict.paired_scores import COLUMNS, _checked
+from hrsa.verdict.statement import ESTIMAND, statement
 
-COLUMNS = ["model", "task", "query", "value"]
+OWN = "this run"
 META = b"hrsa.evidence"
-ESTIMAND = "mean over tasks of the mean over queries and seeds of score(b) - score(a), arms paired by seed and query"
-
-
-def statement(profile: Profile) -> dict[str, Any]:
-    """What is fixed before any score is seen, with its `hash`."""
-    stated = {
-        "estimand": ESTIMAND,
-        **profile.verdict.model_dump(mode="json"),
-        "seeds": list(profile.seeds),
-        "family": {pair.name: [pair.a, pair.b] for pair in profile.pairs},
-        "tasks": [*profile.suite.tasks, *profile.suite.benchmarks],
-    }
-    return {**stated, "hash": store.key(**stated)}
-
-
-def state(profile: Profile) -> list[dict[str, Any]]:
-    """Record the profile's statement, once, and return all statements recorded so far, the oldest first.
-
-    Call it before the first score exists. Each entry is a `statement` with the time it was `written`. A statement
-    that differs from the last one recorded is added, never put in its place: more than one entry means a change.
-    """
-    file = store.RUNS / profile.name / "statements.json"
-    stated = store.read_json(file) if file.is_file() else []
-    current = statement(profile)
-    if not stated or stated[-1]["hash"] != current["hash"]:
-        stated.append({**current, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
-        store.write_json(file, stated)
-    return stated
-
-
-def changes(statements: Sequence[dict[str, Any]]) -> list[str]:
-    """What changed from each statement to the next, one sentence per item; empty when nothing did."""
-    found = []
-    for before, after in itertools.pairwise(statements):
-        found += [f"{name}: {before.get(name)} became {after.get(name)} on {after['written']}"
-                  for name in sorted((before.keys() | after.keys()) - {"hash", "written"})
-                  if before.get(name) != after.get(name)]
-    return found
-
-
-def stated_before(profile: Profile, statements: Sequence[dict[str, Any]]) -> bool:
-    """Whether the last statement was recorded before the profile's oldest score was written (true without scores)."""
-    written = [store.read_json(file)["written"]
-               for file in (store.RUNS / profile.name / "evaluation").glob("*/provenance.json")]
-    return not written or statements[-1]["written"] <= min(written)
 
 
 def fingerprint(profile: Profile) -> dict[str, str]:
@@ -83,7 +39,7 @@ def fingerprint(profile: Profile) -> dict[str, str]:
     other weights.
     """
     from hrsa.models.gguf_package import gguf_file
-    from hrsa.models.language_model import backbone_key
+    from hrsa.models.resolve import backbone_key
 
     content = profile.model_dump(mode="json")
     weights = {b.name: backbone_key(profile, b.name) for b in profile.backbones if b.source == "folder"}
@@ -122,7 +78,7 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     meta = (table.schema.metadata or {}).get(META)
     if meta is None:
         raise ValueError(f"expected an evidence file in {path}, got parquet without a fingerprint: "
-                         "write it with hrsa.verdict.evidence.write")
+                         "write it with hrsa evidence")
     return _checked(table.to_pandas(), str(path)), json.loads(meta)
 
 
@@ -145,86 +101,54 @@ def join(files: Sequence[Path]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     return _checked(table, "the joined files"), [meta for _, meta in loaded]
 
 
-def _checked(per_query: pd.DataFrame, where: str) -> pd.DataFrame:
-    missing = [name for name in COLUMNS if name not in per_query.columns]
-    if missing:
-        raise ValueError(f"expected columns {COLUMNS} in {where}, got {list(per_query.columns)}: add {missing}")
-    twice = per_query[per_query.duplicated(["model", "task", "query"])]
-    if len(twice):
-        row = twice.iloc[0]
-        raise ValueError(f"expected one score per model, task and query in {where}, got {len(twice)} more, the first "
-                         f"for {row['model']}, {row['task']}, {row['query']}: leave one of the runs out")
-    return per_query
+@dataclass(frozen=True)
+class Pool:
+    """Joined scores and where they come from."""
+
+    per_query: pd.DataFrame  # model, task, query, value
+    families: pd.Series  # of each task
+    seeds: tuple[int, ...]  # for which every pair has both arms
+    sources: pd.DataFrame  # source, seeds, models, scores, written, commit, code, statement
 
 
-def seeds_of(per_query: pd.DataFrame, a: str, b: str) -> list[int]:
-    """Seeds for which embedders of both backbones were scored, ascending."""
-    models = set(per_query["model"])
-    by_arm = [{int(found[1]) for model in models if (found := re.fullmatch(re.escape(arm) + r"-s(\d+)", model))}
-              for arm in (a, b)]
-    return sorted(by_arm[0] & by_arm[1])
+def received(profile: Profile) -> list[Path]:
+    """Evidence files of others for this profile, in `data/evidence/<profile>/`."""
+    return sorted((store.ROOT / "data" / "evidence" / profile.name).glob("*.parquet"))
 
 
-def paired(per_query: pd.DataFrame, a: str, b: str, seeds: Sequence[int],
-           ablation: str | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores of two arms paired by seed and query: (seeds, queries), (seeds, queries) and task ids (queries,).
-
-    `a` and `b` are backbone names. ValueError when a model is missing or the models have not the same queries.
-    """
-    ids = {arm: [Model(backbone=arm, seed=seed, ablation=ablation).id for seed in seeds] for arm in (a, b)}
-    wide = per_query.pivot_table(index=["task", "query"], columns="model", values="value", aggfunc="first", sort=True)
-    absent = [model for models in ids.values() for model in models if model not in wide.columns]
-    if absent:
-        raise ValueError(f"expected scores of {absent}, got those of {list(wide.columns)}: evaluate these models")
-    wide = wide[[*ids[a], *ids[b]]].dropna(how="all")
-    holes = wide.index[wide.isna().any(axis=1)]
-    if len(holes):
-        raise ValueError(f"expected the same queries for {a} and {b} in every seed, got {len(holes)} without a score "
-                         f"in some, the first {holes[0]}: evaluate these models on one suite")
-    tasks = wide.index.get_level_values("task").to_numpy(dtype=object)
-    return wide[ids[a]].to_numpy().T, wide[ids[b]].to_numpy().T, tasks
+def share(profile: Profile, path: Path, source: str) -> Path:
+    """Write what has been scored here as an evidence file for others; `source` names machine or laboratory."""
+    per_query, families = paired_scores.finished(profile)
+    write(path, profile, per_query, source, families)
+    return path
 
 
-def gather(profile: Profile) -> tuple[pd.DataFrame, pd.Series]:
-    """Scores per query of all embedders without ablation, made first where missing, and the family of each task."""
-    from hrsa.evaluation.evaluate import collect
-
-    scores, per_query = collect(profile, [m.id for m in profile.models() if m.seed is not None and m.ablation is None])
-    return per_query, scores.drop_duplicates("task").set_index("task")["family"]
-
-
-def finished(profile: Profile) -> tuple[pd.DataFrame, pd.Series]:
-    """As `gather`, from the evaluations that are there (the newest of each embedder); makes nothing.
-
-    ValueError when there is none.
-    """
-    tables = []
-    for m in profile.models():
-        found = _artefacts(profile, "evaluation", m.id) if m.seed is not None and m.ablation is None else []
-        if found:
-            newest = max(found, key=lambda folder: store.read_json(folder / "provenance.json")["written"])
-            tables.append((store.read_table(newest / "scores.parquet"), store.read_table(newest / "per_query.parquet")))
-    if not tables:
-        raise ValueError(f"expected scores of embedders of profile {profile.name}, got none: run "
-                         f"`make book PROFILE={profile.name}` first, or name evidence files")
-    scores, per_query = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
-    return per_query[COLUMNS], scores.drop_duplicates("task").set_index("task")["family"]
+def pooled(profile: Profile) -> Pool:
+    """This run's scores, made first where missing and kept as `data/runs/<profile>/evidence.parquet`, joined with
+    the files received. ValueError when a file does not join."""
+    own = store.RUNS / profile.name / "evidence.parquet"
+    per_query, families = paired_scores.gather(profile)
+    write(own, profile, per_query, OWN, families)
+    return pool(profile, [own, *received(profile)])
 
 
-def _artefacts(profile: Profile, stage: str, name: str) -> list[Path]:
-    """Finished artefacts of a model, of whatever key."""
-    folders = sorted((store.RUNS / profile.name / stage).glob(f"{name}-[0-9a-f]*"))
-    return [f for f in folders if len(f.name) == len(name) + 13 and (f / "provenance.json").is_file()]
+def pool(profile: Profile, files: Sequence[Path]) -> Pool:
+    """Evidence files as one body of scores; ValueError as `join`, and when no seed
+    is complete."""
+    per_query, metas = join(files)
+    seeds = set.intersection(*(set(paired_scores.seeds_of(per_query, pair.a, pair.b)) for pair in profile.pairs))
+    if not seeds:
+        raise ValueError(f"expected scores of both arms of {', '.join(p.name for p in profile.pairs)} for a seed, got "
+                         f"those of {sorted(per_query['model'].unique())}: join files that complete a seed")
+    rows = [_described(Path(file), meta) for file, meta in zip(files, metas, strict=True)]
+    families = {task: family for meta in metas for task, family in meta["families"].items()}
+    return Pool(per_query, pd.Series(families), tuple(sorted(seeds)), pd.DataFrame(rows))
 
 
-def hours_per_seed(profile: Profile) -> float | None:
-    """Measured hours to train and score both arms of one pair with one seed (None: nothing measured yet)."""
-    seconds = []
-    for stage in ("embedders", "evaluation"):
-        found = [store.read_json(folder / "provenance.json")["seconds"]
-                 for m in profile.models() if m.seed is not None and m.ablation is None
-                 for folder in _artefacts(profile, stage, m.id)]
-        if not found:
-            return None
-        seconds.append(float(np.mean(found)))
-    return 2 * sum(seconds) / 3600
+def _described(file: Path, meta: dict) -> dict:
+    table, made = read(file)[0], meta["provenance"]
+    models = sorted(table["model"].unique())
+    seeds = sorted({int(found[1]) for model in models if (found := re.search(r"-s(\d+)$", model))})
+    return {"source": meta["source"], "file": file.name, "seeds": ", ".join(map(str, seeds)), "models": len(models),
+            "scores": len(table), "written": made["written"], "commit": made["commit"][:10], "code": made["code"],
+            "statement": meta["statement"]["hash"]}

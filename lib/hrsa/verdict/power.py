@@ -1,15 +1,13 @@
 """How many seeds, queries and hours would prove a margin, from the variances measured so far.
 
-Model of a difference between two arms, per seed s, task t and query q in it (the one `hrsa.verdict.equivalence` allows for):
+Model of a difference between two arms, per seed s, task t and query q in it (the one `verdict.equivalence` allows for):
 mean + seed_s + task_t + (seed x task)_st + query_q + residual_sq, each normal. `measure` estimates the variances by
 the method of moments (for balanced data the same as REML when no component is negative); `provable` simulates
-studies of another size and returns the smallest margin that each would prove under the rule of `hrsa.verdict.equivalence`.
+studies of another size and returns the smallest margin that each would prove under the rule of `verdict.equivalence`.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -17,7 +15,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hrsa.study.profile import Pair, Profile
 from hrsa.verdict.bootstrap import task_columns
 
 CAUTION = 0.8  # confidence of the upper limit of the variation between runs
@@ -97,7 +94,7 @@ def provable(variances: Variances, seeds: int, queries: int, tasks: int = 1, dif
 
 
 def _few(variance: np.ndarray, count: int, carried: float, rng: np.random.Generator) -> np.ndarray:
-    """Interval draws of `hrsa.verdict.bootstrap` for `count` units whose means have this `variance`: (repeats, draws)."""
+    """Interval draws of `verdict.bootstrap` for `count` units whose means have this `variance`: (repeats, draws)."""
     widening = (count - 1) / _even(stats.chi2(count - 1), rng)
     return np.sqrt(np.maximum(variance[:, None] * widening - carried, 0) / count) * _even(stats.norm, rng)
 
@@ -155,70 +152,3 @@ def shares(variances: Variances, seeds: int, queries: int, tasks: int = 1) -> pd
     return pd.DataFrame({"component": list(counts), "sd": np.sqrt([v[name] for name in counts]),
                          "share": (parts / total if total > 0 else parts * np.nan).to_numpy()})
 
-
-def estimated_hours(profile: Profile, tera_flops: float) -> float:
-    """GPU-hours to train both arms of a profile's most expensive pair with one seed, as `hrsa.workflow.plan` estimates them."""
-    from hrsa.workflow import plan as estimates
-
-    one = profile.model_copy(update={"seeds": profile.seeds[:1], "ablations": ()})
-    hours = {row["backbone"]: row["hours"] for row in estimates.rows(one, tera_flops)}
-    return max(hours[pair.a] + hours[pair.b] for pair in profile.pairs)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: the plan of every pair, from the scores that are there; 1 with one message when there are none."""
-    from hrsa.study.profile import load_profile
-    from hrsa.verdict import evidence
-
-    parser = argparse.ArgumentParser(description="Seeds, queries and hours that prove a margin.")
-    parser.add_argument("--profile", default="mini", help="whose scores give the variances")
-    parser.add_argument("--margin", type=float, help="default: the profile's")
-    parser.add_argument("--tasks", type=int, help="of the study planned; default: as many as were scored")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 5, 8, 12, 20])
-    parser.add_argument("--queries", type=int, nargs="+", default=[100, 400, 1600], help="per task")
-    parser.add_argument("--evidence", nargs="+", help="evidence files to plan from, in place of the profile's own run")
-    parser.add_argument("--hours-of", metavar="PROFILE", help="GPU-hours of this profile's training, estimated, in "
-                        "place of the hours measured here")
-    parser.add_argument("--tflops", type=float, default=120.0, help="sustained, for --hours-of")
-    chosen = parser.parse_args(arguments)
-    try:
-        study = load_profile(chosen.profile)
-        per_query = evidence.join(chosen.evidence)[0] if chosen.evidence else evidence.finished(study)[0]
-        hours, kind = evidence.hours_per_seed(study), "training and scoring both arms, measured here"
-        if chosen.hours_of:
-            hours = estimated_hours(load_profile(chosen.hours_of), chosen.tflops)
-            kind = (f"GPU-hours, at most, to train both arms of {chosen.hours_of}'s largest pair at "
-                    f"{chosen.tflops:g} TFLOP/s")
-        for pair in study.pairs:
-            sys.stdout.write(_of_pair(study, pair, per_query, chosen, hours))
-        sys.stdout.write(f"Power: the chance to prove the margin if there is no difference. Hours: {kind}.\n")
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"hrsa: {error}\n")
-        return 1
-    return 0
-
-
-def _of_pair(study: Profile, pair: Pair, per_query: pd.DataFrame, chosen: argparse.Namespace,
-             hours: float | None) -> str:
-    """The plan of one pair as text, from the seeds that both arms were scored with."""
-    from hrsa.verdict import evidence
-
-    seeds = evidence.seeds_of(per_query, pair.a, pair.b)
-    if len(seeds) < 2:
-        raise ValueError(f"expected scores of both arms of {pair.name} with two seeds or more, got seeds {seeds}: "
-                         "the variation between training runs cannot be seen; run more seeds, or name evidence files")
-    a, b, tasks = evidence.paired(per_query, pair.a, pair.b, seeds)
-    margin, n_tasks = chosen.margin or study.verdict.margin, chosen.tasks or len(set(tasks))
-    found, cautious = measure(a, b, tasks), measure(a, b, tasks, CAUTION)
-    tables = [plan(v, margin, chosen.seeds, chosen.queries, n_tasks, hours, study.verdict.alpha)
-              for v in (found, cautious)]
-    sd = ", ".join(f"{name} {np.sqrt(value):.4f}" for name, value in asdict(found).items())
-    text = tables[0].assign(cautious=tables[1]["power"]).to_string(index=False, float_format="{:.4g}".format)
-    return (f"{pair.name}: margin {margin:g}, {n_tasks} tasks; from seeds {seeds}, {len(set(tasks))} tasks, "
-            f"{len(tasks)} queries; standard deviations: {sd}\n{text}\n{advice(tables[0], margin)}\nIf runs vary as "
-            f"much as {len(seeds)} seeds leave possible ({CAUTION:.0%} upper limit, column cautious): "
-            f"{advice(tables[1], margin)}\n\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

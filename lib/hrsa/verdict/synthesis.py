@@ -1,13 +1,12 @@
 """What chapter 12 is made of: verdicts of all pairs and families of tasks, and one number per similarity and pair.
 
-Pure functions of the tables that `hrsa.evaluation.evaluate` and `hrsa.analysis.pairs` write; `similarities` alone reads artefacts.
+Functions of the tables that `evaluation.evaluate` and `analysis.pairs` write; `similarities` reads those of every pair.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from hrsa.study import store
 from hrsa.study.profile import Pair, Profile
 from hrsa.verdict.claims import SIMILARITIES
 from hrsa.verdict.equivalence import holm, positive_control, verdicts
-from hrsa.verdict.evidence import paired
+from hrsa.verdict.paired_scores import paired
 from hrsa.verdict.power import measure, plan, shares
 from hrsa.verdict.sensitivity import sensitivity
 
@@ -30,7 +29,7 @@ def score_verdicts(per_query: pd.DataFrame, families: pd.Series, pairs: Sequence
                    margin: float, alpha: float = 0.05, resamples: int = 2000) -> pd.DataFrame:
     """Verdicts of every pair on all tasks, and of every pair on each family of tasks.
 
-    `per_query`: model, task, query, value; `families`: task -> family. Columns of `hrsa.verdict.equivalence.verdicts` with pair,
+    `per_query`: model, task, query, value; `families`: task -> family. Columns of `equivalence.verdicts` with pair,
     kind and family ("all" first). Holm's correction runs over the pairs for "all" (primary), and over all pairs and
     families together for the rest (secondary).
     """
@@ -73,19 +72,6 @@ def controls(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int
     table = pd.DataFrame(rows)
     table["holm"] = holm(table["p_value"])
     return table.assign(sees=table["holm"] < alpha)
-
-
-def sight(controls: pd.DataFrame, verdicts: pd.DataFrame) -> str:
-    """One sentence: could this run have seen a difference, and did it see the SFT arm's?"""
-    blind = controls.loc[~controls["sees"], "pair"].tolist()
-    overall = verdicts[(verdicts["family"] == "all") & (verdicts["kind"] == "SFT")]
-    seen = overall.loc[overall["holm_difference"] < overall["alpha"], "pair"].tolist()
-    arm = f"The SFT arm's difference was detected ({', '.join(seen)})." if seen else \
-        "No SFT arm's difference was detected." if len(overall) else "There is no SFT arm."
-    if blind:
-        return (f"**This run is unable to see a difference of one margin** for {', '.join(blind)}: an injected shift "
-                f"went undetected, so that nothing follows from a difference not found there. {arm}")
-    return f"An injected shift of one margin is detected in every pair: this run can see. {arm}"
 
 
 def one_number(rows: pd.DataFrame, last: bool = False) -> pd.DataFrame:
@@ -133,7 +119,7 @@ def similarities(profile: Profile) -> pd.DataFrame:
 
 
 def error_shares(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int]) -> pd.DataFrame:
-    """What the error of each pair's difference consists of: pair, component, sd, share (see `hrsa.verdict.power.shares`)."""
+    """What the error of each pair's difference consists of: pair, component, sd, share (see `power.shares`)."""
     parts = []
     for pair in pairs:
         a, b, tasks = paired(per_query, pair.a, pair.b, seeds)
@@ -167,17 +153,3 @@ def other_analyses(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequen
     return pd.concat(parts, ignore_index=True)
 
 
-def committed(name: str) -> tuple[pd.DataFrame, dict]:
-    """A table of `data/results/` and its provenance; ValueError when the file is not the one its provenance names."""
-    file = store.ROOT / "data" / "results" / f"{name}.parquet"
-    record = store.read_json(file.with_suffix(".json"))
-    return verified(file, record["sha256"], record["command"]), record
-
-
-def verified(file: Path, sha256: str, command: str) -> pd.DataFrame:
-    """The table in a committed file; ValueError when its hash is another: it says to restore it or run `command`."""
-    found = store.file_hash(file)
-    if found != sha256:
-        raise ValueError(f"expected {file.name} of {file.parent.name} with SHA-256 {sha256}, got {found}: "
-                         f"to restore it, restore the file from the repository or run `{command}` again")
-    return store.read_table(file)

@@ -1,6 +1,6 @@
 """Any two models: chapters 05-09 for a pair given as folders or hub names and a file of texts, as a report of its own.
 
-`python -m hrsa.workflow.compare_two --a A --b B --texts FILE --unit word --out DIR` (or `make compare A=... B=... TEXTS=...`) makes
+`hrsa compare --a A --b B --texts FILE --unit word --out DIR` (or `make compare A=... B=... TEXTS=...`) makes
 DIR a small study: a profile with two backbones and no training, the chapters that apply, a front page. The engine then
 runs it, so that the same command goes on after any interruption. Cells of a chapter that only make sense for the
 study's own texts or for trained embedders carry a tag and are left out here.
@@ -8,27 +8,55 @@ study's own texts or for trained embedders carry a tag and are left out here.
 
 from __future__ import annotations
 
-import argparse
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import joblib
 import jupytext
 import nbformat
 import pandas as pd
 import yaml
 
 from hrsa.analysis.probes import LEAST, TASKS
-from hrsa.front import front_page
+from hrsa.report.chapters import PAIR_CHAPTERS, page
+from hrsa.report.notebooks import chapter_without
 from hrsa.study import store
 from hrsa.study.profile import Analysis, Profile
 from hrsa.texts import own_probes
-from hrsa.workflow import graph
-from hrsa.workflow.job import chapter_without
+
+TITLES = {"05_correlation": "dimension-wise correlation", "06_procrustes": "Procrustes", "07_cka": "CKA",
+          "08_knn": "k-NN overlap", "09_probes": "probes"}
+ROWS = {"token": "tokens, which are the same in both models", "text": "whole texts: the mean over the tokens of each",
+        "word": "words: each tokenizer says which characters a token stands for, and the state of a word is the mean "
+                "over the tokens that meet it"}
+PAGE = """# {title}
+
+How alike are two models, layer by layer, on texts of your own? The measures are those of Hierarchical Representation
+Similarity Analysis {{cite}}`chan2026reasoning`, from strict to loose: dimensions, basis, global shape, neighbourhoods.
+The models are taken as they came; nothing is trained. Where a chapter speaks of embedders or of a noise floor, which
+needs two seeds of one training, this report has none.
+
+{models}
+
+**Texts.** {texts}
+
+**Rows.** What is compared are {rows}.
+
+**Chapters.** {chapters}
+
+## How to read this report
+
+Layer 0 is the embedding output, layer *n* the output of block *n*, and `+norm` the last one after the final
+normalisation; models of unequal depth are compared at equal relative depth. Shaded bands are 95% intervals over texts.
+*Null* is the value for rows paired at random with rows of like text length and position, *ceiling* that of one model
+with itself in bf16. [Run records](run_records.md) list what was run, with which versions, and how long it took.
+
+## References
+
+```{{bibliography}}
+```
+"""
 
 UNITS = ("token", "word", "text")
 LEAST_TEXTS = 8  # fewer say nothing about texts in general, and intervals are over texts
@@ -80,7 +108,7 @@ def chosen(a: dict[str, Any], b: dict[str, Any], texts: pd.DataFrame,
     elif not tasks:
         left_out["09_probes"] = (f"it needs a label or a target, with two values or more, for at least {LEAST} texts "
                                  "of each set")
-    return [chapter for chapter in graph.PAIR_CHAPTERS if chapter not in left_out], left_out, tasks
+    return [chapter for chapter in PAIR_CHAPTERS if chapter not in left_out], left_out, tasks
 
 
 def profile_of(a: str, b: str, texts: Path, unit: str, max_length: int = 64) -> tuple[Profile, str, list[str]]:
@@ -140,28 +168,23 @@ def _write(path: Path, content: str | bytes) -> None:
             temporary.write_bytes(data)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line: compare two models; 0 when the report stands."""
-    parser = argparse.ArgumentParser(description="Compare any two models on a file of texts.")
-    for name, what in (("a", "folder or hub name of a model"), ("b", "of the other"),
-                       ("texts", ".txt (a text a line), .jsonl or .parquet with a column text")):
-        parser.add_argument(f"--{name}", required=True, help=what)
-    parser.add_argument("--unit", default="word", help="what is compared: token, word (default) or text")
-    parser.add_argument("--max-length", type=int, default=64, help="words of a text (tokens for unit token)")
-    parser.add_argument("--out", type=Path, default=Path("compare"), help="folder of the report (default: compare)")
-    parser.add_argument("--cores", type=int, default=joblib.cpu_count(), help="jobs at a time (default: all cores)")
-    options = parser.parse_args(arguments)
-    try:
-        profile, front, tags = profile_of(options.a, options.b, Path(options.texts), options.unit, options.max_length)
-        write_study(options.out.resolve(), profile, front, tags)
-    except ValueError as error:
-        sys.stderr.write(f"hrsa: {error}\n")
-        return 1
-    command = [sys.executable, "-m", "hrsa.workflow.engine", "--profile", profile.name, "--cores", str(options.cores)]
-    environment = {**os.environ, "HRSA_ROOT": str(options.out.resolve()),
-                   "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.run(command, env=environment, check=False).returncode
 
+def front_page(profile: Profile, models: Sequence[Mapping[str, Any]], texts: pd.DataFrame,
+               left_out: Mapping[str, str]) -> str:
+    """Markdown: the two models, the texts, what the rows are, and which chapters are left out and why.
 
-if __name__ == "__main__":
-    sys.exit(main())
+    `models` as `compare_two.describe` gives them, `texts` as `own_texts.read_texts`, `left_out` chapter -> reason.
+    """
+    lines = ["| model | from | layers | width | vocabulary |", "|---|---|---|---|---|"]
+    lines += [f"| {b.name} | {b.source} | {model['layers']} | {model['width']} | {model['vocabulary']:,} |"
+              for b, model in zip(profile.backbones, models, strict=True)]
+    pair = profile.pairs[0].name
+    links = [f"[{TITLES[chapter]}]({page(chapter, pair)})" for chapter in profile.chapters or ()]
+    reasons = [f"Left out: {TITLES[chapter]}, since {why}." for chapter, why in left_out.items()]
+    by_set = ", ".join(f"{count} of set {name}" for name, count in texts.groupby("set").size().items())
+    used = profile.analysis
+    return PAGE.format(
+        title=profile.title, models="\n".join(lines), rows=ROWS[used.unit], chapters=" ".join([
+            ", ".join(links) + ".", *reasons]),
+        texts=f"{by_set}; at most {used.texts_per_set} of a set are used, each up to {used.max_length} "
+              f"{'tokens' if used.unit == 'token' else 'words'}, and a sample of at most {used.max_tokens} rows.")

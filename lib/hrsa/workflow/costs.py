@@ -12,9 +12,9 @@ from typing import NamedTuple
 from hrsa.analysis import pairs
 from hrsa.evaluation.evaluate import BATCH
 from hrsa.models.size import Size
+from hrsa.report import chapters
 from hrsa.study import store
 from hrsa.study.profile import Backbone, Profile, Recipe
-from hrsa.workflow import graph
 
 BYTES = {"fp32": 4, "bf16": 2}  # of a number that a matrix product reads
 LETTERS = 3.0  # characters per token, an estimate: about 4 in English, 3 in code, 1 to 2 in Chinese or Japanese
@@ -232,4 +232,4 @@ def making(profile: Profile, backbone: Backbone, size: Size) -> float:
 
 def pages(profile: Profile) -> int:
     """Notebooks that a study executes."""
-    return sum(len(names) for rule, names in graph.jobs(profile).items() if rule[:2].isdigit())
+    return sum(len(names) for rule, names in chapters.jobs(profile).items() if rule[:2].isdigit())

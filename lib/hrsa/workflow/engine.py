@@ -1,13 +1,12 @@
 """Run the whole study with Snakemake, so that the answer to any interruption is the same command again.
 
-`python -m hrsa.workflow.engine --profile mini` takes the study's lock (one engine per checkout), clears what a killed run left
+`hrsa book --profile mini` takes the study's lock (one engine per checkout), clears what a killed run left
 (Snakemake's own lock), starts Snakemake and shows what is running: jobs done, and for each running job its
 stage, its run and the time left. When this process goes, the jobs go too.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import json
@@ -20,12 +19,10 @@ import threading
 import time
 from collections.abc import Iterator
 
-import joblib
-
 from hrsa.study import store
-from hrsa.study.profile import Profile, load_profile
-from hrsa.verdict import evidence
-from hrsa.workflow import gpus, graph
+from hrsa.study.profile import Profile
+from hrsa.verdict import statement
+from hrsa.workflow import gpus
 from hrsa.workflow.job import OWNER_VARIABLE, follow_owner, kill_children
 
 STEPS = re.compile(r"(\d+) of (\d+) steps")
@@ -155,29 +152,13 @@ def _read(child: subprocess.Popen, copy, display: Display) -> None:
         display.step(line)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line: run the study; 0 when the report stands."""
-    parser = argparse.ArgumentParser(description="Run the study and build its report.")
-    parser.add_argument("--profile", default="mini", help="name of a file in notebooks/profiles/")
-    parser.add_argument("--cores", type=int, default=joblib.cpu_count(), help="jobs at a time (default: all cores)")
-    options = parser.parse_args(arguments)
+def run(profile: Profile, cores: int) -> None:
+    """Run a study under this checkout's lock, with its statement recorded first; EngineError when it stopped."""
     try:
-        profile = load_profile(options.profile)
         with only_engine():
             follow_owner()
-            evidence.state(profile)
-            study(profile, options.cores)
-    except (ValueError, EngineError) as error:
-        sys.stderr.write(f"hrsa: {error}\n")
-        return 1
+            statement.state(profile)
+            study(profile, cores)
     except KeyboardInterrupt:
         kill_children()
-        sys.stderr.write("\nhrsa: interrupted; what is finished stays. The same command goes on from here.\n")
-        return 130
-    target = store.ROOT / graph.record(profile, "book", "study")
-    sys.stderr.write(f"The report: {os.path.relpath(target.with_name('index.html'))}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        raise

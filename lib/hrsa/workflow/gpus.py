@@ -1,9 +1,9 @@
 """Hands each job its own graphics card: a lease on a device, held until the process ends.
 
-    python -m hrsa.workflow.gpus 1 hrsa.workflow.job measure s0 --profile mini
+    hrsa run measure s0 --profile mini --gpus 1
 
 waits until one of the cards that this process may see is free, takes it, sets CUDA_VISIBLE_DEVICES to it, and runs the
-module. With 0 nothing is taken or changed. A lease is a lock on a file of the machine, named by the card's identity:
+job. A lease is a lock on a file of the machine, named by the card's identity:
 jobs of several studies, and of a scheduler that numbers cards anew for each job, never meet on one card; the kernel
 releases the lock however the process ends.
 """
@@ -14,10 +14,8 @@ import contextlib
 import fcntl
 import getpass
 import os
-import runpy
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -90,23 +88,19 @@ def _release(held: dict[str, int]) -> None:
     held.clear()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Command line: how many cards, a module, and the module's arguments; its exit code."""
-    if len(arguments) < 2 or not arguments[0].isdigit():
-        sys.stderr.write(f"hrsa: expected a number of cards and a module, got {list(arguments)}\n")
-        return 1
-    count, (module, *rest) = int(arguments[0]), arguments[1:]
-    with contextlib.ExitStack() as stack:
-        if count:
-            try:
-                os.environ[VISIBLE] = ",".join(stack.enter_context(lease(count, visible())))
-            except ValueError as error:
-                sys.stderr.write(f"hrsa: {' '.join(arguments[1:4])}: {error}\n")
-                return 1
-        sys.argv = [module, *rest]
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+@contextlib.contextmanager
+def cards(count: int) -> Iterator[None]:
+    """Hold `count` cards and let this process and its children see no others; with 0 nothing is taken or changed."""
+    if not count:
+        yield
+        return
+    before = os.environ.get(VISIBLE)
+    with lease(count, visible()) as held:
+        os.environ[VISIBLE] = ",".join(held)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[VISIBLE]
+            else:
+                os.environ[VISIBLE] = before

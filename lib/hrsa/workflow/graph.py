@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hrsa import merge
 from hrsa.analysis.recordings import record_states
 from hrsa.evaluation.evaluate import evaluate_model
-from hrsa.models.adapters import merged_folder
-from hrsa.models.language_model import MADE, are_adapters, backbone_folder, has_card
+from hrsa.models.resolve import backbone_folder, merged_folder
 from hrsa.models.zoo.make import code_of, make_backbone
+from hrsa.report.chapters import PAIR_CHAPTERS, groups, jobs
 from hrsa.study import store
+from hrsa.study.backbone_kinds import MADE, are_adapters
 from hrsa.study.code_hash import code_hash, notebook_hash
 from hrsa.study.profile import Model, Profile
 from hrsa.texts.hard_negatives import mine
 from hrsa.training.train import train_embedder
+from hrsa.verdict import evidence
 
-PAIR_CHAPTERS = ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
-STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "11_ablations", "12_verdict", "13_family")
-FAMILY = store.ROOT / "data" / "results" / "family" / "record.json"  # of `hrsa.results`
 STAGES = {
     "mine": (mine,),
     "embedder": (train_embedder,),
@@ -37,84 +35,6 @@ STAGE_SECTIONS = {
     "embedder": ("recipe", "ablations"),
     "measure": ("suite", "analysis", "recipe"),
 }
-
-
-def record(profile: Profile, rule: str, name: str) -> str:
-    """Path, relative to the repository, of the record of one job.
-
-    That of the book lies in the HTML folder: there is one report at a time, and it is that profile's.
-    """
-    if rule == "book":
-        return f"jupyter_book/_build/html/{profile.name}-{name}.json"
-    return f"data/runs/{profile.name}/records/{rule}/{name}.json"
-
-
-def page(chapter: str, name: str) -> str:
-    """File name of an executed notebook: `07_cka--base-vs-rlvr.ipynb`, or `01_backbones.ipynb` when run once."""
-    return f"{chapter}.ipynb" if name == "study" else f"{chapter}--{name}.ipynb"
-
-
-def executed(profile: Profile, chapter: str, name: str) -> str:
-    """Path, relative to the repository, of an executed notebook."""
-    return f"jupyter_book/executed/{profile.name}/{page(chapter, name)}"
-
-
-def chapters(profile: Profile) -> tuple[str, ...]:
-    """Chapters that run once per profile: that on backbones where some have a card, that on ablations where there
-    are any, that on the family where its results are committed. None where the profile names its
-    chapters: those run once per pair."""
-    if profile.chapters is not None:
-        return ()
-    left_out = set()
-    if not any(has_card(language_model) for language_model in profile.backbones):
-        left_out.add("01_backbones")
-    if not profile.ablations:
-        left_out.add("11_ablations")
-    if not FAMILY.is_file():
-        left_out.add("13_family")
-    return tuple(chapter for chapter in STUDY_CHAPTERS if chapter not in left_out)
-
-
-def pair_chapters(profile: Profile) -> tuple[str, ...]:
-    """Chapters that run once per pair: all, or those that the profile names. ValueError: an unknown name."""
-    wanted = PAIR_CHAPTERS if profile.chapters is None else profile.chapters
-    if unknown := set(wanted) - set(PAIR_CHAPTERS):
-        raise ValueError(f"expected chapters of profile {profile.name} among {PAIR_CHAPTERS}, got {sorted(unknown)}: "
-                         "correct `chapters`")
-    return wanted
-
-
-def jobs(profile: Profile) -> dict[str, list[str]]:
-    """All jobs of the study: rule -> names. Without training, mining and study chapters where the profile names its
-    chapters."""
-    embedders = [m for m in profile.models() if m.seed is not None]
-    pairs = [p.name for p in profile.compared()]
-    made = {"backbone": [b.name for b in profile.backbones], "measure": list(groups(profile))}
-    by_pair = {chapter: list(pairs) for chapter in pair_chapters(profile)}
-    if profile.chapters is not None:
-        return {**made, **by_pair, "book": ["study"]}
-    return {
-        "backbone": made["backbone"],
-        "mine": ["study"],
-        "03_training": [m.id for m in embedders if m.ablation is None],
-        "embedder": [m.id for m in embedders if m.ablation],
-        "measure": made["measure"],
-        **by_pair,
-        **{chapter: ["study"] for chapter in (*chapters(profile), "book")},
-    }
-
-
-def groups(profile: Profile) -> dict[str, list[str]]:
-    """Models measured by one job, which imports the heavy libraries once: name of the job -> model ids.
-
-    The backbones (with BM25 where there are local tasks), and the embedders of each seed.
-    """
-    found: dict[str, list[str]] = {}
-    for model in profile.models():
-        found.setdefault("backbones" if model.seed is None else f"s{model.seed}", []).append(model.id)
-    if profile.suite.tasks:
-        found["backbones"].append("bm25")
-    return found
 
 
 def _made_by(model: Model) -> tuple[str, str]:
@@ -165,9 +85,9 @@ def _study_needs(profile: Profile, chapter: str, todo: dict[str, list[str]]) -> 
 def _stages(profile: Profile, rule: str) -> tuple[Callable, ...]:
     """The functions that do the jobs of a rule: of backbones, those that the profile's own need."""
     if rule == "book":
-        from hrsa.report import book  # with Sphinx and the notebook reader, which other jobs have no use for
+        from hrsa.report.book import extension, report  # with Sphinx and nbformat, which other jobs have no use for
 
-        return book.build, book.PlotlyRenderer, book.setup
+        return report.build, extension.PlotlyRenderer, extension.setup
     if rule != "backbone":
         return STAGES[rule]
     made = {function for b in profile.backbones if b.source in MADE for function in code_of(b)}
@@ -181,7 +101,7 @@ def fingerprint(profile: Profile, rule: str) -> str:
     settings = {name: profile.model_dump(mode="json")[name] for name in (*sections, "threads")}
     if rule in NOT_CHAPTERS:
         return store.key(settings=settings, code=code_hash(*_stages(profile, rule)))
-    received = [store.file_hash(file) for file in merge.received(profile)] if rule == "12_verdict" else []
+    received = [store.file_hash(file) for file in evidence.received(profile)] if rule == "12_verdict" else []
     before = (make_backbone, merged_folder, mine, train_embedder, evaluate_model, record_states)
     if rule == "03_training":
         before = tuple(stage for stage in before if stage is not train_embedder)
@@ -197,36 +117,5 @@ def parameters(profile: Profile, chapter: str, name: str) -> dict[str, str | int
         model = profile.model(name)
         values |= {"backbone": model.backbone, "seed": model.seed}
     return values
-
-
-def run_stage(profile: Profile, rule: str, name: str) -> dict[str, str]:
-    """Do one job that is not a notebook; return the names of the artefacts it made."""
-    if rule == "book":
-        from hrsa.report import book
-
-        return {"html": str(book.build(profile)).removeprefix(f"{store.ROOT}/")}
-    from hrsa.analysis import recordings
-    from hrsa.evaluation import evaluate
-    from hrsa.models import language_model
-    from hrsa.texts import hard_negatives
-    from hrsa.training import train
-
-    if rule == "backbone":
-        return {"backbone": str(language_model.backbone_folder(profile, name)).removeprefix(f"{store.ROOT}/")}
-    if rule == "mine":
-        return {"triples": hard_negatives.mine(profile).name}
-    if rule == "embedder":
-        return {"embedder": train.train_embedder(profile, name).name}
-    if rule == "measure":
-        made = {}
-        for id in groups(profile)[name]:
-            if profile.chapters is None:
-                made[f"evaluation of {id}"] = evaluate.evaluate_model(profile, id).name
-            if id != "bm25":
-                made[f"states of {id}"] = recordings.record_states(profile, id).name
-                for step in recordings.checkpoints_of(profile, id):
-                    made[f"states of {id}, step {step}"] = recordings.record_states(profile, id, step).name
-        return made
-    raise ValueError(f"expected one of the stages {NOT_CHAPTERS}, got {rule!r}")
 
 

@@ -4,43 +4,38 @@ papermill only warns about a parameter that a notebook does not have, and can ca
 Here both fail. An executed notebook is renamed to its place only when it is whole; a failed one stays beside it
 as `<name>.failed.ipynb`, to be opened and read.
 
-`python -m hrsa.workflow.job RULE NAME --profile PROFILE` is what the Snakefile calls.
+`hrsa run RULE NAME --profile PROFILE` is what the Snakefile calls.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import logging
 import os
 import resource
 import sys
 import threading
 import time
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from hrsa.report import chapters
+from hrsa.report.chapters import groups
+from hrsa.report.notebooks import JobError, run_notebook
 from hrsa.study import store
-from hrsa.study.profile import Profile, load_profile
+from hrsa.study.profile import Profile
 from hrsa.study.progress import FILE_VARIABLE
 from hrsa.workflow import graph
+from hrsa.workflow.graph import NOT_CHAPTERS
 
 # Where this package is there, jsonschema, which nbformat loads, compiles a grammar of addresses at import: 1.7 s a job.
 sys.modules.setdefault("rfc3987_syntax", None)
 
-import nbformat  # noqa: E402
 
 OWNER_VARIABLE = "HRSA_OWNER"  # process without which a job must not go on: the engine that started it
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 log = logging.getLogger(__name__)
-
-
-class JobError(RuntimeError):
-    """A job failed; the message says which, what was expected, what came and what to do."""
 
 
 def environment(profile: Profile) -> dict[str, str]:
@@ -89,85 +84,14 @@ def _kill(processes: list[psutil.Process]) -> None:
             process.kill()
 
 
-def _check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Refuse parameters that the notebook's `parameters` cell does not set."""
-    import papermill
-
-    if not notebook.is_file():
-        raise JobError(f"expected a notebook, got {notebook.name}: see the files in {store.NOTEBOOKS.name}/")
-    known = sorted(papermill.inspect_notebook(str(notebook)))
-    if not known:
-        raise JobError(f"{notebook.name}: expected a cell tagged `parameters`, got none: tag its first code cell")
-    unknown = sorted(set(parameters) - set(known))
-    if unknown:
-        raise JobError(f"{notebook.name}: expected parameters among {known}, got {unknown}: correct the name")
-
-
-def check_executed(notebook: Path) -> None:
-    """Raise JobError unless every code cell of an executed notebook was run to its end without an error."""
-    content = json.loads(notebook.read_text(encoding="utf8"))
-    for number, cell in enumerate(content["cells"]):
-        if cell["cell_type"] != "code" or not "".join(cell["source"]).strip():
-            continue
-        status = cell["metadata"].get("papermill", {}).get("status")
-        failed = [o for o in cell["outputs"] if o["output_type"] == "error"]
-        if failed:
-            raise JobError(f"{notebook.name}: cell {number} raised {failed[0]['ename']}: {failed[0]['evalue']}")
-        if status != "completed" or cell["execution_count"] is None:
-            raise JobError(f"{notebook.name}: expected cell {number} to have run, got status {status!r}: the kernel "
-                           "died (out of memory?); free memory and run again")
-
-
-def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any],
-                 without: frozenset[str] = frozenset()) -> Path:
-    """Execute a notebook with papermill into `output`, which appears only when every cell has run.
-
-    Cells with a tag in `without` are left out. Raises JobError for unknown parameters, a failed cell or a dead kernel;
-    the failed notebook is then kept beside `output` as `<stem>.failed.ipynb`.
-    """
-    import papermill
-
-    _check_parameters(notebook, parameters)
-    failed = output.with_name(f"{output.stem}.failed.ipynb")
-    failed.unlink(missing_ok=True)
-    with store.atomic(output) as temporary:
-        working = temporary.with_suffix(".ipynb")
-        try:
-            nbformat.write(chapter_without(notebook, without), working)
-            papermill.execute_notebook(str(working), str(working), parameters=parameters, progress_bar=False,
-                                       log_output=False, cwd=str(store.ROOT))
-            check_executed(working)
-            os.replace(working, temporary)
-        except Exception as error:
-            message = error if isinstance(error, JobError) else f"{type(error).__name__}: {_last_line(error)}"
-            if working.exists():
-                os.replace(working, failed)
-            raise JobError(f"{message}\nThe notebook as far as it ran: {failed.name} beside {output.name}") from error
-    return output
-
-
-def chapter_without(notebook: Path, tags: Collection[str]) -> nbformat.NotebookNode:
-    """The notebook without the cells that carry one of these tags."""
-    content = nbformat.read(notebook, as_version=4)
-    content.cells = [cell for cell in content.cells if not set(tags) & set(cell.metadata.get("tags", []))]
-    return content
-
-
-def _last_line(error: Exception) -> str:
-    """What a failed cell said: the exception's own words where papermill knows them."""
-    if hasattr(error, "ename"):
-        return f"cell {error.exec_count} raised {error.ename}: {error.evalue}"
-    return str(error)
-
-
 def run_job(profile: Profile, rule: str, name: str) -> Path:
     """Do one job of the study and write its record; return the record's path."""
     start = time.monotonic()
     if rule in graph.NOT_CHAPTERS:
-        made = graph.run_stage(profile, rule, name)
+        made = run_stage(profile, rule, name)
     else:
-        output = store.ROOT / graph.executed(profile, rule, name)
-        untrained = rule in graph.PAIR_CHAPTERS and profile.pair(name) in profile.analysis_pairs
+        output = store.ROOT / chapters.executed(profile, rule, name)
+        untrained = rule in chapters.PAIR_CHAPTERS and profile.pair(name) in profile.analysis_pairs
         run_notebook(store.NOTEBOOKS / f"{rule}.ipynb", output, graph.parameters(profile, rule, name),
                      frozenset({"embedders"} if untrained else ()))
         made = {"notebook": output.name}
@@ -178,7 +102,7 @@ def write_record(profile: Profile, rule: str, name: str, made: dict[str, str], s
     """Write a job's record: artefacts, wall time (s) and peak memory (MB) of this process and of its kernels."""
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes there, KiB elsewhere
-    target = store.ROOT / graph.record(profile, rule, name)
+    target = store.ROOT / chapters.record(profile, rule, name)
     store.write_json(target, store.provenance(
         rule=rule, name=name, made=made, seconds=round(seconds, 1), peak_mb=round(peak / unit),
         fingerprint=graph.fingerprint(profile, rule), profile=profile.name,
@@ -194,24 +118,9 @@ def _said(error: Exception) -> str:
     return str(error)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line of one job; 0 when it succeeded, 1 with one message on stderr when not."""
-    parser = argparse.ArgumentParser(description="Run one job of the study.")
-    parser.add_argument("rule")
-    parser.add_argument("name")
-    parser.add_argument("--profile", required=True)
-    options = parser.parse_args(arguments)
-    try:
-        profile = load_profile(options.profile)
-        graph.needs(profile, options.rule, options.name)
-    except ValueError as error:
-        sys.stderr.write(f"hrsa: {error}\n")
-        return 1
-    return _attempt(profile, options.rule, options.name)
 
-
-def _attempt(profile: Profile, rule: str, name: str) -> int:
-    """Run a job with its progress and, if it fails, its message in files that the engine shows."""
+def attempt(profile: Profile, rule: str, name: str) -> int:
+    """Run a job with its progress and, if it fails, its message in files that the engine shows: 0, or 1."""
     folder = store.RUNS / profile.name / "progress"
     folder.mkdir(parents=True, exist_ok=True)
     state, failure = folder / f"{rule}--{name}.json", folder / f"{rule}--{name}.failed"
@@ -231,5 +140,33 @@ def _attempt(profile: Profile, rule: str, name: str) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+
+def run_stage(profile: Profile, rule: str, name: str) -> dict[str, str]:
+    """Do one job that is not a notebook; return the names of the artefacts it made."""
+    if rule == "book":
+        from hrsa.report.book import report
+
+        return {"html": str(report.build(profile)).removeprefix(f"{store.ROOT}/")}
+    from hrsa.analysis import recordings
+    from hrsa.evaluation import evaluate
+    from hrsa.models import resolve
+    from hrsa.texts import hard_negatives
+    from hrsa.training import train
+
+    if rule == "backbone":
+        return {"backbone": str(resolve.backbone_folder(profile, name)).removeprefix(f"{store.ROOT}/")}
+    if rule == "mine":
+        return {"triples": hard_negatives.mine(profile).name}
+    if rule == "embedder":
+        return {"embedder": train.train_embedder(profile, name).name}
+    if rule == "measure":
+        made = {}
+        for id in groups(profile)[name]:
+            if profile.chapters is None:
+                made[f"evaluation of {id}"] = evaluate.evaluate_model(profile, id).name
+            if id != "bm25":
+                made[f"states of {id}"] = recordings.record_states(profile, id).name
+                for step in recordings.checkpoints_of(profile, id):
+                    made[f"states of {id}, step {step}"] = recordings.record_states(profile, id, step).name
+        return made
+    raise ValueError(f"expected one of the stages {NOT_CHAPTERS}, got {rule!r}")

@@ -1,7 +1,7 @@
 """What the backbones of a profile are before contrastive training: measured, evaluated, compared, in committed tables.
 
-    python -m hrsa.workflow.untrained PROFILE            all its backbones
-    python -m hrsa.workflow.untrained PROFILE base sft   these, and the pairs among them
+    hrsa untrained PROFILE            all its backbones
+    hrsa untrained PROFILE base sft   these, and the pairs among them
 
 writes `data/results/<profile>-untrained/`. For models whose training takes a GPU, or a night, this is the part that a
 CPU has time for. What is there already is not made again.
@@ -9,9 +9,7 @@ CPU has time for. What is there already is not made again.
 
 from __future__ import annotations
 
-import argparse
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,15 @@ import pandas as pd
 
 from hrsa.analysis.recordings import record_states
 from hrsa.evaluation.evaluate import SCORES, evaluate_model
-from hrsa.overview import levels
 from hrsa.report.prose import backbones
-from hrsa.report.results import FOLDER, hours
+from hrsa.report.results import FOLDER, hours, levels
 from hrsa.study import store
-from hrsa.study.profile import Profile, load_profile
+from hrsa.study.profile import Profile
 
 log = logging.getLogger(__name__)
 ABOUT = """# {title}: the language models before contrastive training
 
-Written by `python -m hrsa.workflow.untrained {profile}` on {machine}, {written}, commit `{commit}`: {hours:.1f} hours of
+Written by `hrsa untrained {profile}` on {machine}, {written}, commit `{commit}`: {hours:.1f} hours of
 computing. Settings: `{settings}`. The tables below are those of the `.parquet` files beside this page.
 
 ## The models
@@ -67,7 +64,7 @@ def chosen(profile: Profile, names: list[str]) -> Profile:
 
 
 def summarise(profile: Profile, settings: str) -> Path:
-    """Write scores [model, task, family, metric, value], levels (`hrsa.overview.levels`) and models
+    """Write scores [model, task, family, metric, value], levels (`hrsa.report.results.levels`) and models
     (`hrsa.report.prose.backbones.overview`) as parquet, `README.md` to read and `record.json`; returns the folder.
 
     `settings` is the profile's file as the page names it.
@@ -115,23 +112,3 @@ def by_pair(found: pd.DataFrame) -> pd.DataFrame:
 def _table(frame: pd.DataFrame) -> str:
     shown = frame.astype(object).where(frame.notna(), None)
     return shown.to_markdown(index=False, floatfmt=".3f", missingval="")
-
-
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description="Measure, evaluate and compare backbones before contrastive training.")
-    parser.add_argument("profile", help="name in notebooks/profiles, or a .yaml file")
-    parser.add_argument("backbones", nargs="*", help="all when none is named")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        profile = chosen(load_profile(options.profile), options.backbones)
-        log.info("written: %s", summarise(profile, options.profile))
-    except (ValueError, RuntimeError) as error:
-        sys.stderr.write(f"hrsa: {error}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

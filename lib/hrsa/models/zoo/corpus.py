@@ -58,7 +58,8 @@ def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, zoo: Zoo,
     pretraining (`stage`) sees real documents alone, in another order.
     """
     if not texts:
-        raise ValueError("expected real documents to pretrain on, got none: hrsa.texts.suite.pretraining_text() is empty")
+        raise ValueError("expected real documents to pretrain on, got none: `texts.pretraining` found no "
+                         "documents in the installed packages")
     first = stage == "pretraining"
     needed = (zoo.pretrain_steps if first else zoo.cpt_steps) * zoo.pretrain_batch * zoo.pretrain_length
     share = zoo.worked_share if first else 0

@@ -16,9 +16,10 @@ import torch
 
 from hrsa.models import adapters
 from hrsa.models.zoo.problems import is_correct, stream
-from hrsa.models.zoo.trl import run, settings, silence
+from hrsa.models.zoo.trl import run, settings
 from hrsa.study import store
 from hrsa.study.profile import Zoo
+from hrsa.study.runtime import silence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +42,8 @@ def train_rounds(start: Path, zoo: Zoo, work: Path,
     optimizer starts anew, as prolonged RLVR does (ProRL, Liu et al. 2025, arXiv 2505.24864, section 3.3). Finished
     rounds are kept in `work`: a run that was killed goes on after the last of them and ends with the same weights.
     """
-    from hrsa.models.language_model import load_lm, prepare
+    from hrsa.models.language_model import load_lm
+    from hrsa.study.runtime import prepare
 
     curves, folder = [], start
     for number in range(rounds):

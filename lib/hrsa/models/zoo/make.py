@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hrsa.models import adapters, gguf_package
-from hrsa.models.language_model import MADE
 from hrsa.study import store
+from hrsa.study.backbone_kinds import MADE
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Backbone, Profile, Zoo
 
@@ -40,7 +40,7 @@ def make_backbone(profile: Profile, name: str) -> Path:
     backbone = profile.backbone(name)
     if backbone.source not in MADE:
         raise ValueError(f"expected a backbone of source zoo or package, got {name} of source {backbone.source}: "
-                         "use hrsa.models.language_model.backbone_folder")
+                         "use hrsa.models.resolve.backbone_folder")
     other = profile.compared_with(name)
     origin = make_backbone(profile, other) if other else None
     suite = sorted((store.SUITE / "train").glob("*")) if backbone.arm in ("base", "cpt") else []
@@ -74,7 +74,8 @@ def settings_of(profile: Profile, backbone: Backbone) -> dict[str, Any]:
 
 def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Path, work: Path, maker: Maker) -> None:
     """Fill the empty artefact folder."""
-    from hrsa.models.language_model import load_lm, prepare
+    from hrsa.models.language_model import load_lm
+    from hrsa.study.runtime import prepare
 
     zoo = zoo_of(profile, backbone)
     prepare(profile.threads, zoo.seed)
@@ -104,7 +105,7 @@ def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Pa
 
 def _texts(backbone: Backbone, origin: Path | None) -> tuple[list[str], list[str]]:
     """Real documents to train on (none for arms that learn from problems alone) and held-out ones (the origin's)."""
-    from hrsa.texts.suite import pretraining_text
+    from hrsa.texts.pretraining import pretraining_text
 
     texts, held_out = pretraining_text() if backbone.arm in ("base", "cpt") else ([], [])
     if backbone.source == "package":

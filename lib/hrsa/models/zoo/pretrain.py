@@ -14,11 +14,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from hrsa.models.language_model import device
 from hrsa.models.zoo.corpus import pack
 from hrsa.study import store
 from hrsa.study.profile import Zoo
 from hrsa.study.progress import progress
+from hrsa.study.runtime import device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM

@@ -10,8 +10,9 @@ import pandas as pd
 
 from hrsa.models import adapters
 from hrsa.models.zoo.problems import stream
-from hrsa.models.zoo.trl import run, settings, silence
+from hrsa.models.zoo.trl import run, settings
 from hrsa.study.profile import Zoo
+from hrsa.study.runtime import silence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

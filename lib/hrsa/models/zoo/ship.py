@@ -1,8 +1,8 @@
 """The backbones that come with the project: makes them again and writes them, with their cards, to `data/backbones`.
 
-    python -m hrsa.models.zoo.ship                 all arms of the profile `backbones`
-    python -m hrsa.models.zoo.ship base rlvr       these, and what they start from
-    python -m hrsa.models.zoo.ship --profile smollm2-trial sft    an arm of another profile, to `data/backbones/…-sft`
+    hrsa backbones                 all arms of the profile `backbones`
+    hrsa backbones base rlvr       these, and what they start from
+    hrsa backbones --profile smollm2-trial sft    an arm of another profile, to `data/backbones/…-sft`
 
 A stage that was interrupted goes on where it was. On one machine, with one number of threads, the files come out the
 same to the bit; the card says which machine and how many threads made those in the repository.
@@ -10,7 +10,6 @@ same to the bit; the card says which machine and how many threads made those in 
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import shutil
@@ -22,7 +21,7 @@ from typing import Any
 
 from hrsa.models.zoo.make import make_backbone
 from hrsa.study import store
-from hrsa.study.profile import Profile, load_profile
+from hrsa.study.profile import Profile
 
 PROFILE = "backbones"
 FOLDER = store.ROOT / "data" / "backbones"
@@ -67,7 +66,7 @@ def _chain(profile: Profile, name: str | None) -> list[str]:
 
 def _make_in_process(profile: Profile, name: str) -> None:
     """Make one backbone in a process of its own, which takes threads and seeds for itself."""
-    code = f"from hrsa.study.profile import load_profile; from hrsa.models.zoo import make_backbone; " \
+    code = f"from hrsa.study.profile import load_profile; from hrsa.models.zoo.make import make_backbone; " \
            f"make_backbone(load_profile({profile.name!r}), {name!r})"
     threads = {"OMP_NUM_THREADS": str(profile.threads)}
     if subprocess.run([sys.executable, "-c", code], env=os.environ | threads, check=False).returncode:
@@ -106,7 +105,7 @@ def folder_of(profile: Profile, name: str) -> Path:
 def _command(profile: Profile, name: str) -> str:
     if profile.name == PROFILE:
         return f"make backbones ARMS={name}"
-    return f"python -m hrsa.models.zoo.ship --profile {profile.name} {name}"
+    return f"hrsa backbones --profile {profile.name} {name}"
 
 
 def processor() -> str:
@@ -161,22 +160,3 @@ def _evidence(card: dict[str, Any]) -> list[str]:
         lines += [f"| relative change of weights from `{other}`, {row['layer']} | {row['value']:.4f} | |"
                   for row in card["weight_change"]]
     return lines
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description="Make the shipped backbones and write them to data/backbones.")
-    parser.add_argument("arms", nargs="*", metavar="arm", help="all when none is named")
-    parser.add_argument("--profile", default=PROFILE)
-    parser.add_argument("--jobs", type=int, help="default: as many as the processors carry")
-    chosen = parser.parse_args()
-    profile = load_profile(chosen.profile)
-    known = [backbone.name for backbone in profile.backbones]
-    unknown = sorted(set(chosen.arms) - set(known))
-    if unknown:
-        parser.error(f"expected arms of profile {profile.name}, {known}, got {unknown}")
-    ship(profile, chosen.arms or known, chosen.jobs or max(1, (os.cpu_count() or 1) // profile.threads))
-
-
-if __name__ == "__main__":
-    main()

@@ -6,21 +6,16 @@ that was killed goes on from the last of them.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from hrsa.models.language_model import device
 from hrsa.study.profile import Zoo
 from hrsa.study.progress import progress
+from hrsa.study.runtime import device
 
-TALKATIVE = ("transformers", "trl", "datasets", "accelerate")
 EVERY = 5  # steps from one checkpoint of adapters to the next
 
 
@@ -77,22 +72,3 @@ def _last_checkpoint(work: Path) -> str | None:
     return str(states[-1].parent) if states else None
 
 
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Errors only from the libraries under the trainers, and no progress bars of theirs."""
-    import datasets
-
-    before = {name: logging.getLogger(name).level for name in TALKATIVE}
-    bars = datasets.utils.are_progress_bars_disabled()
-    for name in TALKATIVE:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
-    try:
-        with warnings.catch_warnings():  # TRL 1.16 still reads a property that transformers 5.23 has renamed
-            warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
-            yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
-        if not bars:
-            datasets.enable_progress_bars()

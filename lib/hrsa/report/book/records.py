@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import yaml
 
-from hrsa.report.plots import table
+from hrsa.report.plots.tables import table
 from hrsa.study import store
 from hrsa.study.profile import PROFILES, Profile
 

@@ -11,11 +11,11 @@ import nbformat
 import yaml
 
 from hrsa.report.book.records import records_page
+from hrsa.report.chapters import PAIR_CHAPTERS, chapters, executed, jobs, page, pair_chapters
+from hrsa.report.notebooks import JobError, check_executed
 from hrsa.report.plots.drawing import PLOTLY
 from hrsa.study import store
 from hrsa.study.profile import Profile
-from hrsa.workflow import graph
-from hrsa.workflow.job import JobError, check_executed
 
 WRITTEN = ("_config.yml", "intro.md", "references.bib")
 RECORDS = "run_records"
@@ -27,21 +27,21 @@ class StageError(RuntimeError):
 
 def pages(profile: Profile) -> list[tuple[str, list[tuple[str, str]]]]:
     """Parts of the book in order: (caption, [(chapter, name of the job)])."""
-    once = list(graph.chapters(profile))
+    once = list(chapters(profile))
     first = [(chapter, "study") for chapter in once if chapter < "03"]
-    runs = [("03_training", name) for name in graph.jobs(profile).get("03_training", ())]
+    runs = [("03_training", name) for name in jobs(profile).get("03_training", ())]
     scores = [(chapter, "study") for chapter in once if "03" < chapter < "05"]
     parts = [("The study", first + runs + scores)]
     for pair in profile.compared():
         caption = f"{pair.a} vs {pair.b} ({pair.kind})"
-        parts.append((caption, [(chapter, pair.name) for chapter in graph.pair_chapters(profile)]))
+        parts.append((caption, [(chapter, pair.name) for chapter in pair_chapters(profile)]))
     parts.append(("Synthesis", [(chapter, "study") for chapter in once if chapter > "10"]))
-    return [(caption, chapters) for caption, chapters in parts if chapters]
+    return [(caption, members) for caption, members in parts if members]
 
 
 def suffix(profile: Profile, chapter: str, name: str) -> str:
     """What tells this page from the others of its chapter: "base vs rlvr", "base, seed 0", or nothing."""
-    if chapter in graph.PAIR_CHAPTERS:
+    if chapter in PAIR_CHAPTERS:
         pair = profile.pair(name)
         return f"{pair.a} vs {pair.b}"
     if chapter == "03_training":
@@ -53,8 +53,8 @@ def suffix(profile: Profile, chapter: str, name: str) -> str:
 def table_of_contents(profile: Profile, titles: dict[str, str]) -> dict[str, Any]:
     """The book's table of contents (sphinx-external-toc's form); `titles` by file name shorten the sidebar."""
     parts = []
-    for caption, chapters in pages(profile):
-        files = [graph.page(chapter, name) for chapter, name in chapters]
+    for caption, members in pages(profile):
+        files = [page(chapter, name) for chapter, name in members]
         parts.append({"caption": caption,
                       "chapters": [{"file": file} | ({"title": titles[file]} if file in titles else {})
                                    for file in files]})
@@ -83,16 +83,16 @@ def stage(profile: Profile, folder: Path) -> dict[str, int]:
     if (store.FIGURES / profile.name).is_dir():
         shutil.copytree(store.FIGURES / profile.name, folder / "_static" / "figures" / profile.name)
     faults, figures, titles = [], {}, {}
-    for _, chapters in pages(profile):
-        for chapter, name in chapters:
+    for _, members in pages(profile):
+        for chapter, name in members:
             try:
-                page = graph.page(chapter, name)
-                source = store.ROOT / graph.executed(profile, chapter, name)
+                file = page(chapter, name)
+                source = store.ROOT / executed(profile, chapter, name)
                 notebook = prepare(source, suffix(profile, chapter, name))
-                nbformat.write(notebook, folder / page)
-                figures[Path(page).stem] = count_figures(notebook)
-                if chapter in graph.PAIR_CHAPTERS:
-                    titles[page] = short_title(source)
+                nbformat.write(notebook, folder / file)
+                figures[Path(file).stem] = count_figures(notebook)
+                if chapter in PAIR_CHAPTERS:
+                    titles[file] = short_title(source)
             except (StageError, JobError) as error:
                 faults.append(str(error))
     if faults:

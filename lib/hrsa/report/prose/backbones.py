@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from hrsa.models.language_model import MADE, has_card
 from hrsa.models.zoo.make import make_backbone
 from hrsa.study import store
+from hrsa.study.backbone_kinds import MADE, has_card
 from hrsa.study.profile import Profile
 
 Cards = dict[str, dict[str, Any]]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from hrsa.analysis.ablations import UNTRAINED
-from hrsa.evaluation.evaluate import BM25
+from hrsa.analysis import intervals
+from hrsa.analysis.ablations import RECIPE, UNTRAINED
+from hrsa.evaluation.evaluate import BM25, embedding_folder
 from hrsa.study.profile import Profile
-from hrsa.verdict.differences import described
+from hrsa.verdict.differences import ALIKE, ALL, described
 
 MEAN = "mean of all tasks"
 PAD = "\u2007"  # a space as wide as a digit: points stand below each other
@@ -17,7 +18,7 @@ PAD = "\u2007"  # a space as wide as a digit: points stand below each other
 def score_table(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
     """One row per task and condition, the means over tasks last; columns task, condition and one for each arm.
 
-    scores: as `hrsa.evaluation.evaluate.collect` gives them. Cells: "mean ± std over seeds", scores x 100; a single run has no
+    scores: as `evaluate.collect` gives them. Cells: "mean ± std over seeds", scores x 100; a single run has no
     std. A mean is over all tasks, and None for an arm that lacks one (BM25 outside retrieval). BM25, which is not
     trained, stands in the untrained rows.
     """
@@ -55,3 +56,101 @@ def difference_table(found: pd.DataFrame) -> pd.DataFrame:
 
 def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−").rjust(6, PAD)
+
+
+def kept_sentence(profile: Profile, model_ids: list[str]) -> str:
+    """How many embeddings of evaluation texts are kept for these models, and what they take on disk."""
+    from hrsa.evaluation.embedding_cache import size
+
+    sizes = [size(embedding_folder(profile, model_id)) for model_id in model_ids]
+    texts, used = (sum(part) for part in zip(*sizes, strict=True))
+    return (f"{texts:,} embeddings of {len(sizes)} models are kept in `data/runs/{profile.name}/embeddings` and take "
+            f"{used / 2**20:,.1f} MB; a changed list of tasks embeds new texts only. The folder may be deleted.")
+
+
+def gains(profile: Profile, scores: pd.DataFrame) -> str:
+    """What training did to each arm and where the embedders stand against BM25, a list in Markdown."""
+    means = described(profile, scores).pivot_table(index="task", columns=["arm", "condition"], values="value")
+    lines = []
+    for backbone in profile.backbones:
+        arm = backbone.name
+        before, after = means[arm, UNTRAINED], means[arm, RECIPE]
+        up = int((after > before).sum())
+        moved = "raised" if after.mean() > before.mean() else "did not raise"
+        line = (f"- {arm}: contrastive training {moved} the mean over tasks, {before.mean():.3f} before and "
+                f"{after.mean():.3f} after; higher on {up} of {len(after)} tasks")
+        if ("BM25", BM25) in means:
+            lexical = means["BM25", BM25].dropna()
+            over = int((after[lexical.index] > lexical).sum())
+            line += f"; above BM25 on {over} of {len(lexical)} retrieval tasks"
+        lines.append(line + ".")
+    return "\n".join(lines)
+
+
+def agreement(points: pd.DataFrame) -> str:
+    """How far both arms succeed on the same items of `query_table`, a list in Markdown.
+
+    The correlation is taken within tasks (scores less their task's mean), so that easy and hard tasks do not make it.
+    """
+    lines = []
+    for pair, rows in points.groupby("pair", sort=False):
+        gap = rows["b"] - rows["a"]
+        alike, higher = (gap.abs() < ALIKE).mean(), (gap >= ALIKE).mean()
+        within = rows[["a", "b"]] - rows.groupby("task")[["a", "b"]].transform("mean")
+        varies = bool((within.std() > ALIKE).all())
+        r = f"{within['a'].corr(within['b']):.2f}" if varies else "undefined, as an arm scores all items alike"
+        lines.append(f"- {pair}: of {len(rows)} items {alike:.0%} are scored alike by both arms, {higher:.0%} higher "
+                     f"by b and {1 - alike - higher:.0%} higher by a; correlation within tasks {r}.")
+    return "\n".join(lines)
+
+
+def sentence(row: pd.Series, margin: float) -> str:
+    """One row of `differences` in words; what it says follows from the verdict alone."""
+    said = {
+        "different": "the arms differ",
+        "equivalent": f"the arms are equivalent within ±{margin:g}",
+        "negligible": f"the arms differ, by less than the margin of ±{margin:g}",
+        "inconclusive": f"these data cannot tell ({row['reason'] or 'neither a difference nor its absence is shown'})",
+    }[row["verdict"]]
+    return (f"**{row['pair']}**, {row['condition']}, {row['task']}: b − a = {row['difference']:+.4f} "
+            f"[{row['low']:+.4f}, {row['high']:+.4f}]; {said}.")
+
+
+def counted(table: pd.DataFrame) -> str:
+    """How many tasks of each pair and condition got which verdict, a list in Markdown."""
+    lines = []
+    for (pair, name), rows in table[table["task"] != ALL].groupby(["pair", "condition"], sort=False):
+        counts = rows["verdict"].value_counts()
+        found = ", ".join(f"{count} {word}" for word, count in counts.items())
+        lines.append(f"- {pair}, {name}: of {len(rows)} tasks {found}")
+    return "\n".join(lines)
+
+
+def against_recipe(overall: pd.DataFrame) -> str:
+    """Whether an ablation moves the difference between arms, by the intervals of "all tasks", a list in Markdown."""
+    lines = []
+    for pair, rows in overall.groupby("pair", sort=False):
+        base = intervals.one(rows, condition=RECIPE)
+        for _, row in rows[rows["condition"] != RECIPE].iterrows():
+            side = intervals.order(row["low"], row["high"], base["low"], base["high"])
+            said = {1: "is larger than", -1: "is smaller than", 0: "cannot be told from"}[side]
+            lines.append(f"- {pair}: the difference under *{row['condition']}* {said} the recipe's by its interval.")
+    return "\n".join(lines)
+
+
+def likeness_sentences(table: pd.DataFrame) -> str:
+    """Per pair and measure, what each condition did to the likeness of the arms, by intervals, a list in Markdown."""
+    lines = []
+    for (pair, measure), rows in table.groupby(["pair", "measure"], sort=False):
+        before, recipe = (intervals.one(rows, condition=name) for name in (UNTRAINED, RECIPE))
+        for _, row in rows[rows["condition"] != UNTRAINED].iterrows():
+            bounds = row["low"], row["high"]
+            moved = {1: "rises to", -1: "falls to", 0: "is not told apart from before at"}[
+                intervals.order(*bounds, before["low"], before["high"])]
+            line = (f"- {pair}, {measure}, *{row['condition']}*: {moved} {row['value']:.3f} (untrained "
+                    f"{before['value']:.3f})")
+            if row["condition"] != RECIPE:
+                side = intervals.order(*bounds, recipe["low"], recipe["high"])
+                line += {1: ", above the recipe", -1: ", below the recipe", 0: ", not told apart from the recipe"}[side]
+            lines.append(line + ".")
+    return "\n".join(lines)

@@ -11,36 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-BOUNDS = {"value": "mean", "low": "min", "high": "max", "null": "mean", "floor": "mean", "floor_low": "min",
-          "floor_high": "max", "ceiling": "mean"}
-
-
-def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per place: the mean of `value` over seeds, with an interval that covers the intervals of all seeds.
-
-    Takes a table of `hrsa.analysis.pairs.compare_pair`; the columns seed, a and b go. The cover is wider than an interval
-    of the mean would be: seeds share their texts, so their errors do not average out.
-    """
-    columns = {name: how for name, how in BOUNDS.items() if name in table.columns}
-    keys = [name for name in table.columns if name not in {"seed", "a", "b", "n", *columns}]
-    return table.groupby(keys, sort=False, dropna=False, as_index=False).agg(columns)
-
-
-def order(low: float, high: float, other_low: float, other_high: float) -> int:
-    """1 when the first interval lies wholly above the second, -1 when below, 0 when they overlap or one is NaN."""
-    if low > other_high:
-        return 1
-    return -1 if high < other_low else 0
-
-
-def one(table: pd.DataFrame, **where: Any) -> pd.Series:
-    """The only row where every named column has its value; ValueError when there are more or none."""
-    rows = table
-    for name, value in where.items():
-        rows = rows[rows[name] == value]
-    if len(rows) != 1:
-        raise ValueError(f"expected one row with {where}, got {len(rows)} of {len(table)}: name more columns")
-    return rows.iloc[0]
+from hrsa.analysis import intervals
+from hrsa.analysis.intervals import one, order
+from hrsa.analysis.robustness import LESS_IS_ALIKE, NAMES, RECORDED
 
 
 def _number(row: pd.Series) -> str:
@@ -170,3 +143,67 @@ def above_maximum(heat: pd.DataFrame, maxima: pd.DataFrame, metric: str) -> str:
         parts.append(f"{models}: {int((rows['value'] > null.max()).sum())} of {len(rows)} cells lie above "
                      f"{null.max():.3f}, the largest cell of {len(null)} maps of permuted rows")
     return "; ".join(parts).capitalize() + "."
+
+
+def survived(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Whether the conclusion of each metric is that of "as recorded": one row per metric and variant.
+
+    `table` is a `twin_table` or `audit_table` with a column models, over seeds (`findings.over_seeds`); `by` names
+    the columns that tell the variants apart, the first of which says "as recorded". The conclusion: whether each kind
+    of models is more alike than permuted rows and, where there are embedders, whether they are more alike than the
+    backbones, each by intervals. Columns: metric, `by`, backbones, embedders (where there are any; value [interval]),
+    conclusion, survives.
+    """
+    rows = []
+    for (metric, *variant), part in table.groupby(["metric", *by], sort=False):
+        sign = -1 if metric in LESS_IS_ALIKE else 1
+        kinds = {row["models"]: row for _, row in part.iterrows()}
+        sides = [sign * intervals.order(row["low"], row["high"], row["null"], row["null"]) for row in kinds.values()]
+        words = [f"{name} {_side(side, 'permuted rows')}" for name, side in zip(kinds, sides, strict=True)]
+        if "embedders" in kinds:
+            e, b = kinds["embedders"], kinds["backbones"]
+            sides.append(sign * intervals.order(e["low"], e["high"], b["low"], b["high"]))
+            words.append(f"embedders {_side(sides[-1], 'backbones')}")
+        shown = {name: f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for name, row in kinds.items()}
+        rows.append({"metric": NAMES[metric], **dict(zip(by, variant, strict=True)), **shown,
+                     "conclusion": "; ".join(words), "sides": tuple(sides)})
+    found = pd.DataFrame(rows)
+    recorded = found[found[by[0]] == RECORDED].set_index("metric")["sides"]
+    found["survives"] = found["sides"] == found["metric"].map(recorded)
+    place = {metric: at for at, metric in enumerate(found["metric"].unique())}
+    return found.drop(columns="sides").sort_values("metric", key=lambda names: names.map(place), kind="stable")
+
+
+def _side(side: int, what: str) -> str:
+    return {1: f"more alike than {what}", -1: f"less alike than {what}", 0: f"not told apart from {what}"}[side]
+
+
+def sentences(table: pd.DataFrame, by: list[str]) -> str:
+    """A table of `survived` in words: per metric, what was concluded and which variants turn it; Markdown."""
+    lines = []
+    for metric, rows in table.groupby("metric", sort=False):
+        recorded = rows[rows[by[0]] == RECORDED].iloc[0]
+        others = rows[rows[by[0]] != RECORDED]
+        line = (f"- {metric}: {recorded['conclusion']}. This survives {int(others['survives'].sum())} of {len(others)} "
+                "changes")
+        turned = others[~others["survives"]]
+        lines.append(f"{line}; what turns it: {_variants(turned, by)}." if len(turned) else f"{line}.")
+    return "\n".join(lines)
+
+
+def _variants(rows: pd.DataFrame, by: list[str]) -> str:
+    """Names of some variants, with the strengths of each in brackets."""
+    names = []
+    for name, which in rows.groupby(by[0], sort=False):
+        strengths = [" × ".join(f"{row[column]:g}" for column in by[1:]) for _, row in which.iterrows()]
+        names.append(f"{name} ({', '.join(strengths)})" if len(by) > 1 else str(name))
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
+
+
+def curves(audit: pd.DataFrame) -> pd.DataFrame:
+    """An `audit_table` for a figure over strength: a row "as recorded" (strength 0) for each attack, metrics named."""
+    recorded = audit[audit["attack"] == RECORDED]
+    attacks = audit[audit["attack"] != RECORDED]
+    starts = [recorded.assign(attack=attack) for attack in attacks["attack"].unique()]
+    table = pd.concat([*starts, attacks], ignore_index=True)
+    return table.assign(metric=table["metric"].map(NAMES), strength=[f"{s:g}" for s in table["strength"]])

@@ -30,7 +30,7 @@ def statement(statements: Sequence[dict[str, Any]], first: bool, changed: Sequen
 
 
 def sources(pool: Any, stated: Sequence[int]) -> str:
-    """Whose scores a verdict rests on, from a `hrsa.merge.Pool`, and what seeds beyond those stated do to it."""
+    """Whose scores a verdict rests on, from a `evidence.Pool`, and what seeds beyond those stated do to it."""
     table = pool.sources
     seeds = ", ".join(map(str, pool.seeds))
     if len(table) == 1:
@@ -163,3 +163,16 @@ def origin(record: Mapping[str, Any], code: str) -> str:
     repeats, seconds = record["settings"]["repeats"], record["seconds"]
     return (f"Committed result of `{record['command']}`: {repeats} studies per scenario and truth, {seconds:.0f} s on "
             f"{record['machine']}, {record['written'][:10]}, made {now}.")
+
+
+def sight(controls: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """One sentence: could this run have seen a difference, and did it see the SFT arm's?"""
+    blind = controls.loc[~controls["sees"], "pair"].tolist()
+    overall = verdicts[(verdicts["family"] == "all") & (verdicts["kind"] == "SFT")]
+    seen = overall.loc[overall["holm_difference"] < overall["alpha"], "pair"].tolist()
+    arm = f"The SFT arm's difference was detected ({', '.join(seen)})." if seen else \
+        "No SFT arm's difference was detected." if len(overall) else "There is no SFT arm."
+    if blind:
+        return (f"**This run is unable to see a difference of one margin** for {', '.join(blind)}: an injected shift "
+                f"went undetected, so that nothing follows from a difference not found there. {arm}")
+    return f"An injected shift of one margin is detected in every pair: this run can see. {arm}"

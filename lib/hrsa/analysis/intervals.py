@@ -1,0 +1,38 @@
+"""Bounds of similarities over seeds, and how two of them are ordered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+BOUNDS = {"value": "mean", "low": "min", "high": "max", "null": "mean", "floor": "mean", "floor_low": "min",
+          "floor_high": "max", "ceiling": "mean"}
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per place: the mean of `value` over seeds, with an interval that covers the intervals of all seeds.
+
+    Takes a table of `pairs.compare_pair`; the columns seed, a and b go. The cover is wider than an interval
+    of the mean would be: seeds share their texts, so their errors do not average out.
+    """
+    columns = {name: how for name, how in BOUNDS.items() if name in table.columns}
+    keys = [name for name in table.columns if name not in {"seed", "a", "b", "n", *columns}]
+    return table.groupby(keys, sort=False, dropna=False, as_index=False).agg(columns)
+
+
+def order(low: float, high: float, other_low: float, other_high: float) -> int:
+    """1 when the first interval lies wholly above the second, -1 when below, 0 when they overlap or one is NaN."""
+    if low > other_high:
+        return 1
+    return -1 if high < other_low else 0
+
+
+def one(table: pd.DataFrame, **where: Any) -> pd.Series:
+    """The only row where every named column has its value; ValueError when there are more or none."""
+    rows = table
+    for name, value in where.items():
+        rows = rows[rows[name] == value]
+    if len(rows) != 1:
+        raise ValueError(f"expected one row with {where}, got {len(rows)} of {len(table)}: name more columns")
+    return rows.iloc[0]

@@ -1,0 +1,89 @@
+"""The chapters and other jobs of a profile, and the files that they leave."""
+
+from __future__ import annotations
+
+from hrsa.study import store
+from hrsa.study.backbone_kinds import has_card
+from hrsa.study.profile import Profile
+
+PAIR_CHAPTERS = ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
+STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "11_ablations", "12_verdict", "13_family")
+FAMILY = store.ROOT / "data" / "results" / "family" / "record.json"  # of `hrsa.results`
+
+
+def record(profile: Profile, rule: str, name: str) -> str:
+    """Path, relative to the repository, of the record of one job.
+
+    That of the book lies in the HTML folder: there is one report at a time, and it is that profile's.
+    """
+    if rule == "book":
+        return f"jupyter_book/_build/html/{profile.name}-{name}.json"
+    return f"data/runs/{profile.name}/records/{rule}/{name}.json"
+
+
+def page(chapter: str, name: str) -> str:
+    """File name of an executed notebook: `07_cka--base-vs-rlvr.ipynb`, or `01_backbones.ipynb` when run once."""
+    return f"{chapter}.ipynb" if name == "study" else f"{chapter}--{name}.ipynb"
+
+
+def executed(profile: Profile, chapter: str, name: str) -> str:
+    """Path, relative to the repository, of an executed notebook."""
+    return f"jupyter_book/executed/{profile.name}/{page(chapter, name)}"
+
+
+def chapters(profile: Profile) -> tuple[str, ...]:
+    """Chapters that run once per profile: that on backbones where some have a card, that on ablations where there
+    are any, that on the family where its results are committed. None where the profile names its
+    chapters: those run once per pair."""
+    if profile.chapters is not None:
+        return ()
+    left_out = set()
+    if not any(has_card(language_model) for language_model in profile.backbones):
+        left_out.add("01_backbones")
+    if not profile.ablations:
+        left_out.add("11_ablations")
+    if not FAMILY.is_file():
+        left_out.add("13_family")
+    return tuple(chapter for chapter in STUDY_CHAPTERS if chapter not in left_out)
+
+
+def pair_chapters(profile: Profile) -> tuple[str, ...]:
+    """Chapters that run once per pair: all, or those that the profile names. ValueError: an unknown name."""
+    wanted = PAIR_CHAPTERS if profile.chapters is None else profile.chapters
+    if unknown := set(wanted) - set(PAIR_CHAPTERS):
+        raise ValueError(f"expected chapters of profile {profile.name} among {PAIR_CHAPTERS}, got {sorted(unknown)}: "
+                         "correct `chapters`")
+    return wanted
+
+
+def jobs(profile: Profile) -> dict[str, list[str]]:
+    """All jobs of the study: rule -> names. Without training, mining and study chapters where the profile names its
+    chapters."""
+    embedders = [m for m in profile.models() if m.seed is not None]
+    pairs = [p.name for p in profile.compared()]
+    made = {"backbone": [b.name for b in profile.backbones], "measure": list(groups(profile))}
+    by_pair = {chapter: list(pairs) for chapter in pair_chapters(profile)}
+    if profile.chapters is not None:
+        return {**made, **by_pair, "book": ["study"]}
+    return {
+        "backbone": made["backbone"],
+        "mine": ["study"],
+        "03_training": [m.id for m in embedders if m.ablation is None],
+        "embedder": [m.id for m in embedders if m.ablation],
+        "measure": made["measure"],
+        **by_pair,
+        **{chapter: ["study"] for chapter in (*chapters(profile), "book")},
+    }
+
+
+def groups(profile: Profile) -> dict[str, list[str]]:
+    """Models measured by one job, which imports the heavy libraries once: name of the job -> model ids.
+
+    The backbones (with BM25 where there are local tasks), and the embedders of each seed.
+    """
+    found: dict[str, list[str]] = {}
+    for model in profile.models():
+        found.setdefault("backbones" if model.seed is None else f"s{model.seed}", []).append(model.id)
+    if profile.suite.tasks:
+        found["backbones"].append("bm25")
+    return found

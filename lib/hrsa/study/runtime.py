@@ -1,0 +1,83 @@
+"""Settings of a process: threads, device, and which libraries may talk."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+TALKATIVE = ("transformers", "trl", "datasets", "accelerate")
+if TYPE_CHECKING:
+    import torch
+
+
+def prepare(threads: int, seed: int) -> None:
+    """Set up this process for a torch stage: CPU threads, the global seeds that third-party trainers read
+    (python, numpy, torch), deterministic kernels only, and no progress bars of transformers."""
+    import torch
+
+    warnings.filterwarnings("ignore", "IProgress not found")  # tqdm.auto, imported by others, wants notebook widgets
+    from transformers.utils import logging
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads are beside those asked for
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (trainers of third parties read the global state)
+    torch.manual_seed(seed)
+    logging.disable_progress_bar()
+
+
+def device() -> torch.device:
+    """The first CUDA device when there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the bars and log lines of mteb, datasets and bm25s while tasks run; warnings still show."""
+    import datasets
+
+    loggers = {name: logging.getLogger(name) for name in ("mteb", "datasets", "sentence_transformers", "bm25s")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    bars = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    for logger in loggers.values():
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
+        if bars:
+            datasets.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Errors only from the libraries under the trainers, and no progress bars of theirs."""
+    import datasets
+
+    before = {name: logging.getLogger(name).level for name in TALKATIVE}
+    bars = datasets.utils.are_progress_bars_disabled()
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():  # TRL 1.16 still reads a property that transformers 5.23 has renamed
+            warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,100 @@
+"""Scores per query of two arms, paired by seed and query, from the artefacts of a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hrsa.study import store
+from hrsa.study.profile import Model, Profile
+
+COLUMNS = ["model", "task", "query", "value"]
+
+
+def _checked(per_query: pd.DataFrame, where: str) -> pd.DataFrame:
+    missing = [name for name in COLUMNS if name not in per_query.columns]
+    if missing:
+        raise ValueError(f"expected columns {COLUMNS} in {where}, got {list(per_query.columns)}: add {missing}")
+    twice = per_query[per_query.duplicated(["model", "task", "query"])]
+    if len(twice):
+        row = twice.iloc[0]
+        raise ValueError(f"expected one score per model, task and query in {where}, got {len(twice)} more, the first "
+                         f"for {row['model']}, {row['task']}, {row['query']}: leave one of the runs out")
+    return per_query
+
+
+def seeds_of(per_query: pd.DataFrame, a: str, b: str) -> list[int]:
+    """Seeds for which embedders of both backbones were scored, ascending."""
+    models = set(per_query["model"])
+    by_arm = [{int(found[1]) for model in models if (found := re.fullmatch(re.escape(arm) + r"-s(\d+)", model))}
+              for arm in (a, b)]
+    return sorted(by_arm[0] & by_arm[1])
+
+
+def paired(per_query: pd.DataFrame, a: str, b: str, seeds: Sequence[int],
+           ablation: str | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores of two arms paired by seed and query: (seeds, queries), (seeds, queries) and task ids (queries,).
+
+    `a` and `b` are backbone names. ValueError when a model is missing or the models have not the same queries.
+    """
+    ids = {arm: [Model(backbone=arm, seed=seed, ablation=ablation).id for seed in seeds] for arm in (a, b)}
+    wide = per_query.pivot_table(index=["task", "query"], columns="model", values="value", aggfunc="first", sort=True)
+    absent = [model for models in ids.values() for model in models if model not in wide.columns]
+    if absent:
+        raise ValueError(f"expected scores of {absent}, got those of {list(wide.columns)}: evaluate these models")
+    wide = wide[[*ids[a], *ids[b]]].dropna(how="all")
+    holes = wide.index[wide.isna().any(axis=1)]
+    if len(holes):
+        raise ValueError(f"expected the same queries for {a} and {b} in every seed, got {len(holes)} without a score "
+                         f"in some, the first {holes[0]}: evaluate these models on one suite")
+    tasks = wide.index.get_level_values("task").to_numpy(dtype=object)
+    return wide[ids[a]].to_numpy().T, wide[ids[b]].to_numpy().T, tasks
+
+
+def gather(profile: Profile) -> tuple[pd.DataFrame, pd.Series]:
+    """Scores per query of all embedders without ablation, made first where missing, and the family of each task."""
+    from hrsa.evaluation.evaluate import collect
+
+    scores, per_query = collect(profile, [m.id for m in profile.models() if m.seed is not None and m.ablation is None])
+    return per_query, scores.drop_duplicates("task").set_index("task")["family"]
+
+
+def finished(profile: Profile) -> tuple[pd.DataFrame, pd.Series]:
+    """As `gather`, from the evaluations that are there (the newest of each embedder); makes nothing.
+
+    ValueError when there is none.
+    """
+    tables = []
+    for m in profile.models():
+        found = _artefacts(profile, "evaluation", m.id) if m.seed is not None and m.ablation is None else []
+        if found:
+            newest = max(found, key=lambda folder: store.read_json(folder / "provenance.json")["written"])
+            tables.append((store.read_table(newest / "scores.parquet"), store.read_table(newest / "per_query.parquet")))
+    if not tables:
+        raise ValueError(f"expected scores of embedders of profile {profile.name}, got none: run "
+                         f"`make book PROFILE={profile.name}` first, or name evidence files")
+    scores, per_query = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
+    return per_query[COLUMNS], scores.drop_duplicates("task").set_index("task")["family"]
+
+
+def _artefacts(profile: Profile, stage: str, name: str) -> list[Path]:
+    """Finished artefacts of a model, of whatever key."""
+    folders = sorted((store.RUNS / profile.name / stage).glob(f"{name}-[0-9a-f]*"))
+    return [f for f in folders if len(f.name) == len(name) + 13 and (f / "provenance.json").is_file()]
+
+
+def hours_per_seed(profile: Profile) -> float | None:
+    """Measured hours to train and score both arms of one pair with one seed (None: nothing measured yet)."""
+    seconds = []
+    for stage in ("embedders", "evaluation"):
+        found = [store.read_json(folder / "provenance.json")["seconds"]
+                 for m in profile.models() if m.seed is not None and m.ablation is None
+                 for folder in _artefacts(profile, stage, m.id)]
+        if not found:
+            return None
+        seconds.append(float(np.mean(found)))
+    return 2 * sum(seconds) / 3600

@@ -1,0 +1,270 @@
+"""The command `hrsa`: what each of its subcommands takes, does and prints.
+
+`hrsa --help` lists them, `hrsa COMMAND --help` says what one takes, `hrsa --install-completion` teaches the shell to
+complete them. An error is one message and exit code 1. Libraries are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hrsa.study import store
+from hrsa.study.profile import load_profile
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hrsa.study.profile import Pair, Profile
+
+log = logging.getLogger(__name__)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]},
+                  help="Does a reasoning LLM make a better embedding model than its base? The study's commands.")
+
+
+def profile_names() -> list[str]:
+    """Names that `--profile` completes to: the files of notebooks/profiles/."""
+    return sorted(file.stem for file in (store.NOTEBOOKS / "profiles").glob("*.yaml"))
+
+
+ProfileOption = Annotated[str, typer.Option("--profile", autocompletion=profile_names,
+                                            help="A file of notebooks/profiles/, by its name.")]
+Cores = Annotated[int, typer.Option(help="Jobs at a time; 0 is as many as there are cores.")]
+
+
+@app.command()
+def book(profile: ProfileOption = "mini", cores: Cores = 0) -> None:
+    """Run what is missing of a study and build its report."""
+    from hrsa.report import chapters
+    from hrsa.workflow import engine
+
+    study = load_profile(profile)
+    engine.run(study, cores or _cores())
+    target = store.ROOT / chapters.record(study, "book", "study")
+    sys.stderr.write(f"The report: {os.path.relpath(target.with_name('index.html'))}\n")
+
+
+@app.command()
+def run(rule: str, name: str, profile: ProfileOption = "mini",
+        gpus: Annotated[int, typer.Option(help="Graphics cards to wait for and hold while the job runs.")] = 0) -> None:
+    """Run one job of a study, as the Snakefile does: a rule (measure, 07_cka, ...) and what it is run for."""
+    from hrsa.workflow import graph, job
+    from hrsa.workflow.gpus import cards
+
+    study = load_profile(profile)
+    graph.needs(study, rule, name)
+    with cards(gpus):
+        raise typer.Exit(job.attempt(study, rule, name))
+
+
+@app.command()
+def compare(a: Annotated[str, typer.Option(help="Folder or hub name of a model.")],
+            b: Annotated[str, typer.Option(help="That of the other.")],
+            texts: Annotated[Path, typer.Option(help=".txt (a text a line), .jsonl, .parquet (column text).")],
+            unit: Annotated[str, typer.Option(help="What is compared: token, word or text.")] = "word",
+            max_length: Annotated[int, typer.Option(help="Words of a text (tokens for unit token).")] = 64,
+            out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("compare"),
+            cores: Cores = 0) -> None:
+    """Compare any two models on a file of texts: chapters 05 to 09 as a report of their own."""
+    from hrsa.workflow.compare_two import profile_of, write_study
+
+    study, front, tags = profile_of(a, b, texts, unit, max_length)
+    write_study(out.resolve(), study, front, tags)
+    here = Path(sys.executable).parent
+    environment = {**os.environ, "HRSA_ROOT": str(out.resolve()), "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
+    command = [str(here / "hrsa"), "book", "--profile", study.name, "--cores", str(cores)]
+    raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
+
+
+@app.command()
+def plan(profile: ProfileOption = "mini",
+         tflops: Annotated[float | None, typer.Option(help="Sustained in training; else 120 in bf16, 0.1 a CPU "
+                                                      "thread.")] = None,
+         tflops_fp32: Annotated[float | None, typer.Option(help="Sustained in float32; else 12 on a GPU.")] = None,
+         gpus: Annotated[int | None, typer.Option(help="That share a training run by FSDP; else 4.")] = None,
+         gpu_memory: Annotated[float | None, typer.Option(help="GB of one GPU; else 44.")] = None) -> None:
+    """Print the graph of a study, its runs and what each stage costs; runs nothing."""
+    from hrsa.workflow.plan import machine_of, text
+
+    for name, value in (("tflops", tflops), ("tflops-fp32", tflops_fp32), ("gpus", gpus), ("gpu-memory", gpu_memory)):
+        if value is not None and value <= 0:
+            raise ValueError(f"expected --{name} above 0, got {value}")
+    study = load_profile(profile)
+    sys.stdout.write(text(study, machine_of(study, tflops, tflops_fp32, gpus, gpu_memory)))
+
+
+@app.command()
+def power(files: Annotated[list[Path] | None, typer.Argument(help="Evidence files to plan from, in place of the "
+                                                             "profile's own run.")] = None,
+          profile: ProfileOption = "mini",
+          margin: Annotated[float | None, typer.Option(help="In score points of 1; else the profile's.")] = None,
+          tasks: Annotated[int | None, typer.Option(help="Of the study planned; else as many as were scored.")] = None,
+          seeds: Annotated[str, typer.Option(help="Numbers of seeds to plan for.")] = "2,3,5,8,12,20",
+          queries: Annotated[str, typer.Option(help="Numbers of queries per task.")] = "100,400,1600",
+          hours_of: Annotated[str | None, typer.Option(help="A profile: its training in GPU-hours, estimated, in place "
+                                                       "of the hours measured here.")] = None,
+          tflops: Annotated[float, typer.Option(help="Sustained, for --hours-of.")] = 120.0) -> None:
+    """Print the seeds, queries and hours that prove a margin, for every pair, from the scores that are there."""
+    from hrsa.verdict import paired_scores
+    from hrsa.verdict.evidence import join
+
+    study = load_profile(profile)
+    per_query = join(files)[0] if files else paired_scores.finished(study)[0]
+    hours, kind = paired_scores.hours_per_seed(study), "training and scoring both arms, measured here"
+    if hours_of:
+        hours = _estimated_hours(load_profile(hours_of), tflops)
+        kind = f"GPU-hours, at most, to train both arms of {hours_of}'s largest pair at {tflops:g} TFLOP/s"
+    sizes = _numbers(seeds, "--seeds"), _numbers(queries, "--queries")
+    for pair in study.pairs:
+        sys.stdout.write(_power_of(study, pair, per_query, margin or study.verdict.margin, tasks, sizes, hours))
+    sys.stdout.write(f"Power: the chance to prove the margin if there is no difference. Hours: {kind}.\n")
+
+
+@app.command()
+def evidence(files: Annotated[list[Path] | None, typer.Argument(help="Evidence files to join and judge.")] = None,
+             profile: ProfileOption = "mini",
+             share: Annotated[Path | None, typer.Option(help="File to write the scores of this run to.")] = None,
+             source: Annotated[str, typer.Option(help="Who shares: machine or laboratory.")] = "unnamed") -> None:
+    """Write a run's scores to a file for others (--share), or print the verdict of files joined."""
+    from hrsa.report.prose import verdict
+    from hrsa.verdict import evidence as stored
+    from hrsa.verdict import synthesis
+
+    if (share is None) == (not files):
+        raise ValueError(f"expected either --share FILE or evidence files, got {'both' if files else 'neither'}")
+    study = load_profile(profile)
+    if share:
+        sys.stdout.write(f"wrote {stored.share(study, share, source)}\n")
+        return
+    pool = stored.pool(study, files)
+    table = synthesis.score_verdicts(pool.per_query, pool.families, study.pairs, pool.seeds,
+                                     **study.verdict.model_dump())
+    sys.stdout.write(f"{pool.sources.to_string(index=False)}\n\n{verdict.sources(pool, study.seeds)}\n\n"
+                     f"{verdict.verdicts(table)}\n{verdict.families(table)}\n")
+
+
+@app.command()
+def results(profile: ProfileOption = "mini") -> None:
+    """Write the tables of a finished run to data/results/, ready to commit."""
+    from hrsa.report.results import export
+
+    log.info("written: %s", export(load_profile(profile)).relative_to(store.ROOT))
+
+
+@app.command()
+def train(profile: Annotated[str, typer.Argument(help="Name in notebooks/profiles/, or a .yaml file.")],
+          model: Annotated[str, typer.Argument(help="Embedder, such as base-s0.")]) -> None:
+    """Train one embedder: as one process, or as one of those that accelerate or torchrun started."""
+    from hrsa.training import distributed
+    from hrsa.training.train import train_embedder
+
+    distributed.start()
+    folder = train_embedder(load_profile(profile), model)
+    if distributed.rank() == 0:
+        log.info("trained: %s", folder)
+
+
+@app.command()
+def backbones(arms: Annotated[list[str] | None, typer.Argument(help="Arms of the profile; all when none is named.")]
+              = None, profile: ProfileOption = "backbones",
+              jobs: Annotated[int, typer.Option(help="Arms at a time; 0 is as many as the cores carry.")] = 0) -> None:
+    """Make the shipped backbones again and write them, with their cards, to data/backbones/."""
+    from hrsa.models.zoo.ship import ship
+
+    study = load_profile(profile)
+    known = [backbone.name for backbone in study.backbones]
+    if unknown := sorted(set(arms or ()) - set(known)):
+        raise ValueError(f"expected arms of profile {study.name}, {known}, got {unknown}")
+    ship(study, arms or known, jobs or max(1, _cores() // study.threads))
+
+
+@app.command()
+def untrained(profile: Annotated[str, typer.Argument(help="Name in notebooks/profiles/, or a .yaml file.")],
+              names: Annotated[list[str] | None, typer.Argument(help="Backbones; all when none is named.")] = None
+              ) -> None:
+    """Measure, score and compare backbones before contrastive training, into data/results/."""
+    from hrsa.workflow.untrained import chosen, summarise
+
+    log.info("written: %s", summarise(chosen(load_profile(profile), names or []), profile))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; its exit code: 0, 1 with one message on stderr, 2 when it was called wrongly."""
+    from hrsa.report.notebooks import JobError
+    from hrsa.workflow.engine import EngineError
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger().setLevel(logging.WARNING)
+    log.setLevel(logging.INFO)
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="hrsa")
+    except SystemExit as end:
+        return end.code
+    except (ValueError, OSError, JobError, EngineError) as error:
+        sys.stderr.write(f"hrsa: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\nhrsa: interrupted; what is finished stays. The same command goes on from here.\n")
+        return 130
+    raise AssertionError("expected the command to end by an exit code")
+
+
+def _cores() -> int:
+    import joblib
+
+    return joblib.cpu_count()
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    """`2,3,5` as numbers."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"expected whole numbers with commas between them for {option}, got {text!r}") from None
+
+
+def _estimated_hours(profile: Profile, tera_flops: float) -> float:
+    """GPU-hours to train both arms of a profile's most expensive pair with one seed, as `hrsa plan` estimates them."""
+    from hrsa.workflow.plan import rows
+
+    one = profile.model_copy(update={"seeds": profile.seeds[:1], "ablations": ()})
+    hours = {row["backbone"]: row["hours"] for row in rows(one, tera_flops)}
+    return max(hours[pair.a] + hours[pair.b] for pair in profile.pairs)
+
+
+def _power_of(study: Profile, pair: Pair, per_query: pd.DataFrame, margin: float, tasks: int | None,
+              sizes: tuple[list[int], list[int]], hours: float | None) -> str:
+    """The plan of one pair as text, from the seeds that both arms were scored with."""
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from hrsa.verdict import paired_scores
+    from hrsa.verdict.power import CAUTION, advice, measure, plan
+
+    seeds = paired_scores.seeds_of(per_query, pair.a, pair.b)
+    if len(seeds) < 2:
+        raise ValueError(f"expected scores of both arms of {pair.name} with two seeds or more, got seeds {seeds}: "
+                         "the variation between training runs cannot be seen; run more seeds, or name evidence files")
+    a, b, of_task = paired_scores.paired(per_query, pair.a, pair.b, seeds)
+    n_tasks = tasks or len(set(of_task))
+    found, cautious = measure(a, b, of_task), measure(a, b, of_task, CAUTION)
+    tables = [plan(v, margin, *sizes, n_tasks, hours, study.verdict.alpha) for v in (found, cautious)]
+    sd = ", ".join(f"{name} {np.sqrt(value):.4f}" for name, value in asdict(found).items())
+    text = tables[0].assign(cautious=tables[1]["power"]).to_string(index=False, float_format="{:.4g}".format)
+    return (f"{pair.name}: margin {margin:g}, {n_tasks} tasks; from seeds {seeds}, {len(set(of_task))} tasks, "
+            f"{len(of_task)} queries; standard deviations: {sd}\n{text}\n{advice(tables[0], margin)}\nIf runs vary as "
+            f"much as {len(seeds)} seeds leave possible ({CAUTION:.0%} upper limit, column cautious): "
+            f"{advice(tables[1], margin)}\n\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

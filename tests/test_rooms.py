@@ -1,0 +1,92 @@
+"""The layout of the package: ten rooms in the order of the data, read from the imports of every file."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+
+from hrsa.study.code_hash import PACKAGE
+
+ROOMS = ("study", "texts", "similarity", "models", "training", "evaluation", "analysis", "verdict", "report",
+         "workflow")
+MOST = {"similarity": 16}  # modules of a folder, its face not counted; 12 elsewhere
+LINES = 400  # of a file
+
+
+def files(package=PACKAGE):
+    return {".".join(("hrsa", *path.relative_to(package).with_suffix("").parts)).removesuffix(".__init__"): path
+            for path in sorted(package.rglob("*.py"))}
+
+
+def imports(package=PACKAGE):
+    """{module: modules of the package that it imports}, also inside functions and for type checking."""
+    known = files(package)
+    found = {}
+    for name, path in known.items():
+        here = found.setdefault(name, set())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+            if isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                up = name.split(".")[: len(name.split(".")) - node.level + (path.name == "__init__.py")]
+                base = ".".join([*(up if node.level else []), *([node.module] if node.module else [])])
+                targets = [f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base for alias in node.names]
+            else:
+                continue
+            here |= {target for target in targets if target in known and target != name}
+    return found
+
+
+def room(module):
+    return module.split(".")[1] if "." in module else None
+
+
+def climbing(found):
+    """Imports of a room that comes later, or of something that is in none."""
+    return [f"{name} -> {target}" for name, targets in found.items() for target in targets if room(name)
+            and (room(target) not in ROOMS or ROOMS.index(room(target)) > ROOMS.index(room(name)))]
+
+
+def test_every_module_lies_in_a_room():
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py"}
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ROOMS)
+
+
+def test_no_import_runs_back_up():
+    assert climbing(imports()) == []
+
+
+def test_no_circle_of_files():
+    found = imports()
+    faces = {name for name, path in files().items() if path.name == "__init__.py"}
+    graph = {name: targets - faces for name, targets in found.items() if name not in faces}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+def test_library_code_imports_modules_and_not_faces():
+    faces = {name for name, path in files().items() if path.name == "__init__.py"}
+    assert [f"{name} -> {target}" for name, targets in imports().items() for target in targets & faces
+            if name not in faces] == []
+
+
+def test_no_folder_is_crowded_and_no_file_long():
+    for folder in {path.parent for path in files().values()}:
+        count = sum(path.name != "__init__.py" for path in folder.glob("*.py"))
+        assert count <= MOST.get(folder.name, 12), f"{folder.name}: {count} files"
+    for name, path in files().items():
+        assert len(path.read_text(encoding="utf8").splitlines()) <= LINES, name
+
+
+def test_the_reader_of_imports_sees_those_inside_functions(tmp_path):
+    package = tmp_path / "hrsa"
+    for name, text in {"__init__": "", "study/__init__": "", "workflow/__init__": "", "workflow/graph": "X = 1\n",
+                       "study/store": "def f():\n    from hrsa.workflow.graph import X\n    return X\n",
+                       "study/other": "def f():\n    from ..workflow import graph\n    return graph\n"}.items():
+        path = package / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert climbing(imports(package)) == ["hrsa.study.other -> hrsa.workflow.graph",
+                                          "hrsa.study.store -> hrsa.workflow.graph"]
