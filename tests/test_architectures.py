@@ -36,6 +36,31 @@ def folder_of(tmp_path_factory):
     return make
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_first_blocks_are_kept_with_the_final_norm(family, folder_of, tmp_path, rng):
+    whole, tokenizer = language_model.load_encoder(folder_of(family), "bidirectional")
+    cut, _ = language_model.load_encoder(folder_of(family), "bidirectional", layers=1)
+    assert len(cut.layers) == 1 and len(whole.layers) == 2
+    batch = tokenizer(some_texts(rng), padding=True, return_tensors="pt").to(runtime.device())
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        expected = whole.norm(whole(**inputs, output_hidden_states=True).hidden_states[1])  # (b, t, d)
+        found = cut(**inputs).last_hidden_state
+    kept = inputs["attention_mask"].bool()
+    torch.testing.assert_close(found[kept], expected[kept])
+    model = embedder.assemble(str(folder_of(family)), "bidirectional", 48, layers=1)
+    embedder.export(model, tmp_path / "model")
+    texts = some_texts(rng)
+    np.testing.assert_allclose(embedder.embed(SentenceTransformer(str(tmp_path / "model"),
+                                                                  device=str(runtime.device())), texts),
+                               embedder.embed(model, texts), atol=embedder.TOLERANCE)
+
+
+def test_more_blocks_than_there_are(folder_of):
+    with pytest.raises(ValueError, match=r"at most the 2 blocks of .*, got 3: lower it"):
+        language_model.load_encoder(folder_of("Llama"), layers=3)
+
+
 def some_texts(rng):
     """Texts of different length, so that a batch of them is padded."""
     return [" ".join(rng.choice(WORDS, n)) for n in (1, 3, 9, 14)]

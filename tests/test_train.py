@@ -27,7 +27,7 @@ from hrsa.study.runtime import prepare
 from hrsa.texts.suite import query_prompt
 from hrsa.training.batches import batches, check_triples
 from hrsa.training.fingerprint import same_recipe
-from hrsa.training.train import arms, load_embedder, train, train_embedder
+from hrsa.training.train import arms, load_embedder, train, train_embedder, weights_key
 from hrsa.training.trainer import CURVE, newest_checkpoint
 
 SIZES = {"stones": 40, "rivers": 20, "moons": 12}
@@ -417,6 +417,15 @@ def test_evaluation_refuses_an_embedder_whose_switch_is_undone(study):
     store.write_json(config, whole)
     assert (evaluate.evaluate_model(study, "a-s0") / "scores.parquet").is_file()
     assert "8 embeddings of 1 models are kept" in scores.kept_sentence(study, ["a-s0"])
+
+
+def test_the_first_blocks_of_embedder_and_untrained_backbone_alike(study):
+    cut = study.model_copy(update={"recipe": study.recipe.model_copy(update={"layers": 1})})
+    for model_id, step in (("a", None), ("a-s0", 0), ("a-s0", 2), ("a-s0", None)):
+        assert len(load_embedder(cut, model_id, step)[0].model.layers) == 1
+    assert len(load_embedder(study, "a")[0].model.layers) == 2
+    assert weights_key(cut, "a") == f"{weights_key(study, 'a')}-first-1"
+    assert set(study.recipe.model_dump(mode="json")) == set(cut.recipe.model_dump(mode="json")) - {"layers"}
 
 
 def test_an_arm_that_differs_stops_the_study(study):

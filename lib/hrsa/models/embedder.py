@@ -58,18 +58,18 @@ def prompt_tokens(tokenizer: Any, prompt: str) -> int:
     return inside
 
 
-def assemble(folder: str, attention: Attention, max_length: int,
-             prompts: Mapping[str, str] | None = None) -> SentenceTransformer:
+def assemble(folder: str, attention: Attention, max_length: int, prompts: Mapping[str, str] | None = None,
+             layers: int | None = None) -> SentenceTransformer:
     """The backbone in `folder` (or hub id) as a SentenceTransformer with mean pooling and cosine similarity.
 
     attention: as `language_model.load_encoder`, which proves it. max_length: tokens of a text, instruction included.
-    prompts: name -> instruction prompt, saved with the model. Raises ValueError when a prompt fills `max_length`.
+    prompts: name -> instruction prompt, saved with the model. layers: as `load_encoder`, None for all. Raises ValueError when a prompt fills `max_length`.
     """
     from safetensors.torch import save_model
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    encoder, tokenizer = load_encoder(folder, attention)
+    encoder, tokenizer = load_encoder(folder, attention, layers=layers)
     tokenizer = exact_prompts(tokenizer)
     for prompt in (prompts or {}).values():
         if (length := prompt_tokens(tokenizer, prompt)) >= max_length:

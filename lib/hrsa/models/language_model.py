@@ -41,12 +41,13 @@ def load_lm(folder_or_id: str | Path, kernel: Kernel = "sdpa") -> tuple[PreTrain
     return _load(AutoModelForCausalLM, folder_or_id, config, tokenizer, kernel), tokenizer
 
 
-def load_encoder(folder_or_id: str | Path, attention: Attention = "causal",
-                 kernel: Kernel = "sdpa") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_encoder(folder_or_id: str | Path, attention: Attention = "causal", kernel: Kernel = "sdpa",
+                 layers: int | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The network without its LM head, in float32 on `device()`, in eval mode, and its tokenizer with a pad token.
 
     `attention` is set and then proved by `leak_probe`: RuntimeError for an architecture that cannot be switched.
-    Raises ValueError when there is no such model.
+    `layers` keeps the first so many blocks, then the final norm (pruned as in arXiv 2410.14578); None keeps all.
+    Raises ValueError when there is no such model, or when it has fewer blocks.
     """
     from transformers import AutoModel
 
@@ -55,8 +56,23 @@ def load_encoder(folder_or_id: str | Path, attention: Attention = "causal",
     config, tokenizer = _config_and_tokenizer(folder_or_id)
     config.is_causal = attention == "causal"
     model = _load(AutoModel, folder_or_id, config, tokenizer, kernel)
+    if layers is not None:
+        _keep_first(model, layers, folder_or_id)
     leak_probe(model, tokenizer, attention)
     return model, tokenizer
+
+
+def _keep_first(model: PreTrainedModel, layers: int, folder_or_id: str | Path) -> None:
+    """Drop all but the first `layers` blocks of a network; what its configuration lists per block is cut alike."""
+    config, depth = model.config, model.config.num_hidden_layers
+    if layers > depth:
+        raise ValueError(f"expected recipe.layers of at most the {depth} blocks of {folder_or_id}, got {layers}: lower "
+                         "it, or leave it out to keep them all")
+    model.layers = model.layers[:layers]
+    for name, value in vars(config).items():  # layer_types, no_rope_layers, ...
+        if "layer" in name and isinstance(value, list | tuple) and len(value) == depth:
+            setattr(config, name, value[:layers])
+    config.num_hidden_layers = layers
 
 
 def leak_probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, attention: Attention) -> None:

@@ -116,6 +116,8 @@ class Recipe(Part):
     near_positive_margin: float | None = Field(None, ge=0)  # mask a negative this much nearer to the query than its
     # positive: likely right too. Qwen3-Embedding takes 0.1; the published study masks none
     attention: Literal["bidirectional", "causal"] = "bidirectional"
+    layers: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)  # the first n blocks and the final
+    # norm, of embedder and untrained backbone alike (arXiv 2410.14578); None: all of them
     lora: Lora | None = None
     checkpoints: tuple[int, ...] = ()  # steps kept for the dynamics chapter; 0 is the backbone itself
 

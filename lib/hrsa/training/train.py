@@ -58,9 +58,9 @@ def train(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed:
     prompts = {task: query_prompt(text) for task, text in zip(first["task"], first["instruction"], strict=True)}
 
     def fresh() -> SentenceTransformer:
-        return _with_adapters(assemble(backbone, recipe.attention, recipe.max_length, prompts), recipe)
+        return _with_adapters(assemble(backbone, recipe.attention, recipe.max_length, prompts, recipe.layers), recipe)
 
-    model = assemble(backbone, recipe.attention, recipe.max_length, prompts)
+    model = assemble(backbone, recipe.attention, recipe.max_length, prompts, recipe.layers)
     start = start_of(model, name)
     leak_probe(_with_adapters(model, recipe)[0].model, model.tokenizer, recipe.attention)
     steps = work / "checkpoints"
@@ -167,9 +167,12 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
 
 def weights_key(profile: Profile, model_id: str) -> str:
     """What stands for a model's weights in keys: an embedder's artefact name (made first when needed), or the
-    `backbone_key` of a backbone."""
+    `backbone_key` of a backbone, with its number of blocks where the recipe keeps the first ones."""
     model = profile.model(model_id)
-    return backbone_key(profile, model.backbone) if model.seed is None else train_embedder(profile, model_id).name
+    if model.seed is not None:
+        return train_embedder(profile, model_id).name
+    key, layers = backbone_key(profile, model.backbone), profile.recipe.layers
+    return key if layers is None else f"{key}-first-{layers}"
 
 
 def _arms(profile: Profile, model: Model, arm: str) -> dict[str, dict[str, Any]]:
@@ -204,7 +207,7 @@ def load_embedder(profile: Profile, model_id: str, step: int | None = None) -> S
     if model.seed is None or step == 0:
         if step:
             raise ValueError(f"expected step 0 or None for the backbone {model_id}, got {step}")
-        return assemble(backbone_folder(profile, model.backbone), "causal", recipe.max_length)
+        return assemble(backbone_folder(profile, model.backbone), "causal", recipe.max_length, layers=recipe.layers)
     folder = train_embedder(profile, model_id)
     if step is None:
         return load(folder / "model")
