@@ -63,7 +63,8 @@ def assemble(folder: str, attention: Attention, max_length: int, prompts: Mappin
     """The backbone in `folder` (or hub id) as a SentenceTransformer with mean pooling and cosine similarity.
 
     attention: as `language_model.load_encoder`, which proves it. max_length: tokens of a text, instruction included.
-    prompts: name -> instruction prompt, saved with the model. layers: as `load_encoder`, None for all. Raises ValueError when a prompt fills `max_length`.
+    prompts: name -> instruction prompt, saved with the model. layers: blocks kept, as `load_encoder`. Raises
+    ValueError when a prompt fills `max_length`.
     """
     from safetensors.torch import save_model
     from sentence_transformers import SentenceTransformer
