@@ -16,14 +16,17 @@ import numpy as np
 import pandas as pd
 from similarity_plain import KS
 
-from hrsa.similarity import compare_layers, minibatch_cka, open_states, pairs
+from hrsa.similarity import FAMILIES, compare_layers, open_states
 from hrsa.similarity.budget import Limits
+from hrsa.similarity.cka import pair_sums
+from hrsa.similarity.correlation import mean_correlation
 from hrsa.similarity.knn import neighbours
 from hrsa.similarity.procrustes import compare_rotation
+from hrsa.similarity.states import States
 
 MEMORY = (10_000, 50_000, 200_000)  # tokens
 MEMORY_SHAPE = (3, 64)  # layers, dimensions of the memory runs
-MEMORY_METRICS = ("correlation", "cka", "debiased_cka", "procrustes")
+MEMORY_METRICS = ("correlation", "cka", "debiased_cka", *FAMILIES["procrustes"])
 MEMORY_MB = 64
 
 
@@ -45,6 +48,11 @@ def write_states(folder: Path, layers: int, n: int, d: int) -> tuple[list[Path],
     return names
 
 
+def mapped(files: list[Path]) -> States:
+    """States on disk, opened afresh."""
+    return open_states([np.load(file, mmap_mode="r") for file in files], "states")
+
+
 def seconds(run: Callable[[], object], clock: Callable[[], float] = time.process_time) -> tuple[float, object]:
     """CPU seconds of this process (all threads) and the result."""
     start = clock()
@@ -54,7 +62,7 @@ def seconds(run: Callable[[], object], clock: Callable[[], float] = time.process
 
 def memory_run(folder: Path) -> None:
     """In a process of its own: peak memory, above what importing took, of a comparison of states on disk."""
-    files = sorted(folder.glob("*.npy"))
+    files = [np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))]
     before = peak_bytes()
     compare_layers(files[: len(files) // 2], files[len(files) // 2 :], MEMORY_METRICS, memory_mb=MEMORY_MB)
     print(peak_bytes() - before)
@@ -67,20 +75,16 @@ def peak_bytes() -> int:
 
 
 def memory_table() -> pd.DataFrame:
-    """Peak memory and the minibatch estimate's error, against the number of tokens."""
+    """Peak memory, against the number of tokens."""
     layers, d = MEMORY_SHAPE
     rows = []
     for tokens in MEMORY:
         with tempfile.TemporaryDirectory() as folder:
-            files = write_states(Path(folder), layers, tokens, d)
+            write_states(Path(folder), layers, tokens, d)
             command = [sys.executable, __file__, folder]
             peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            x, y = (open_states(side, "x") for side in files)
-            exact = pairs.pair_sums(x, y).cka(debiased=True)
-            wrong = [np.abs(minibatch_cka(x, y, np.random.default_rng(seed)) - exact).max() for seed in range(3)]
         size = 2 * layers * tokens * d * 4
-        rows.append({"tokens": tokens, "input MB": size / 1e6, "peak MB": peak / 1e6, "peak / input": peak / size,
-                     "minibatch error": float(np.mean(wrong))})
+        rows.append({"tokens": tokens, "input MB": size / 1e6, "peak MB": peak / 1e6, "peak / input": peak / size})
     return pd.DataFrame(rows)
 
 
@@ -88,14 +92,14 @@ def two_threads(shape: tuple[int, int, int]) -> pd.DataFrame:
     """Wall seconds of the work on (layers, tokens, dimensions) by one and by two threads."""
     with tempfile.TemporaryDirectory() as folder:
         files = write_states(Path(folder), *shape)
-        x, y = (open_states(side, "x") for side in files)
+        x, y = map(mapped, files)
         work = {
-            "CKA, all pairs": lambda limits: pairs.pair_sums(x, y, limits),
-            "correlation, all pairs": lambda limits: pairs.correlation_pairs(x, y, limits),
+            "CKA, all pairs": lambda limits: pair_sums(x, y, limits),
+            "correlation, all pairs": lambda limits: mean_correlation(x, y, limits),
             "k-NN, both models": lambda limits: list(limits.map(
                 lambda layer: neighbours(layer, KS, limits), [x.layers[0], y.layers[0]])),
-            "Procrustes, residual only": lambda limits: list(limits.map(
-                lambda pair: compare_rotation(*pair, with_map=False), list(zip(x.layers, y.layers, strict=True)))),
+            "Procrustes": lambda limits: list(limits.map(
+                lambda pair: compare_rotation(*pair), list(zip(x.layers, y.layers, strict=True)))),
         }
         rows = []
         for metric, run_with in work.items():

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 
 KS = (5, 10, 50)
 CHUNK = 1024  # tokens whose cosines are held at once
@@ -101,10 +100,6 @@ def procrustes(x: np.ndarray, y: np.ndarray) -> float:
     x, y = x - x.mean(0), y - y.mean(0)
     u, _, v = np.linalg.svd(x.T @ y)
     return float(np.linalg.norm(x @ (u @ v) - y) ** 2 / np.linalg.norm(y) ** 2)
-
-
-def probe(z: np.ndarray, labels: np.ndarray, solver: str, tolerance: float) -> LogisticRegression:
-    return LogisticRegression(solver=solver, tol=tolerance, max_iter=20_000).fit(z, labels)
 
 
 def peers() -> dict[str, Callable[[list[np.ndarray], list[np.ndarray], list[tuple[int, int]]], object]]:

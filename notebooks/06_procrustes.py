@@ -51,7 +51,7 @@ curve = intervals.over_seeds(store.read_table(folder / "curve.parquet"))
 whole = curve[curve["set"] == "all"]
 beside = [name for name in ("null", "floor", "ceiling") if whole[name].notna().any()]
 plots.curves(whole[whole["metric"] == "inverse_row_entropy"], x="layer_x", y="value", hue="models", low="low",
-             high="high", references=beside, quantity="entropy", xlabel="state",
+             high="high", references=beside, quantity="inverse_row_entropy", xlabel="state",
              ylabel="inverse row entropy of the map").publish(
     study.name, f"06_procrustes/{pair}", "entropy",
     f"Inverse row entropy of the Procrustes map at matching layers, backbones and embedders, pair {pair}")
@@ -68,7 +68,7 @@ plots.curves(whole[whole["metric"] == "inverse_row_entropy"], x="layer_x", y="va
 
 # %%
 plots.curves(whole[whole["metric"] == "residual_ratio"], x="layer_x", y="value", hue="models", low="low", high="high",
-             references=beside, xlabel="state", ylabel="residual ratio").publish(
+             references=beside, quantity="residual_ratio", xlabel="state", ylabel="residual ratio").publish(
     study.name, f"06_procrustes/{pair}", "residual",
     f"Residual ratio after Procrustes alignment at matching layers, backbones and embedders, pair {pair}")
 
@@ -78,7 +78,7 @@ plots.curves(whole[whole["metric"] == "residual_ratio"], x="layer_x", y="value",
 
 # %%
 plots.curves(whole[whole["metric"] == "mean_cosine"], x="layer_x", y="value", hue="models", low="low", high="high",
-             references=beside, quantity="cosine", xlabel="state", ylabel="mean cosine after alignment").publish(
+             references=beside, quantity="mean_cosine", xlabel="state", ylabel="mean cosine after alignment").publish(
     study.name, f"06_procrustes/{pair}", "cosine",
     f"Mean cosine of a token's two states after Procrustes alignment at matching layers, pair {pair}")
 
@@ -112,7 +112,7 @@ plots.heatmap(cells, x="column", y="row", value="size of the entry", facet="mode
 
 # %% tags=["suite-texts"]
 sets = curve[(curve["metric"] == "inverse_row_entropy") & (curve["set"] != "all")]
-plots.curves(sets, x="layer_x", y="value", hue="set", facet="models", low="low", high="high", quantity="entropy",
+plots.curves(sets, x="layer_x", y="value", hue="set", facet="models", low="low", high="high", quantity="inverse_row_entropy",
              xlabel="state", ylabel="inverse row entropy of the map").publish(
     study.name, f"06_procrustes/{pair}", "sets",
     f"Inverse row entropy of the map fitted on mathematics and on general text, pair {pair}")
@@ -160,8 +160,8 @@ Markdown(similarity.sentence(entropy, f"Inverse row entropy at the last state ({
 
 # %%
 residual = whole[whole["metric"] == "residual_ratio"]
-Markdown(similarity.sentence(residual, f"Residual ratio at the last state ({last})", more_is_alike=False, layer_x=last)
-         + " " + similarity.by_layer(residual, more_is_alike=False))
+Markdown(similarity.sentence(residual, f"Residual ratio at the last state ({last})", layer_x=last)
+         + " " + similarity.by_layer(residual))
 
 # %% [markdown] tags=["suite-texts"]
 # By set of texts:

@@ -49,7 +49,7 @@ curve = intervals.over_seeds(store.read_table(folder / "curve.parquet"))
 curve["neighbours"] = "k = " + curve["k"].astype(str)
 beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", low="low", high="high",
-             references=beside, quantity="overlap", xlabel="state", ylabel="mean overlap").publish(
+             references=beside, quantity="knn", xlabel="state", ylabel="mean overlap").publish(
     study.name, f"08_knn/{pair}", "overlap",
     f"Mean k-nearest-neighbour overlap at matching layers with interval, null, noise floor and ceiling, pair {pair}")
 
@@ -99,7 +99,7 @@ plots.table(table.rename(columns=lambda c: c if isinstance(c, str) else f"k = {c
 # A conclusion that hangs on a few dimensions, or on a few frequent tokens, is about those. The table repeats the
 # comparison of the last state, on a sample of at most 1,000 tokens, with every dimension *standardised*, with *outlier*
 # dimensions (over six times the size of the median one) removed, with the *mean* over tokens removed, and with at most
-# the median number of tokens of each id (*frequency balanced*). The overlap is that of the middle $k$.
+# the median number of tokens of each id (*frequency balanced*). The overlap is that of the $k$ nearest to 10.
 
 # %%
 twins = similarity.survived(intervals.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])

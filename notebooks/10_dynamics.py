@@ -32,6 +32,7 @@ from IPython.display import Markdown
 from hrsa.analysis import pairs
 from hrsa.report import plots
 from hrsa.report.prose import similarity
+from hrsa.similarity import METRICS
 from hrsa.study import load_profile, store
 
 study = load_profile(profile)
@@ -46,8 +47,7 @@ steps = pd.concat(tables, names=["pair"]).reset_index(level="pair").reset_index(
 # %%
 final = steps[steps["layers"] == "last"]
 last = final[final["set"] == "all"]
-names = {"correlation": "dimension-wise correlation", "inverse_row_entropy": "inverse row entropy",
-         "debiased_cka": "debiased CKA", "mean_cosine": "cosine after alignment"}
+names = {key: METRICS[key].name for key in ("correlation", "inverse_row_entropy", "debiased_cka", "mean_cosine")}
 shape = last[last["metric"].isin(names)].assign(similarity=last["metric"].map(names))
 plots.curves(shape, x="step", y="value", hue="pair", facet="similarity", low="low", high="high", quantity="similarity",
              xlabel="training step", ylabel="similarity of the last states").publish(
@@ -66,7 +66,7 @@ plots.curves(shape, x="step", y="value", hue="pair", facet="similarity", low="lo
 
 # %%
 overlap = last[last["metric"] == "knn"].assign(neighbours="k = " + last["k"].astype(str))
-plots.curves(overlap, x="step", y="value", hue="pair", facet="neighbours", low="low", high="high", quantity="overlap",
+plots.curves(overlap, x="step", y="value", hue="pair", facet="neighbours", low="low", high="high", quantity="knn",
              xlabel="training step", ylabel="mean overlap of the last states").publish(
     study.name, "10_dynamics", "overlap", "Mean neighbour overlap of the last states over training steps, by pair and k")
 
@@ -125,9 +125,8 @@ plots.curves(deep, x="step", y="value", hue="pair", facet="similarity", quantity
 # Each line compares the last step with step 0, and names the step since which the difference holds.
 
 # %%
-sayings = names | {"residual_ratio": "residual ratio", "knn": "neighbour overlap"}
-groups = last[last["metric"].isin(sayings)].groupby(["pair", "metric", "k"], sort=False, dropna=False)
-lines = [f"{pair}: " + similarity.over_training(part, sayings[metric] + (f" (k = {k})" if metric == "knn" else ""),
-                                              more_is_alike=metric != "residual_ratio")
+told = [*names, "residual_ratio", "knn"]
+groups = last[last["metric"].isin(told)].groupby(["pair", "metric", "k"], sort=False, dropna=False)
+lines = [f"{pair}: " + similarity.over_training(part, METRICS[metric].name + (f" (k = {k})" if metric == "knn" else ""))
          for (pair, metric, k), part in groups]
 Markdown("\n".join(f"- {line}" for line in lines))

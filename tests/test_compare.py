@@ -11,6 +11,7 @@ from tiny import tiny_backbone
 from hrsa.analysis import dynamics, intervals, layerwise, pairs, recordings, robustness
 from hrsa.analysis import probes as compare_probes
 from hrsa.report.prose import similarity
+from hrsa.similarity.metrics import FAMILIES, METRICS
 from hrsa.similarity.states import Sample
 from hrsa.study import partial, store
 from hrsa.study.profile import Analysis, Profile
@@ -38,20 +39,15 @@ def test_identical_models_are_identical(tmp_path, rng):
     x = record(tmp_path, rng, "a")
     for metric, expected in {"correlation": 1, "cka": 1, "debiased_cka": 1, "inverse_row_entropy": 1,
                              "residual_ratio": 0, "mean_cosine": 1}.items():
-        family = next(f for f in layerwise.MEASURED if metric in (*layerwise.MEASURED[f], *_procrustes(f)))
-        found = layerwise.curve(x, x, family, ANALYSIS, calibrated=False)
+        found = layerwise.curve(x, x, METRICS[metric].family, ANALYSIS, calibrated=False)
         np.testing.assert_allclose(found.loc[found["metric"] == metric, "value"], expected, atol=1e-5)
     overlap = layerwise.curve(x, x, "knn", ANALYSIS, calibrated=False)
     assert (overlap["value"] == 1).all() and set(overlap["k"]) == {3, 5}
 
 
-def _procrustes(family):
-    return ("inverse_row_entropy", "residual_ratio", "mean_cosine") if family == "procrustes" else ()
-
-
 def test_unrelated_models_are_calibrated(two):
     x, y = two
-    for metric in layerwise.MEASURED:
+    for metric in FAMILIES:
         found = layerwise.curve(x, y, metric, ANALYSIS)
         assert list(found["layer_x"].unique()) == ["0", "1", "2", "2+norm"]
         whole = found[found["set"] == "all"]
@@ -165,20 +161,21 @@ def test_yardsticks_are_joined_to_what_they_are_for():
     assert len(alone) == 1 and alone[["floor", "ceiling"]].isna().all(axis=None)
 
 
-def row(value, low, high, null=0.1, floor=np.nan, floor_low=np.nan, floor_high=np.nan):
+def row(value, low, high, null=0.1, floor=np.nan, floor_low=np.nan, floor_high=np.nan, metric="cka"):
     return pd.Series(dict(locals()))
 
 
 def test_sentences_follow_the_intervals():
     assert "inconclusive" in similarity.against_null(row(0.2, 0.05, 0.3))
     assert "more alike than permuted" in similarity.against_null(row(0.5, 0.4, 0.6))
-    assert "more alike than permuted" in similarity.against_null(row(0.05, 0.0, 0.09), more_is_alike=False)
+    assert "more alike than permuted" in similarity.against_null(row(0.05, 0.0, 0.09, metric="residual_ratio"))
     assert "less alike than two seeds" in similarity.against_floor(row(0.5, 0.4, 0.6, 0.1, 0.8, 0.7, 0.9))
     assert "inconclusive" in similarity.against_floor(row(0.5, 0.4, 0.75, 0.1, 0.8, 0.7, 0.9))
     assert "no noise floor" in similarity.against_floor(row(0.5, 0.4, 0.6))
     assert "(realignment)" in similarity.realignment(row(0.5, 0.4, 0.6), row(0.8, 0.7, 0.9))
     assert "drift" in similarity.realignment(row(0.5, 0.4, 0.6), row(0.2, 0.1, 0.3))
-    assert "(realignment)" in similarity.realignment(row(0.5, 0.4, 0.6), row(0.2, 0.1, 0.3), more_is_alike=False)
+    closer = row(0.2, 0.1, 0.3, metric="residual_ratio")
+    assert "(realignment)" in similarity.realignment(row(0.5, 0.4, 0.6, metric="residual_ratio"), closer)
     assert "inconclusive" in similarity.realignment(row(0.5, 0.4, 0.6), row(0.65, 0.55, 0.7))
 
 
@@ -212,7 +209,8 @@ def test_training_is_told_apart_from_its_start():
     steps["step"] = [0, 5, 15, 60]
     rising = similarity.over_training(steps, "CKA")
     assert "realignment" in rising and "since step 15" in rising
-    assert "less alike, told apart from the start since step 15" in similarity.over_training(steps, "residual", False)
+    assert "less alike, told apart from the start since step 15" in similarity.over_training(
+        steps.assign(metric="residual_ratio"), "residual")
     assert "inconclusive" in similarity.over_training(steps[:2], "CKA")
 
 

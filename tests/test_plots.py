@@ -42,7 +42,7 @@ def _every(rng):
     return {
         "heatmap": plots.heatmap(grid, "layer_x", "layer_y", "value", facet="models", quantity="cka"),
         "curves": plots.curves(lines, "layer", "value", "models", facet="k", low="low", high="high",
-                               references=["null", "floor"], quantity="overlap"),
+                               references=["null", "floor"], quantity="knn"),
         "dashes": plots.curves(lines, "layer", "value", "models", dash="k"),
         "bars": plots.bars(bars, "split", "value", "readout", facet="models", low="low", high="high", quantity="score"),
         "forest": plots.forest(bars, "split", "value", "low", "high", margin=0.1, hue="readout", facet="models"),
@@ -101,7 +101,7 @@ def test_one_quantity_has_one_scale_everywhere(rng):
     assert signed.plotly["layout"]["coloraxis"]["cmin"] == -1 and signed.chart.scale.colours != "viridis"
     free = plots.heatmap(_grid(rng), "layer_x", "layer_y", "value", facet="models")
     assert free.chart.scale.low == free.table["value"].min()
-    for quantity in ("cka", "overlap", "entropy", "score"):
+    for quantity in ("cka", "knn", "inverse_row_entropy", "score"):
         assert style.scale(quantity).range == (0, 1)
         axis = plots.curves(_curves(rng), "layer", "value", "models", "k", quantity=quantity).plotly["layout"]["yaxis"]
         assert axis["range"] == pytest.approx([-0.03, 1.03])

@@ -1,31 +1,18 @@
-"""Layers of two models: all pairs equal one by one, streams equal arrays, resampling equals brute force."""
-
-import itertools
+"""Layers of two models: all pairs equal one by one, lists and maps equal arrays, resampling equals brute force."""
 
 import numpy as np
 import pytest
 import torch
 
-from hrsa.similarity import (
-    METRICS,
-    compare_layers,
-    debiased_cka,
-    linear_cka,
-    mean_correlation,
-    minibatch_cka,
-    open_states,
-    pairs,
-    procrustes,
-    resample,
-    resampling,
-)
+from hrsa.similarity import METRICS, compare_arrays, compare_layers, open_states, resampling
 from hrsa.similarity.budget import Limits
 from hrsa.similarity.feature import feature_sums
 from hrsa.similarity.gram import gram_sums
 from hrsa.similarity.layers import COLUMNS
-from hrsa.similarity.rows import PROCRUSTES
+from hrsa.similarity.metrics import FAMILIES
+from hrsa.similarity.procrustes import compare_rotation
 
-ALL = ("correlation", "cka", "debiased_cka", "procrustes", "knn")
+PROCRUSTES = FAMILIES["procrustes"]
 
 
 def model(rng, layers, n, d):
@@ -49,15 +36,15 @@ def value(table, metric, i, j, k=None):
 
 def check_against_functions(table, x, y):
     for row in table.itertuples():
-        name = f"knn{row.k}" if row.metric == "knn" else row.metric
-        expected = METRICS[name].function(x[row.layer_x], y[row.layer_y])
+        k = row.k if row.metric == "knn" else None
+        expected = compare_arrays(x[row.layer_x], y[row.layer_y], row.metric, k)
         assert row.value == pytest.approx(expected, abs=1e-6), row
 
 
 @pytest.mark.parametrize("shape", [(1100, 24), (90, 300)], ids=["feature space", "Gram space"])
 def test_every_pair_equals_the_metric_itself(shape, rng):
     x, y = two_models(rng, 3, *shape)
-    metrics = ALL if shape[0] > shape[1] else ("correlation", "cka", "debiased_cka", "residual_ratio", "knn")
+    metrics = tuple(METRICS) if shape[0] > shape[1] else ("correlation", "cka", "debiased_cka", "residual_ratio", "knn")
     table = compare_layers(x, y[:2], metrics)
     assert list(table.columns) == COLUMNS
     assert table.n_tokens.unique().tolist() == [shape[0]]
@@ -79,30 +66,18 @@ def test_both_routes_of_cka_agree_over_many_blocks(rng):
             assert sums[name][at] == pytest.approx(routes[0][name][at], rel=1e-6), name
 
 
-def test_streams_lists_files_and_tensors_equal_the_array(rng, tmp_path):
+def test_lists_maps_and_tensors_equal_the_array(rng, tmp_path):
     x, y = two_models(rng, 2, 300, 8)
-    for at in range(2):
-        np.save(tmp_path / f"layer-{at}.npy", x[at])
-    files = [tmp_path / f"layer-{at}.npy" for at in range(2)]
-    expected = compare_layers(x, y, ALL)
-    cuts = [0, 7, 130, 131, 300]
-    forms = {
-        "stream": (x[:, a:b] for a, b in itertools.pairwise(cuts)),
-        "stream of lists": ([torch.from_numpy(part) for part in x[:, a:b]] for a, b in itertools.pairwise(cuts)),
-        "paths": files,
-        "maps": [np.load(path, mmap_mode="r") for path in files],
-        "tensor": torch.from_numpy(x),
-        "list": list(x),
-    }
-    for name, form in forms.items():
-        got = compare_layers(form, y, ALL)
-        assert got.equals(expected), name
+    np.save(tmp_path / "x.npy", x)
+    expected = compare_layers(x, y)
+    for form in (np.load(tmp_path / "x.npy", mmap_mode="r"), torch.from_numpy(x), list(x), tuple(torch.from_numpy(x))):
+        assert compare_layers(form, y).equals(expected)
 
 
 def test_unequal_widths_and_layer_counts(rng):
     x, y = two_models(rng, 3, 200, 12)
     y = [y[0][:, :5], y[1][:, :9]]
-    table = compare_layers(list(x), y, ("cka", "debiased_cka", "procrustes", "knn"))
+    table = compare_layers(list(x), y, ("cka", "debiased_cka", *PROCRUSTES, "knn"))
     assert table[table.metric == "cka"].shape[0] == 6
     check_against_functions(table, x, y)
     with pytest.raises(ValueError, match=r"equal widths.*\[12, 12, 12\] and \[5, 9\]"):
@@ -133,10 +108,10 @@ def test_wrong_states_are_refused(rng):
         compare_layers(x[0], y)
     with pytest.raises(ValueError, match="metrics among"):
         compare_layers(x, y, ("cosine",))
-    with pytest.raises(ValueError, match="empty stream"):
-        compare_layers(iter(()), y)
-    with pytest.raises(ValueError, match=r"\[\(10, 5\), \(10, 5\)\], got \[\(50, 4\), \(50, 4\)\]"):
-        compare_layers(iter([x[:, :10], x[:, 10:, :4]]), y)
+    with pytest.raises(ValueError, match="at least one layer in states_x"):
+        compare_layers([], y)
+    with pytest.raises(ValueError, match="'all' or 'matched', got 'some'"):
+        compare_layers(x, y, layers="some")
     for given in ({"resamples": 5}, {"permutations": 5}, {"resamples": 5, "texts": np.arange(60)}):
         with pytest.raises(ValueError, match="pass both"):
             compare_layers(x, y, ("cka",), **given)
@@ -146,23 +121,6 @@ def test_wrong_states_are_refused(rng):
     bad[1, 1500, 3] = np.inf
     with pytest.raises(ValueError, match=r"states_x\[1\]\[1500, 3\]"):
         compare_layers(bad, bad)
-
-
-def test_minibatch_is_unbiased_and_near_the_exact_value(rng):
-    x, y = (open_states(s, "x") for s in two_models(rng, 2, 1500, 16))
-    exact = pairs.pair_sums(x, y).cka(debiased=True)
-    estimates = np.array([minibatch_cka(x, y, np.random.default_rng(rng.integers(2**32)), batch=250)
-                          for _ in range(8)])
-    error = estimates.mean(axis=0) - exact
-    spread = estimates.std(axis=0, ddof=1) / np.sqrt(len(estimates))
-    assert (np.abs(error) < 6 * spread + 1e-4).all()
-    assert np.abs(estimates - exact).max() < 0.03
-    one_batch = minibatch_cka(x, y, rng, batch=1500)
-    assert one_batch == pytest.approx(exact, abs=1e-6)
-    independent = [open_states(rng.standard_normal((1, 1024, 256)), "x") for _ in "xy"]
-    assert abs(minibatch_cka(*independent, rng, batch=128).item()) < 0.02  # biased batches would say .8
-    table = compare_layers(x, y, ("cka",), method="minibatch", rng=rng)
-    assert set(table.metric) == {"debiased_cka"} and np.abs(table["value"].to_numpy() - exact.ravel()).max() < 0.03
 
 
 def brute_debiased(x, y, w):
@@ -189,35 +147,29 @@ def test_weighted_values_are_those_of_resampled_tokens(rng):
     a, b = open_states(x, "x"), open_states(y, "y")
     weights = resampling.text_weights(np.repeat(np.arange(70), 10), 4, rng)
     layers = [*a.layers, *b.layers]
-    biased, _ = resample.weighted_cka(layers, [(0, 2), (1, 3)], weights)
-    rho = resample.weighted_correlation(a.layers[1], b.layers[1], weights)
+    biased, _ = resampling.weighted_cka(layers, [(0, 2), (1, 3)], weights)
+    rho = resampling.weighted_correlation(a.layers[1], b.layers[1], weights)
     for r in range(4):
         rows = np.repeat(np.arange(700), weights[:, r])
-        assert biased[:, r] == pytest.approx([linear_cka(x[i][rows], y[i][rows]) for i in (0, 1)], abs=1e-5)
-        assert rho[r] == pytest.approx(mean_correlation(x[1][rows], y[1][rows]), abs=1e-5)
-        fit = procrustes(x[1][rows], y[1][rows])
-        got = procrustes_values(a.layers[1], b.layers[1], weights[:, r].astype(float))
-        assert got == pytest.approx([getattr(fit, name) for name in PROCRUSTES], abs=1e-5)
+        assert biased[:, r] == pytest.approx([compare_arrays(x[i][rows], y[i][rows], "cka") for i in (0, 1)], abs=1e-5)
+        assert rho[r] == pytest.approx(compare_arrays(x[1][rows], y[1][rows], "correlation"), abs=1e-5)
+        got = compare_rotation(a.layers[1], b.layers[1], weights=weights[:, r].astype(float))
+        assert got == pytest.approx({name: compare_arrays(x[1][rows], y[1][rows], name) for name in PROCRUSTES},
+                                    abs=1e-5)
     ones = np.ones((700, 1))
-    _, plain = resample.weighted_cka(layers, [(0, 2)], ones)
-    assert plain.item() == pytest.approx(debiased_cka(x[0], y[0]), abs=1e-6)
+    _, plain = resampling.weighted_cka(layers, [(0, 2)], ones)
+    assert plain.item() == pytest.approx(compare_arrays(x[0], y[0], "debiased_cka"), abs=1e-6)
     few = rng.permutation([1, 2, 0, 1, 3, 1, 1, 0, 2])
-    _, few_debiased = resample.weighted_cka([open_states(s[:1, :9], "x").layers[0] for s in (x, y)], [(0, 1)],
+    _, few_debiased = resampling.weighted_cka([open_states(s[:1, :9], "x").layers[0] for s in (x, y)], [(0, 1)],
                                             few[:, None])
     expected = brute_debiased(*(s[0, :9].astype(float) - s[0, :9].astype(float).mean(0) for s in (x, y)), few)
     assert few_debiased.item() == pytest.approx(expected, abs=1e-4, nan_ok=True)
 
 
-def procrustes_values(a, b, weights):
-    from hrsa.similarity.procrustes import compare_rotation
-
-    return [compare_rotation(a, b, weights=weights)[name] for name in PROCRUSTES]
-
-
 def test_intervals_and_nulls_of_a_table(rng):
     x, y = two_models(rng, 2, 800, 10)
     texts, classes = np.repeat(np.arange(80), 10), np.tile(np.arange(10) // 5, 80)
-    again = [compare_layers(x, y, ALL, texts=texts, classes=classes, resamples=30, permutations=5,
+    again = [compare_layers(x, y, texts=texts, classes=classes, resamples=30, permutations=5,
                             rng=np.random.default_rng(5)) for _ in range(2)]
     assert again[0].equals(again[1])
     table = again[0]
@@ -233,4 +185,4 @@ def test_intervals_and_nulls_of_a_table(rng):
                          permutations=1, rng=np.random.default_rng(6))
     for name in ("cka", "debiased_cka", "correlation", "residual_ratio"):
         null = got[(got.metric == name) & (got.layer_x == 1) & (got.layer_y == 1)].null.item()
-        assert null == pytest.approx(METRICS[name].function(x[1], y[1][order]), abs=1e-6), name
+        assert null == pytest.approx(compare_arrays(x[1], y[1][order], name), abs=1e-6), name

@@ -16,21 +16,16 @@ import pandas as pd
 from hrsa.analysis.recordings import Recording, check_same_rows, open_recording
 from hrsa.similarity import resampling
 from hrsa.similarity.budget import MEMORY_MB, Limits
+from hrsa.similarity.correlation import dimension_correlation
 from hrsa.similarity.feature import cross_product
 from hrsa.similarity.layers import compare_layers
-from hrsa.similarity.pairs import each_dimension
+from hrsa.similarity.metrics import FAMILIES
 from hrsa.similarity.procrustes import orthogonal_map
+from hrsa.similarity.rows import TIED
 from hrsa.similarity.states import Sample, open_states
 from hrsa.study.partial import Work
 from hrsa.study.profile import Analysis
 
-MEASURED = {
-    "correlation": ["correlation"],
-    "procrustes": ["procrustes"],
-    "cka": ["cka", "debiased_cka"],
-    "knn": ["knn"],
-}
-TIED = "knn_tied"
 SEED = 0  # of resamples and permutations: the same texts are drawn for every case
 MAPS = 5  # of permuted rows, for the layer-aware null of a heat map
 REFITS = 10  # Procrustes needs a fit per resample: it gets this many times fewer of them
@@ -65,7 +60,7 @@ def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrate
     share of tokens whose neighbours the tie rule decided. States are read in blocks, within `analysis.memory_mb`.
     `work` is a folder where finished layers, and blocks of the one at hand, outlive an interruption.
     """
-    names = [*MEASURED[metric], *([TIED] if tied and metric == "knn" else [])]
+    names = [*FAMILIES[metric], *([TIED] if tied and metric == "knn" else [])]
     sets = dict(_sets(x, metric == "procrustes" and null))
     options = {name: _options(x.tokens.iloc[rows], metric, analysis, calibrated, null) for name, rows in sets.items()}
     items = [(name, i, j) for name in sets for i, j in (matched_layers(x, y) if layers is None else layers)]
@@ -126,7 +121,7 @@ def heatmap(x: Recording, y: Recording, metric: str, memory_mb: int = MEMORY_MB,
     States are read in blocks, within `memory_mb`; finished blocks in the folder `work` outlive an interruption.
     """
     table = Work(work).tables("heatmap", [_all_layers(x, y)], lambda layers: compare_layers(
-        *layers, MEASURED[metric], layers="all", memory_mb=memory_mb, work=work))
+        *layers, FAMILIES[metric], layers="all", memory_mb=memory_mb, work=work))
     table["layer_x"] = np.array(x.labels)[table["layer_x"]]
     table["layer_y"] = np.array(y.labels)[table["layer_y"]]
     return table[["metric", "layer_x", "layer_y", "value"]]
@@ -150,7 +145,7 @@ def heatmap_maxima(x: Recording, y: Recording, metric: str, analysis: Analysis,
 
     def one(item: tuple[int, np.ndarray]) -> pd.DataFrame:
         at, order = item
-        table = compare_layers(layers_x, [Sample(layer, order) for layer in layers_y], MEASURED[metric], layers="all",
+        table = compare_layers(layers_x, [Sample(layer, order) for layer in layers_y], FAMILIES[metric], layers="all",
                                memory_mb=analysis.memory_mb, work=work)
         return table.groupby("metric", sort=False, as_index=False)["value"].max().assign(map=at)
 
@@ -162,8 +157,8 @@ def dimensions(x: Recording, y: Recording, memory_mb: int = MEMORY_MB) -> pd.Dat
 
     States are read in blocks, within `memory_mb`. ValueError: unequal widths.
     """
-    found = {x.labels[i]: each_dimension(open_states([x.layer(i)], "x"), open_states([y.layer(j)], "y"),
-                                         Limits.of(memory_mb)) for i, j in matched_layers(x, y)}
+    found = {x.labels[i]: dimension_correlation(open_states([x.layer(i)], "x"), open_states([y.layer(j)], "y"),
+                                                Limits.of(memory_mb)) for i, j in matched_layers(x, y)}
     return pd.concat([pd.DataFrame({"layer_x": label, "dimension": np.arange(len(rho)), "value": rho})
                       for label, rho in found.items()], ignore_index=True)
 

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from hrsa.analysis.dynamics import dynamics
-from hrsa.analysis.layerwise import PLACE, TIED, curve, dimensions, heatmap, heatmap_maxima, open_pair, rotation_map
+from hrsa.analysis.layerwise import PLACE, curve, dimensions, heatmap, heatmap_maxima, open_pair, rotation_map
 from hrsa.analysis.probes import compare_probes
 from hrsa.analysis.recordings import BF16, Recording, record_states
 from hrsa.analysis.robustness import audit_table, twin_table
+from hrsa.similarity.metrics import FAMILIES
+from hrsa.similarity.rows import TIED
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Analysis, Profile
@@ -28,7 +30,7 @@ from hrsa.study.progress import progress
 
 __all__ = ["Case", "cases", "compare_pair", "dynamics", "with_yardsticks"]
 
-Metric = Literal["correlation", "procrustes", "cka", "knn", "probes"]
+COMPARISONS = (*FAMILIES, "probes")  # what can be asked of a pair: a family of metrics, or readouts
 PROBE_PLACE = ["set", "task", "direction", "split", "quantity"]
 
 
@@ -58,12 +60,12 @@ def cases(profile: Profile, pair: str) -> list[Case]:
     return arms + floors + ceilings
 
 
-def compare_pair(profile: Profile, pair: str, metric: Metric) -> Path:
+def compare_pair(profile: Profile, pair: str, metric: str) -> Path:
     """Artefact folder with one metric of one pair; states are recorded first where they are missing.
 
     Files: `curve.parquet` [metric, models, seed, a, b, layer_x, layer_y, set, k, value, low, high, null, n, floor,
     floor_low, floor_high, ceiling] (correlation, procrustes, cka, knn; see `with_yardsticks`); `twins.parquet`, see
-    `survival.twin_table`, and for cka `audit.parquet` of the first seed, see `survival.audit_table`; `heatmap.parquet`
+    `robustness.twin_table`, and for cka `audit.parquet` of the first seed, see `robustness.audit_table`; `heatmap.parquet`
     [metric, models, layer_x, layer_y, value], embedders averaged over seeds, and `maxima.parquet` of the first seed,
     see `layerwise.heatmap_maxima` (correlation, cka); `dimensions.parquet` [models, seed, layer_x, dimension, value]
     (correlation); `tied.parquet` like the curve (knn); `map.parquet` [models, row, column, value] and
@@ -71,8 +73,8 @@ def compare_pair(profile: Profile, pair: str, metric: Metric) -> Path:
     `compare_probes`). One that was interrupted goes on at its last finished block. ValueError: unknown pair or metric,
     tokenizers that differ.
     """
-    if metric not in get_args(Metric):
-        raise ValueError(f"expected a metric among {get_args(Metric)}, got {metric!r}")
+    if metric not in COMPARISONS:
+        raise ValueError(f"expected a metric among {COMPARISONS}, got {metric!r}")
     todo = [case for case in cases(profile, pair) if metric != "probes" or case.models != "ceiling"]
     states = _states(profile, todo)
     inputs = sorted({folder.name for folder in states.values() if folder.name != BF16})

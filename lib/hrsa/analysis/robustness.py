@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from hrsa.analysis import robustness
-from hrsa.analysis.layerwise import MEASURED, SEED, calibration
+from hrsa.analysis.layerwise import SEED, calibration
 from hrsa.analysis.recordings import Recording
-from hrsa.similarity.arrays import pair
-from hrsa.similarity.backend import host
+from hrsa.similarity.arrays import matrix, to_float64, to_numpy
 from hrsa.similarity.layers import compare_layers
+from hrsa.similarity.metrics import FAMILIES, shown_k
 from hrsa.study.partial import Work
 from hrsa.study.profile import Analysis
 
@@ -31,18 +31,15 @@ SAMPLE = 1000  # tokens: the cost of an interval grows with their square
 RESAMPLES = 50  # at most: these intervals only have to be told apart
 PERMUTATIONS = 5
 RECORDED = "as recorded"
-NAMES = {"cka": "CKA, biased", "debiased_cka": "CKA, debiased", "knn": "k-NN overlap", "correlation": "correlation",
-         "inverse_row_entropy": "inverse row entropy", "residual_ratio": "residual ratio",
-         "mean_cosine": "mean cosine"}  # of metrics, as figures call them
-LESS_IS_ALIKE = {"residual_ratio", "angular_distance"}
+LEFT_OUT = "angular_distance"  # of the tables: residual_ratio says the same
 AUDITED = ("correlation", "cka", "knn")  # the first only for models of equal width
 
 
 def twin_table(x: Recording, y: Recording, metric: str, analysis: Analysis, work: Path | None = None) -> pd.DataFrame:
     """One metric of the last states on every robust twin: [metric, twin, k, value, low, high, null, n].
 
-    The twins are those of `calibrate.twins`; `metric` is a key of `layerwise.MEASURED`; for knn, k is the middle one
-    of `analysis.ks`. What is finished in the folder `work` outlives an interruption.
+    The twins are those of `twins`; `metric` is a key of `metrics.FAMILIES`; for knn, k is the one that is
+    shown. What is finished in the folder `work` outlives an interruption.
     """
     a, b, tokens = last_states(x, y)
     twins = robustness.twins(a, b, tokens["token_id"], np.random.default_rng(SEED))
@@ -55,7 +52,7 @@ def audit_table(x: Recording, y: Recording, analysis: Analysis, strengths: Itera
                 work: Path | None = None) -> pd.DataFrame:
     """CKA, debiased CKA, k-NN overlap and (equal widths) mean correlation of the last states under attack.
 
-    A tidy table [metric, attack, strength, k, value, low, high, null, n] with the attacks of `calibrate.attacks`. In
+    A tidy table [metric, attack, strength, k, value, low, high, null, n] with the attacks of `attacks`. In
     a resample that draws one far token many times debiased CKA is not defined; the interval is that of the others.
     `work` as `twin_table`.
     """
@@ -101,9 +98,9 @@ def _compared(variant: robustness.Variant, tokens: pd.DataFrame, metrics: list[s
     tables = []
     for metric in metrics:
         options: dict[str, Any] = calibration(tokens.iloc[variant.rows], metric, fewer, null=True)
-        table = compare_layers([variant.x], [variant.y], MEASURED[metric], ks=(ks[len(ks) // 2],), layers="matched",
+        table = compare_layers([variant.x], [variant.y], FAMILIES[metric], ks=(shown_k(ks),), layers="matched",
                                rng=np.random.default_rng(SEED), memory_mb=analysis.memory_mb, work=work, **options)
-        tables.append(table[table["metric"].isin(NAMES)].rename(columns={"n_tokens": "n"}))
+        tables.append(table[table["metric"] != LEFT_OUT].rename(columns={"n_tokens": "n"}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -140,7 +137,7 @@ def twins(x: Any, y: Any, token_ids: Any, rng: np.random.Generator) -> dict[str,
 
 def _balanced(ids: Any, rng: np.random.Generator) -> np.ndarray:
     """Rows (m,) of a sample with at most the median number of rows of each id (n,)."""
-    _, code, counts = np.unique(host(ids), return_inverse=True, return_counts=True)
+    _, code, counts = np.unique(to_numpy(ids), return_inverse=True, return_counts=True)
     shuffled = rng.permutation(len(code))
     by_id = shuffled[np.argsort(code[shuffled], kind="stable")]
     place = np.arange(len(code)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -188,8 +185,11 @@ def _with_outlier(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 def _two(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     """Two checked arrays (n, d_x), (n, d_y), float64, in main memory: both are changed and copied here."""
-    x, y = pair(x, y, at_least=1)
-    return host(x), host(y)
+    x, y = (to_float64(to_numpy(matrix(part, name))) for part, name in ((x, "x"), (y, "y")))
+    if len(x) != len(y):
+        raise ValueError(f"expected the same n tokens in x and y, got x {x.shape} and y {y.shape}: record both models "
+                         "on the same tokens")
+    return x, y
 
 
 def _standardised(x: np.ndarray) -> np.ndarray:

@@ -16,17 +16,13 @@ import pandas as pd
 
 from hrsa.analysis import intervals
 from hrsa.report import results
+from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
 from hrsa.study.profile import Profile
 from hrsa.study.progress import progress
 from hrsa.verdict import evidence, paired_scores, statement, synthesis
 
-LEVELS = {  # what is shown -> (metric of `compare_pair`, name in its table)
-    "dimension-wise correlation": ("correlation", "correlation"),
-    "inverse row entropy (basis)": ("procrustes", "inverse_row_entropy"),
-    "debiased CKA (global)": ("cka", "debiased_cka"),
-    "k-NN overlap (local)": ("knn", "knn"),
-}
+LEVELS = {"correlation": "", "inverse_row_entropy": " (basis)", "debiased_cka": " (global)", "knn": " (local)"}
 
 log = logging.getLogger(__name__)
 FOLDER = store.ROOT / "data" / "results"
@@ -126,17 +122,17 @@ def verified(file: Path, sha256: str, command: str) -> pd.DataFrame:
 def overview(profile: Profile, pair: str) -> pd.DataFrame:
     """Matched-layer similarity of a pair at four levels: similarity, models, layer_x, value, low, high, null, floor.
 
-    Rows are those of `intervals.over_seeds`, on all texts; of the numbers of neighbours the middle one is taken.
+    Rows are those of `intervals.over_seeds`, on all texts; of the numbers of neighbours the one that is shown.
     """
     from hrsa.analysis.pairs import compare_pair
 
     parts = []
-    for shown, (metric, name) in LEVELS.items():
-        table = store.read_table(compare_pair(profile, pair, metric) / "curve.parquet")
-        rows = intervals.over_seeds(table[(table["metric"] == name) & (table["set"] == "all")])
+    for metric, level in LEVELS.items():
+        table = store.read_table(compare_pair(profile, pair, METRICS[metric].family) / "curve.parquet")
+        rows = intervals.over_seeds(table[(table["metric"] == metric) & (table["set"] == "all")])
         if metric == "knn":
-            rows = rows[rows["k"] == sorted(profile.analysis.ks)[len(profile.analysis.ks) // 2]]
-        parts.append(rows.assign(similarity=shown))
+            rows = rows[rows["k"] == shown_k(rows["k"])]
+        parts.append(rows.assign(similarity=METRICS[metric].name + level))
     columns = ["similarity", "models", "layer_x", "value", "low", "high", "null", "floor"]
     return pd.concat(parts, ignore_index=True)[columns]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hrsa.similarity.backend import Array, beside_each_other, sum_wide, wide, zeros
+from hrsa.similarity.arrays import Array, hstack, sum_float64, to_float64, zeros
 from hrsa.similarity.budget import Limits
 from hrsa.similarity.states import BLOCK, PIECE, Layer, blocks, square_rows
 
@@ -48,12 +48,12 @@ def _cross_norms(layers: list[Layer], i: int, partners: tuple[int, ...], limits:
     """||X'Y||^2 of layer i with its partners, or with itself when there are none, in an array (l, l) of zeros."""
     norms = np.zeros((len(layers), len(layers)))
     if not partners:
-        norms[i, i] = sum_wide(own_product(layers[i]) ** 2)
+        norms[i, i] = sum_float64(own_product(layers[i]) ** 2)
         return {"norms": norms}
     cross = cross_product(layers[i], [layers[j] for j in partners], limits=limits)
     stops = np.cumsum([layers[j].shape[1] for j in partners])
     for j, stop in zip(partners, stops, strict=True):
-        norms[i, j] = sum_wide(cross[:, stop - layers[j].shape[1] : stop] ** 2)
+        norms[i, j] = sum_float64(cross[:, stop - layers[j].shape[1] : stop] ** 2)
     return {"norms": norms}
 
 
@@ -61,7 +61,7 @@ def own_product(x: Layer) -> Array:
     """X'X of a centred layer (d, d), float64."""
     total = 0.0
     for rows in blocks(x.shape[0]):
-        block = wide(x.centred(rows))
+        block = to_float64(x.centred(rows))
         total = total + block.T @ block
     return total
 
@@ -75,8 +75,8 @@ def cross_product(x: Layer, others: list[Layer], order: np.ndarray | None = None
     total = None
     for rows in blocks(x.shape[0], step):
         theirs = rows if order is None else order[rows]
-        theirs = wide(beside_each_other([layer.centred(theirs) for layer in others]))
-        mine = wide(x.centred(rows))
+        theirs = to_float64(hstack([layer.centred(theirs) for layer in others]))
+        mine = to_float64(x.centred(rows))
         if total is None:
             total = zeros((mine.shape[1], theirs.shape[1]), mine)
         total += mine.T @ theirs

@@ -12,12 +12,12 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from hrsa.similarity.backend import Array, flip_last, host, is_tensor, joined, sum_wide, wide
+from hrsa.similarity.arrays import Array, concatenate, is_tensor, matrix_transpose, sum_float64, to_float64, to_numpy
 from hrsa.similarity.budget import Limits
 from hrsa.similarity.states import PIECE, Layer, blocks, quick_square_rows
 
-TILE = 256  # tokens that meet a strip at a time
-SHARE = 0.75  # of the memory, for a strip of centred states of all layers and its tiles
+_TILE = 256  # tokens that meet a strip at a time
+_SHARE = 0.75  # of the memory, for a strip of centred states of all layers and its tiles
 
 
 def gram_sums(layers: list[Layer], n: int, limits: Limits) -> dict[str, np.ndarray]:
@@ -27,8 +27,8 @@ def gram_sums(layers: list[Layer], n: int, limits: Limits) -> dict[str, np.ndarr
     """
     count = len(layers)
     total = {"apart": np.zeros((count, count)), "products": np.zeros((count, count)), "sums": np.zeros(count)}
-    for strip in blocks(n, strip_tokens(layers, limits)):
-        rights = [slice(at, min(at + TILE, n)) for at in range(strip.start, n, TILE)]
+    for strip in blocks(n, _strip_tokens(layers, limits)):
+        rights = [slice(at, min(at + _TILE, n)) for at in range(strip.start, n, _TILE)]
         found = limits.add_up(
             f"gram-{strip.start}-{strip.stop}", rights, {key: np.zeros_like(value) for key, value in total.items()},
             lambda right, prepared, strip=strip: _tile(layers, strip, right, *prepared),
@@ -38,20 +38,20 @@ def gram_sums(layers: list[Layer], n: int, limits: Limits) -> dict[str, np.ndarr
     return total
 
 
-def strip_tokens(layers: list[Layer], limits: Limits) -> int:
+def _strip_tokens(layers: list[Layer], limits: Limits) -> int:
     """Tokens of a strip, a multiple of the tile."""
     width = sum(layer.shape[1] for layer in layers)
-    fit = limits.fitting(4 * (width + limits.threads * len(layers) * TILE), SHARE)
-    return max(TILE, fit // TILE * TILE)
+    fit = limits.fitting(4 * (width + limits.threads * len(layers) * _TILE), _SHARE)
+    return max(_TILE, fit // _TILE * _TILE)
 
 
 def _strip(layers: list[Layer], strip: slice, limits: Limits) -> tuple[list[Array], SimpleQueue]:
     """Centred states of a strip, and one array of tiles per thread."""
-    kept = [joined([layer.centred(slice(strip.start + part.start, strip.start + part.stop))
+    kept = [concatenate([layer.centred(slice(strip.start + part.start, strip.start + part.stop))
                     for part in blocks(strip.stop - strip.start)]) for layer in layers]
     buffers: SimpleQueue = SimpleQueue()
     for _ in range(limits.threads):
-        size = len(layers) * (strip.stop - strip.start) * TILE
+        size = len(layers) * (strip.stop - strip.start) * _TILE
         buffers.put(kept[0].new_empty(size) if is_tensor(kept[0]) else np.empty(size, np.float32))
     return kept, buffers
 
@@ -62,7 +62,7 @@ def _tile(layers: list[Layer], strip: slice, right: slice, kept: list[Array], bu
     inside = right.start < strip.stop
     before = min(right.start, strip.stop) - strip.start  # tokens of the strip
     buffer = buffers.get()
-    tiles = buffer[: len(buffer) // TILE * width].reshape(count, -1, width)
+    tiles = buffer[: len(buffer) // _TILE * width].reshape(count, -1, width)
     own, squares = [], []
     for at, layer in enumerate(layers):
         theirs = kept[at][before : before + width] if inside else layer.centred(right)
@@ -71,13 +71,13 @@ def _tile(layers: list[Layer], strip: slice, right: slice, kept: list[Array], bu
         if inside:
             own.append(theirs @ theirs.T)
             squares.append(quick_square_rows(theirs))
-    found = {"apart": 2 * products_of(tiles[:, :before].reshape(count, -1)) if before else np.zeros((count, count))}
+    found = {"apart": 2 * _products_of(tiles[:, :before].reshape(count, -1)) if before else np.zeros((count, count))}
     buffers.put(buffer)
     if inside:
         for gram in own:
             gram[range(width), range(width)] = 0.0
         a = np.stack(squares)
-        found["apart"] += sum_of_products(own)
+        found["apart"] += _sum_of_products(own)
         found |= {"products": a @ a.T, "sums": a.sum(axis=1)}
     return found
 
@@ -90,18 +90,18 @@ def _product(a: Array, b: Array, out: Array) -> None:
         np.matmul(a, b.T, out=out)
 
 
-def sum_of_products(grams: list[Array]) -> np.ndarray:
+def _sum_of_products(grams: list[Array]) -> np.ndarray:
     """Sum over all entries of the products of each two of l arrays of one shape: (l, l) float64, on the host."""
     if is_tensor(grams[0]):
         import torch
 
-        return products_of(torch.stack([gram.reshape(-1) for gram in grams]))
-    return products_of(np.stack([gram.reshape(-1) for gram in grams]))
+        return _products_of(torch.stack([gram.reshape(-1) for gram in grams]))
+    return _products_of(np.stack([gram.reshape(-1) for gram in grams]))
 
 
-def products_of(flat: Array) -> np.ndarray:
+def _products_of(flat: Array) -> np.ndarray:
     """`flat` (l, m) float32 times its transpose, (l, l), with float64 sums over pieces of m, on the host."""
     whole = flat.shape[1] // PIECE * PIECE
     pieces = flat[:, :whole].reshape(len(flat), -1, PIECE).swapaxes(0, 1)  # (m / PIECE, l, PIECE)
-    rest = wide(flat[:, whole:])
-    return sum_wide(pieces @ flip_last(pieces), axis=0) + host(rest @ rest.T)
+    rest = to_float64(flat[:, whole:])
+    return sum_float64(pieces @ matrix_transpose(pieces), axis=0) + to_numpy(rest @ rest.T)

@@ -1,10 +1,11 @@
 """k-nearest-neighbour overlap: do both models put the same tokens next to each other?
 
-Mean over tokens of the Jaccard index of the k nearest neighbours by cosine (arXiv 2601.21192, local geometry). A
-token is never its own neighbour. **Tie rule**: of neighbours whose float64 cosines are equal, the one with the lower
-row number is nearer, in both models alike. Equal states (the same token at layer 0) tie exactly, because cosines
-that decide a boundary are summed in one fixed order; the share of tokens whose neighbour set the rule had to decide
-is reported as `tied_share`: where it is high, part of the overlap is the rule's.
+Mean over tokens of the Jaccard index of the k nearest neighbours by cosine (arXiv 2601.21192, local geometry). A token
+is never its own neighbour. Unrelated arrays score about k / (2 n); a common mean or norm shared by all tokens raises
+cosines together, so that a shift moves the value. **Tie rule**: of neighbours whose float64 cosines are equal, the one
+with the lower row number is nearer, in both models alike. Equal states (the same token at layer 0) tie exactly, because
+cosines that decide a boundary are summed in one fixed order; the share of tokens whose neighbour set the rule had to
+decide is reported: where it is high, part of the overlap is the rule's.
 
 Float32 products find candidates. They are taken about the mean direction c of the unit rows u = c + v, since
 cos(i, j) = v_i . v_j + c . v_j + (a term of i alone): rounding then scales with the spread of directions and not with
@@ -15,17 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from hrsa.similarity.arrays import Metric, matrix
-from hrsa.similarity.backend import host
+from hrsa.similarity.arrays import to_numpy
 from hrsa.similarity.budget import Limits
+from hrsa.similarity.metrics import KS
 from hrsa.similarity.search import Directions, search
 from hrsa.similarity.states import Layer, blocks
 
-KS = (5, 10, 50)  # as published
 ROUNDING = 2e-6  # float32 error of a product of unit vectors, with a margin
 MAX_TOKENS = 50_000  # of the study; a graph costs n^2 d
 EXACT_ENTRIES = 4_000_000  # float64 numbers held at once
@@ -44,11 +43,6 @@ class Neighbours:
     ks: tuple[int, ...]
     reranked: float
 
-    @property
-    def tied_share(self) -> dict[int, float]:
-        """Share of tokens, per k, whose set of k neighbours was decided by the tie rule."""
-        return dict(zip(self.ks, self.tied.mean(axis=0).tolist(), strict=True))
-
     def shuffled(self, order: np.ndarray) -> Neighbours:
         """The neighbours of the rows in another order (n,): those of x[order], without a new search.
 
@@ -59,36 +53,16 @@ class Neighbours:
         return Neighbours(place[self.index[order]], self.tied[order], self.ks, self.reranked)
 
 
-def knn_overlap(x: Any, y: Any, ks: Sequence[int] = KS, *, sample_seed: int = 0) -> dict[int, float]:
-    """Mean Jaccard overlap per k of the neighbours in `x` (n, d_x) and in `y` (n, d_y), each in 0..1.
-
-    Invariant to rotation, permutation and isotropic scale, but not to shift: a common mean or norm shared by all
-    tokens raises cosines together. Unrelated arrays score about k / (2 n). Exact as in float64; ties by the rule
-    of this module. Of more than 50,000 tokens, that many are drawn by `sample_seed`, the same in both models.
-    ValueError: unequal n, k >= n, a zero row, NaN or Inf, naming both shapes or the place.
-    """
-    x, y = matrix(x, "x"), matrix(y, "y")
-    if len(x) != len(y):
-        raise ValueError(f"expected the same n tokens in x and y, got x {tuple(x.shape)} and y {tuple(y.shape)}")
-    _check_ks(ks, len(x), f"x {tuple(x.shape)} and y {tuple(y.shape)}")
-    layers = (Layer(x, "x"), Layer(y, "y"))
-    rows = sampled(len(x), sample_seed)
-    near_x, near_y = (neighbours(layer if rows is None else layer.sample(rows), ks) for layer in layers)
-    mean = dict(zip(near_x.ks, overlap(near_x, near_y).mean(axis=0).tolist(), strict=True))
-    return {k: mean[k] for k in ks}
-
-
 def sampled(n: int, seed: int) -> np.ndarray | None:
     """Rows (50,000,), rising, drawn from n tokens by `seed`; None when n is not above 50,000."""
     return np.sort(np.random.default_rng(seed).choice(n, MAX_TOKENS, replace=False)) if n > MAX_TOKENS else None
 
 
-def neighbours(x: Any, ks: Sequence[int] = KS, limits: Limits | None = None) -> Neighbours:
-    """The neighbours of each row of `x` (n, d), an array or a `Layer`, for all `ks` at once.
+def neighbours(layer: Layer, ks: Sequence[int] = KS, limits: Limits | None = None) -> Neighbours:
+    """The nearest neighbours of each row of a layer (n, d), for all `ks` at once; exact as in float64.
 
-    ValueError: k >= n, n above 50,000, a zero row, NaN or Inf.
+    ValueError: k >= n, n above 50,000, a zero row.
     """
-    layer = x if isinstance(x, Layer) else Layer(matrix(x, "x"), "x")
     limits = limits or Limits()
     n, _ = layer.shape
     k = _check_ks(ks, n, f"an array {layer.shape}")
@@ -146,7 +120,7 @@ def _distinct(layer: Layer, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first of each set of equal states among `rows`, and for each of `rows` which of these it equals."""
     seen: dict[bytes, int] = {}
     alike = np.array([seen.setdefault(row.tobytes(), len(seen))
-                      for part in blocks(len(rows)) for row in host(layer.raw(rows[part]))], dtype=np.intp)
+                      for part in blocks(len(rows)) for row in to_numpy(layer.raw(rows[part]))], dtype=np.intp)
     return rows[np.unique(alike, return_index=True)[1]], alike
 
 
@@ -165,7 +139,7 @@ def _settled(directions: Directions, rows: np.ndarray, index: np.ndarray, values
     for part in blocks(len(at), max(1, EXACT_ENTRIES // directions.layer.shape[1])):
         pairs = at[part], place[part]
         mine, theirs = directions.unit(rows[pairs[0]]), directions.unit(index[pairs])
-        exact[pairs] = host(mine * theirs).sum(axis=1)  # one order of summation for all
+        exact[pairs] = to_numpy(mine * theirs).sum(axis=1)  # one order of summation for all
     order = np.lexsort((index, -exact, np.cumsum(apart[:, :-1], axis=1)))
     index, exact = (np.take_along_axis(part, order, axis=1) for part in (index, exact))
     after = np.hstack([exact, np.full((len(rows), 1), np.nan)])
@@ -178,27 +152,13 @@ def _exact(directions: Directions, rows: np.ndarray, m: int) -> tuple[np.ndarray
     n = directions.n
     cosines = np.empty((len(rows), n))
     for part in blocks(n, 2048):
-        cosines[:, part] = host(unit @ directions.unit(part).T)
+        cosines[:, part] = to_numpy(unit @ directions.unit(part).T)
     last = max(n - m, 0)
     threshold = np.partition(cosines, last, axis=1)[:, last] - 1e-12
     index, values = np.full((len(rows), m), -1, np.int32), np.full((len(rows), m), -np.inf)
     for at in range(len(rows)):
         near = np.flatnonzero(cosines[at] >= threshold[at])
-        value = host(unit[at] * directions.unit(near)).sum(axis=1)  # one order of summation for every row
+        value = to_numpy(unit[at] * directions.unit(near)).sum(axis=1)  # one order of summation for every row
         order = np.lexsort((near, -value))[:m]
         index[at, : len(order)], values[at, : len(order)] = near[order], value[order]
     return index, values
-
-
-def _at(k: int) -> Any:
-    def value(x: Any, y: Any) -> float:
-        return knn_overlap(x, y, ks=(k,))[k]
-
-    return value
-
-
-METRICS = tuple(
-    Metric(f"knn{k}", _at(k), frozenset({"rotation", "scale", "permutation"}), 0.0, 1.0, 1.0, True, False,
-           "arXiv 2601.21192, local geometry")
-    for k in KS
-)

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hrsa.similarity import knn, pairs, resample, resampling
-from hrsa.similarity.backend import sum_wide
+from hrsa.similarity import cka, correlation, knn, resampling
 from hrsa.similarity.budget import Limits
-from hrsa.similarity.cka import ratio, unbiased
-from hrsa.similarity.correlation import correlation as correlation_of
-from hrsa.similarity.correlation import mean_of_defined
-from hrsa.similarity.feature import cross_product
+from hrsa.similarity.metrics import FAMILIES, METRICS
 from hrsa.similarity.procrustes import compare_rotation
-from hrsa.similarity.states import Layer, States, blocks
+from hrsa.similarity.states import States
 
-PROCRUSTES = ("inverse_row_entropy", "residual_ratio", "mean_cosine", "angular_distance")
 TIED = "knn_tied"
 UNDEFINED = "correlation_undefined"
-BOUNDS = {"correlation": (-1, 1), "cka": (0, 1), "debiased_cka": (-1, 1), "knn": (0, 1), "inverse_row_entropy": (0, 1),
-          "residual_ratio": (0, np.inf), "mean_cosine": (-1, 1), "angular_distance": (0, np.pi / 2)}
 
 
 @dataclass(frozen=True)
@@ -67,41 +59,33 @@ def row(metric, i, j, value, resampled=None, nulls=None, level=0.95, k=pd.NA) ->
     """One row of the table, without its number of tokens."""
     low = high = null = float("nan")
     if resampled is not None and len(resampled):
-        low, high = resampling.interval(float(value), resampled, level, *BOUNDS[metric])
+        low, high = resampling.interval(float(value), resampled, level, METRICS[metric].low, METRICS[metric].high)
     if nulls is not None and len(nulls):
         null = float(np.mean(nulls))
     return {"metric": metric, "layer_x": i, "layer_y": j, "k": k, "value": float(value), "low": low, "high": high,
             "null": null}
 
 
-def correlation(job: Job) -> list[dict]:
+def correlation_rows(job: Job) -> list[dict]:
     """Mean dimension-wise correlation of all layer pairs, and how many dimensions have none."""
-    values, undefined = pairs.defined_correlation(job.x, job.y, job.limits)
+    values, undefined = correlation.mean_correlation(job.x, job.y, job.limits)
     resampled, nulls = {}, {}
     for i, j in job.matched:
+        a, b = job.x.layers[i], job.y.layers[j]
         if job.plan.weights.size:
-            resampled[i, j] = resample.weighted_correlation(job.x.layers[i], job.y.layers[j], job.plan.weights)
-        nulls[i, j] = [_shuffled_correlation(job.x.layers[i], job.y.layers[j], order) for order in job.plan.orders]
+            resampled[i, j] = resampling.weighted_correlation(a, b, job.plan.weights)
+        nulls[i, j] = [correlation.shuffled_correlation(a, b, order) for order in job.plan.orders]
     return [*map_rows(job, "correlation", values, resampled, nulls), *map_rows(job, UNDEFINED, undefined)]
 
 
-def _shuffled_correlation(a: Layer, b: Layer, order: np.ndarray) -> float:
-    sums = [0.0, 0.0, 0.0]
-    for rows in blocks(len(order)):
-        one, two = a.centred(rows), b.centred(order[rows])
-        sums = [total + sum_wide(p * q, axis=0)
-                for total, (p, q) in zip(sums, ((one, two), (one, one), (two, two)), strict=True)]
-    return mean_of_defined(correlation_of(*sums))
-
-
-def cka(job: Job) -> list[dict]:
+def cka_rows(job: Job) -> list[dict]:
     """Biased and debiased CKA of all layer pairs."""
     x, y, plan = job.x, job.y, job.plan
-    sums = pairs.pair_sums(x, y, job.limits, matched=job.layers == "matched")
+    sums = cka.pair_sums(x, y, job.limits, matched=job.layers == "matched")
     matched, all_layers, l_x = job.matched, [*x.layers, *y.layers], len(x.layers)
     shifted = [(i, l_x + j) for i, j in matched]
-    resampled = resample.weighted_cka(all_layers, shifted, plan.weights) if plan.weights.size else None
-    nulls = [_shuffled_cka(x.layers[i], y.layers[j], sums, i, l_x + j, plan.orders) for i, j in matched]
+    resampled = resampling.weighted_cka(all_layers, shifted, plan.weights) if plan.weights.size else None
+    nulls = [cka.shuffled_cka(x.layers[i], y.layers[j], sums, i, l_x + j, plan.orders) for i, j in matched]
     rows: list[dict] = []
     for which, name in enumerate(("cka", "debiased_cka")):
         drawn = {pair: resampled[which][at] for at, pair in enumerate(matched)} if resampled else None
@@ -110,45 +94,20 @@ def cka(job: Job) -> list[dict]:
     return rows
 
 
-def _shuffled_cka(a: Layer, b: Layer, sums: pairs.PairSums, i: int, j: int, orders: np.ndarray):
-    """Biased and debiased CKA, each (p,), of a layer and another with its rows in the given orders (p, n)."""
-    n = sums.n
-    norms, products = np.empty(len(orders)), np.empty(len(orders))
-    for at, order in enumerate(orders):
-        norms[at] = sum_wide(cross_product(a, [b], order) ** 2)
-        products[at] = a.squares @ b.squares[order]
-    own = [(sums.norms[m, m], sums.products[m, m], sums.sums[m]) for m in (i, j)]
-    debiased = ratio(unbiased(norms, products, own[0][2], own[1][2], n),
-                     *(unbiased(norm, product, total, total, n) for norm, product, total in own))
-    return ratio(norms, own[0][0], own[1][0]), debiased
-
-
-def minibatch(job: Job, seed: int, name: str) -> list[dict]:
-    """The one-pass estimate of debiased CKA of all layer pairs, with an interval from its standard error."""
-    found = pairs.minibatch_estimate(job.x, job.y, np.random.default_rng(seed), limits=job.limits)
-    reach = NormalDist().inv_cdf((1 + job.plan.level) / 2) * found.error
-    rows = list(map_rows(job, name, found.cka))
-    for each in rows:
-        at = each["layer_x"], each["layer_y"]
-        each["low"], each["high"] = (float(np.clip(found.cka[at] + way * reach[at], -1, 1)) for way in (-1, 1))
-    return rows
-
-
-def procrustes(job: Job, names: list[str]) -> list[dict]:
+def procrustes_rows(job: Job) -> list[dict]:
     """Procrustes values of layers of equal number."""
-    with_map = not {"inverse_row_entropy", "mean_cosine"}.isdisjoint(names)
-    made = job.limits.map(lambda at: job.limits.work.rows(f"procrustes-{at[0]}-{with_map}",
-                                                          lambda: _procrustes(job, at[0], with_map)), job.matched)
+    made = job.limits.map(lambda at: job.limits.work.rows(f"procrustes-{at[0]}", lambda: _procrustes(job, at[0])),
+                          job.matched)
     return [each for rows in made for each in rows]
 
 
-def _procrustes(job: Job, i: int, with_map: bool) -> list[dict]:
+def _procrustes(job: Job, i: int) -> list[dict]:
     a, b, plan = job.x.layers[i], job.y.layers[i], job.plan
-    values = compare_rotation(a, b, with_map=with_map)
-    resampled = [compare_rotation(a, b, weights=w, with_map=with_map) for w in plan.weights.T.astype(np.float64)]
-    nulls = [compare_rotation(a, b, order=order, with_map=with_map) for order in plan.orders]
+    values = compare_rotation(a, b)
+    resampled = [compare_rotation(a, b, weights=w) for w in plan.weights.T.astype(np.float64)]
+    nulls = [compare_rotation(a, b, order=order) for order in plan.orders]
     return [row(name, i, i, values[name], [r[name] for r in resampled], [r[name] for r in nulls], plan.level)
-            for name in PROCRUSTES if name in values]
+            for name in FAMILIES["procrustes"]]
 
 
 def knn_rows(job: Job) -> list[dict]:

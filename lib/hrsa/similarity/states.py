@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import mmap
-import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hrsa.similarity.arrays import check_finite, floats
-from hrsa.similarity.backend import Array, as_kind, beside, host, inner, narrow, sum_wide, wide
+from hrsa.similarity.arrays import (
+    Array,
+    asarray_like,
+    astype_like,
+    check_finite,
+    floats,
+    sum_float64,
+    to_float32,
+    to_float64,
+    to_numpy,
+    vecdot,
+)
 
 BLOCK = 1024  # tokens read at a time
 PIECE = 256  # tokens, or token pairs, summed in float32 before float64 takes over; keeps errors near 1e-7
@@ -37,15 +43,15 @@ class Layer:
         total, candidates = np.zeros(self.shape[1]), np.arange(self.shape[1])
         for rows in blocks(self.shape[0]):
             block = self.raw(rows)
-            sums = sum_wide(block, axis=0)
+            sums = sum_float64(block, axis=0)
             if not np.isfinite(sums).all():
                 check_finite(block, name, rows.start)
             total += sums
             if len(candidates):
-                candidates = candidates[host((block[:, candidates] == first[:, candidates]).all(0))]
+                candidates = candidates[to_numpy((block[:, candidates] == first[:, candidates]).all(0))]
         self.mean = total / self.shape[0]
         self.constant = np.isin(np.arange(self.shape[1]), candidates)
-        content = total.tobytes() + host(first).tobytes() + repr(self.shape).encode()
+        content = total.tobytes() + to_numpy(first).tobytes() + repr(self.shape).encode()
         self.fingerprint = hashlib.sha256(content).hexdigest()
 
     def raw(self, rows: slice | np.ndarray) -> Array:
@@ -56,7 +62,7 @@ class Layer:
     def centred(self, rows: slice | np.ndarray) -> Array:
         """States (b, d) of some tokens less the mean of all, float32; constant dimensions are exactly 0."""
         block = self.raw(rows)
-        block = narrow(block - as_kind(beside(self.mean, block), block))
+        block = to_float32(block - astype_like(asarray_like(self.mean, block), block))
         if self.constant.any():
             block[:, np.flatnonzero(self.constant)] = 0.0
         return block
@@ -90,13 +96,16 @@ class Sample:
 
 def square_rows(block: Array) -> np.ndarray:
     """Squared norms (b,) of the rows of a block (b, d), summed in float64, on the host."""
-    return host(inner(wide(block), wide(block)))
+    return to_numpy(vecdot(to_float64(block), to_float64(block)))
 
 
 def quick_square_rows(block: Array) -> np.ndarray:
-    """The same to about 1e-7 of themselves and several times faster, for sums from which nothing large is taken."""
+    """Squared norms (b,) of rows to about 1e-7 of themselves, several times faster than `square_rows`.
+
+    For sums from which nothing large is taken.
+    """
     pieces = [block[:, at : at + PIECE] for at in range(0, block.shape[1], PIECE)]
-    return sum(host(wide(inner(piece, piece))) for piece in pieces)
+    return sum(to_numpy(to_float64(vecdot(piece, piece))) for piece in pieces)
 
 
 def release(source: Any) -> None:
@@ -128,57 +137,21 @@ class States:
 
 
 def open_states(states: Any, name: str) -> States:
-    """Token states of one model as `States`.
+    """Token states of one model as `States`, from an (l, n, d) array or tensor, or a sequence of l layers (n, d).
 
-    Takes an (l, n, d) array or tensor; a list of (n, d) arrays, memory maps, tensors or paths of .npy files, widths
-    may differ; or a stream: any other iterable, of blocks that are (l, b, d) or a list of l arrays (b, d). A stream
-    is read once and kept in a temporary folder, since most metrics compare tokens of different blocks.
-    ValueError: unequal n between layers, wrong shapes, NaN or Inf (naming the place).
+    Layers may be arrays, memory maps, tensors or `Sample`s, and their widths may differ. ValueError: unequal n between
+    layers, wrong shapes, NaN or Inf (naming the place).
     """
     if isinstance(states, States):
         return states
     if hasattr(states, "shape"):
         if len(states.shape) != 3:
             raise ValueError(f"expected {name} of shape (l layers, n tokens, d dimensions), got {tuple(states.shape)}")
-        sources = [states[at] for at in range(states.shape[0])]
-    elif isinstance(states, (list, tuple)):
-        sources = [np.load(s, mmap_mode="r") if isinstance(s, (str, Path)) else s for s in states]
-        sources = [s if hasattr(s, "shape") else floats(s) for s in sources]
-    else:
-        sources = spill(states, name)
+        states = [states[at] for at in range(states.shape[0])]
+    sources = [source if hasattr(source, "shape") else floats(source) for source in states]
     if not sources:
         raise ValueError(f"expected at least one layer in {name}, got none")
     if len({source.shape[0] for source in sources}) > 1:
         raise ValueError(f"expected the same n tokens in all layers of {name}, "
                          f"got {[tuple(source.shape) for source in sources]}")
     return States([Layer(source, f"{name}[{at}]") for at, source in enumerate(sources)])
-
-
-def spill(stream: Iterable[Any], name: str) -> list[np.ndarray]:
-    """Write a stream of blocks to unnamed files, one per layer, and map them read-only: l arrays (n, d_l).
-
-    The files are in the system's folder for temporary files and vanish with the maps, or with the process.
-    """
-    files: list[Any] = []
-    first: list[np.ndarray] = []
-    n = 0
-    with contextlib.ExitStack() as opened:
-        for block in stream:
-            parts = [host(floats(part)) for part in block]
-            if not files:
-                first = parts
-                files = [opened.enter_context(tempfile.TemporaryFile()) for _ in parts]
-            shapes = [part.shape for part in parts]
-            fits = [len(s) == 2 and s[0] == shapes[0][0] for s in shapes]
-            if not all(fits) or [s[1] for s in shapes] != [part.shape[1] for part in first]:
-                raise ValueError(f"expected blocks of layers (b, d) like the first of {name}, "
-                                 f"{[part.shape for part in first]}, got {shapes}")
-            for file, part, like in zip(files, parts, first, strict=True):
-                file.write(np.ascontiguousarray(part, dtype=like.dtype).data)
-            n += shapes[0][0]
-        if not n:
-            raise ValueError(f"expected at least one block of states in {name}, got an empty stream")
-        for file in files:
-            file.flush()
-        return [np.memmap(file, dtype=like.dtype, mode="r", shape=(n, like.shape[1]))
-                for file, like in zip(files, first, strict=True)]

@@ -17,14 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from hrsa.similarity.metrics import METRICS
+
 HOLDS, FAILS, INCONCLUSIVE = OUTCOMES = ("holds", "fails", "inconclusive")
 SIMILARITIES = ["pair", "kind", "metric", "models", "value", "low", "high", "floor_low", "floor_high"]
 CORRELATION = 0.9  # dimensions that keep four fifths of their variance (0.9 squared) count as preserved
 ENTROPY = 0.8  # the published RLVR backbones that were not trained for long lie above it on MMLU-Pro and mostly on CoT
 CKA = 0.95  # near-isometric; shuffled rows give about 0 once debiased
 TRANSFER = 0.05  # a readout that loses less than five points on the other model has been carried over
-NOUNS = {"correlation": "dimension correlation", "inverse_row_entropy": "inverse row entropy of the Procrustes map",
-         "debiased_cka": "debiased CKA", "knn": "k-NN overlap", "probe_delta": "loss of a readout on the other model"}
+_NAMES = {key: metric.name for key, metric in METRICS.items()}
 
 
 @dataclass(frozen=True)
@@ -138,26 +139,26 @@ def _opposite(outcome: str) -> str:
 RLVR, BOTH = ("RLVR",), ("RLVR", "RLVR, prolonged", "SFT")
 CLAIMS = (
     Claim("RLVR keeps the representation: dimensions still mean the same", "representation", RLVR,
-          f"interval of the backbones' mean correlation above {CORRELATION}",
+          f"interval of the backbones' {_NAMES['correlation']} above {CORRELATION}",
           _over("correlation", "backbones", CORRELATION)),
     Claim("RLVR keeps the basis", "representation", RLVR,
-          f"interval of the backbones' inverse row entropy above {ENTROPY}",
+          f"interval of the backbones' {_NAMES['inverse_row_entropy']} above {ENTROPY}",
           _over("inverse_row_entropy", "backbones", ENTROPY)),
     Claim("SFT mixes dimensions", "representation", ("SFT",),
-          f"interval of the backbones' mean correlation below {CORRELATION}",
+          f"interval of the backbones' {_NAMES['correlation']} below {CORRELATION}",
           _under("correlation", "backbones", CORRELATION)),
     Claim("RLVR leaves the global geometry near-isometric", "geometry, global", RLVR,
-          f"interval of the backbones' debiased CKA above {CKA}", _over("debiased_cka", "backbones", CKA)),
+          f"interval of the backbones' {_NAMES['debiased_cka']} above {CKA}", _over("debiased_cka", "backbones", CKA)),
     Claim("SFT distorts the global geometry", "geometry, global", ("SFT",),
-          f"interval of the backbones' debiased CKA below {CKA}", _under("debiased_cka", "backbones", CKA)),
+          f"interval of the backbones' {_NAMES['debiased_cka']} below {CKA}", _under("debiased_cka", "backbones", CKA)),
     Claim("Contrastive training realigns the basis", "representation", BOTH,
-          "inverse row entropy: embedders' interval above the backbones'", _rises("inverse_row_entropy")),
+          f"{_NAMES['inverse_row_entropy']}: embedders' interval above the backbones'", _rises("inverse_row_entropy")),
     Claim("Contrastive training realigns the global geometry", "geometry, global", BOTH,
-          "debiased CKA: embedders' interval above the backbones'", _rises("debiased_cka")),
+          f"{_NAMES['debiased_cka']}: embedders' interval above the backbones'", _rises("debiased_cka")),
     Claim("Local neighbourhoods do not come back: overlap falls in contrastive training", "geometry, local", BOTH,
-          "k-NN overlap: embedders' interval below the backbones'", _falls("knn")),
+          f"{_NAMES['knn']}: embedders' interval below the backbones'", _falls("knn")),
     Claim("Local neighbourhoods stay reorganised after contrastive training", "geometry, local", BOTH,
-          "k-NN overlap: embedders' interval below that of two seeds of one arm", _below_floor("knn")),
+          f"{_NAMES['knn']}: embedders' interval below that of two seeds of one arm", _below_floor("knn")),
     Claim("Readouts transfer between base and RLVR model", "function", RLVR,
           f"interval of the backbones' loss below {TRANSFER}", _under("probe_delta", "backbones", TRANSFER)),
     Claim("Readouts of the base degrade on the SFT model", "function", ("SFT",),
@@ -185,7 +186,7 @@ def similarity_claims(similar: pd.DataFrame) -> pd.DataFrame:
                 found = Similarities(similar, sft)
                 one, other = found.of(metric, "backbones"), found.of(metric, "backbones", rlvr)
                 rows.append(_row("SFT changes a backbone more than RLVR", level, f"{sft}, {rlvr}",
-                                 f"{NOUNS[metric]}: the SFT pair's interval below the RLVR pair's", one,
+                                 f"{_NAMES[metric]}: the SFT pair's interval below the RLVR pair's", one,
                                  f"against {rlvr}: {other}", _opposite(above(one, other))))
     return pd.DataFrame(rows)
 

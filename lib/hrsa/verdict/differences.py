@@ -14,13 +14,13 @@ import pandas as pd
 from hrsa.analysis import intervals
 from hrsa.analysis.ablations import RECIPE, UNTRAINED, condition
 from hrsa.evaluation.evaluate import BM25
+from hrsa.similarity.metrics import METRICS
 from hrsa.study.profile import Model, Profile
 from hrsa.verdict import paired_scores
 from hrsa.verdict.equivalence import Verdict, verdict
 
 ALL = "all tasks"
 ALIKE = 1e-9  # scores closer than this are the same score
-MEASURES = {"cka": "linear CKA", "debiased_cka": "debiased CKA"}
 
 
 def described(profile: Profile, table: pd.DataFrame) -> pd.DataFrame:
@@ -131,7 +131,7 @@ def query_table(profile: Profile, scores: pd.DataFrame, per_query: pd.DataFrame,
 def likeness(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """`last.parquet` of several pairs in one table, seeds joined: [pair, condition, measure, value, low, high]."""
     table = intervals.over_seeds(pd.concat(tables, ignore_index=True))
-    names = [MEASURES.get(metric) or f"k-NN overlap, k = {k:.0f}"
+    names = [METRICS[metric].name + ("" if pd.isna(k) else f", k = {k:.0f}")
              for metric, k in zip(table["metric"], table["k"], strict=True)]
     return table.assign(measure=names)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
 from hrsa.study.profile import Pair, Profile
 from hrsa.verdict.claims import SIMILARITIES
@@ -19,7 +20,6 @@ from hrsa.verdict.paired_scores import paired
 from hrsa.verdict.power import measure, plan, shares
 from hrsa.verdict.sensitivity import sensitivity
 
-NEIGHBOURS = 10  # the middle of the published k = 5, 10, 50
 EMBEDDING = "0"  # label of the embedding output, which no block has touched
 BOUNDS = ("value", "low", "high", "floor_low", "floor_high")
 PROBE = {"task": "classification", "split": "test", "quantity": "delta"}
@@ -91,12 +91,12 @@ def one_number(rows: pd.DataFrame, last: bool = False) -> pd.DataFrame:
 def summarise(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Tables of one pair (correlation, procrustes, cka, knn: `curve`; probes) -> rows [metric, models, bounds]."""
     parts = []
-    for source, metric, last in (("correlation", "correlation", False), ("cka", "debiased_cka", False),
-                                 ("knn", "knn", False), ("procrustes", "inverse_row_entropy", True)):
-        rows = tables[source]
+    for metric, last in (("correlation", False), ("debiased_cka", False), ("knn", False),
+                         ("inverse_row_entropy", True)):
+        rows = tables[METRICS[metric].family]
         rows = rows[(rows["metric"] == metric) & (rows["set"] == "all") & (rows["layer_x"] != EMBEDDING)]
-        if source == "knn":
-            rows = rows[rows["k"] == min(rows["k"], key=lambda k: abs(k - NEIGHBOURS))]
+        if metric == "knn":
+            rows = rows[rows["k"] == shown_k(rows["k"])]
         parts.append(one_number(rows, last).assign(metric=metric))
     probes = tables["probes"]
     kept = np.logical_and.reduce([probes[name] == value for name, value in PROBE.items()])

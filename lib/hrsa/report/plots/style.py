@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgb
 
+from hrsa.similarity.metrics import METRICS
+
 WIDTH = 7.0  # inches; shown 700 px wide, the text column of the book
 PIXELS = 100  # shown pixels per inch, so that 9 pt text is 12.5 px tall
 SHARP = 2  # pixels of a published PNG per shown pixel: sharp in print and on fine screens
@@ -44,16 +46,9 @@ class Scale:
 
 
 QUANTITIES = {
-    "cka": Scale("linear CKA", 0, 1, "viridis"),
-    "debiased_cka": Scale("debiased linear CKA", 0, 1, "viridis"),
-    "overlap": Scale("k-NN overlap (Jaccard)", 0, 1, "cividis"),
-    "entropy": Scale("inverse row entropy", 0, 1, "magma"),
+    **{key: Scale(metric.label, *(metric.axis or (None, None)), metric.colours) for key, metric in METRICS.items()},
     "score": Scale("score", 0, 1, "viridis"),
     "accuracy": Scale("accuracy", 0, 1, "viridis"),
-    "residual": Scale("residual share of variance", 0, 1, "magma"),
-    "correlation": Scale("Pearson correlation", -1, 1, "RdBu_r"),
-    "cosine": Scale("cosine", -1, 1, "RdBu_r"),
-    "loading": Scale("entry of the map", -1, 1, "RdBu_r"),
     "similarity": Scale("similarity", 0, 1, "viridis"),
 }
 FREE = Scale("", None, None, "viridis")

@@ -13,71 +13,75 @@ import pandas as pd
 
 from hrsa.analysis import intervals
 from hrsa.analysis.intervals import one, order
-from hrsa.analysis.robustness import LESS_IS_ALIKE, NAMES, RECORDED
+from hrsa.analysis.robustness import RECORDED
+from hrsa.similarity.metrics import METRICS
 
 
 def _number(row: pd.Series) -> str:
     return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
-def against_null(row: pd.Series, more_is_alike: bool = True) -> str:
+def _sign(row: pd.Series) -> int:
+    """1 where larger values of the row's metric mean more alike models, -1 where smaller ones do."""
+    return METRICS[row["metric"]].sign
+
+
+def against_null(row: pd.Series) -> str:
     """Whether a similarity differs from that of permuted rows: a clause."""
     if not np.isfinite(row["null"]):
         return "with no permuted baseline"
-    side = order(row["low"], row["high"], row["null"], row["null"]) * (1 if more_is_alike else -1)
+    side = order(row["low"], row["high"], row["null"], row["null"]) * _sign(row)
     words = {1: "more alike than", -1: "less alike than", 0: "inconclusive against"}[side]
     return f"{words} permuted rows ({row['null']:.3f})"
 
 
-def against_floor(row: pd.Series, more_is_alike: bool = True) -> str:
+def against_floor(row: pd.Series) -> str:
     """Whether two arms differ more than two seeds of one arm: a clause."""
     if not np.isfinite(row["floor"]):
         return "no second seed exists, so no noise floor"
-    side = order(row["low"], row["high"], row["floor_low"], row["floor_high"]) * (1 if more_is_alike else -1)
+    side = order(row["low"], row["high"], row["floor_low"], row["floor_high"]) * _sign(row)
     seeds = f"two seeds of one arm ({row['floor']:.3f})"
     return {1: f"more alike than {seeds}",
             -1: f"less alike than {seeds}: the arms differ beyond training noise",
             0: f"inconclusive against {seeds}: no difference beyond training noise was shown"}[side]
 
 
-def against_ceiling(row: pd.Series, more_is_alike: bool = True) -> str:
+def against_ceiling(row: pd.Series) -> str:
     """Whether two models differ by more than rounding does: a clause, empty where no ceiling was measured."""
     if not np.isfinite(row.get("ceiling", np.nan)):
         return ""
-    side = order(row["low"], row["high"], row["ceiling"], row["ceiling"]) * (1 if more_is_alike else -1)
+    side = order(row["low"], row["high"], row["ceiling"], row["ceiling"]) * _sign(row)
     itself = f"one model in float32 and bf16 ({row['ceiling']:.3f})"
     return {1: f", more alike than {itself}", -1: f", less alike than {itself}",
             0: f", not told apart from {itself}"}[side]
 
 
-def realignment(backbones: pd.Series, embedders: pd.Series, more_is_alike: bool = True) -> str:
+def realignment(backbones: pd.Series, embedders: pd.Series) -> str:
     """Whether contrastive training brought the two models closer: a clause."""
-    side = order(embedders["low"], embedders["high"], backbones["low"], backbones["high"])
-    side *= 1 if more_is_alike else -1
+    side = order(embedders["low"], embedders["high"], backbones["low"], backbones["high"]) * _sign(embedders)
     return {1: "the embedders are more alike than their backbones (realignment)",
             -1: "the embedders are less alike than their backbones (no realignment, but drift)",
             0: "whether training brought the models closer is inconclusive (the intervals overlap)"}[side]
 
 
-def sentence(table: pd.DataFrame, name: str, more_is_alike: bool = True, **where: Any) -> str:
+def sentence(table: pd.DataFrame, name: str, **where: Any) -> str:
     """What was found for one similarity at one place, from a table of `over_seeds`.
 
-    `name` is how the prose calls it, `where` picks the rows (layer_x, k, set ...), `more_is_alike` says that larger
-    values mean more alike models. A clause about backbones, one about embedders, one about realignment; backbones
-    alone where the pair has no embedders.
+    `name` is how the prose calls it, `where` picks the rows (layer_x, k, set ...). A clause about backbones, one about
+    embedders, one about realignment; backbones alone where the pair has no embedders.
     """
     backbones = one(table, models="backbones", **where)
-    before = (f"{name}: the backbones score {_number(backbones)}, {against_null(backbones, more_is_alike)}"
-              f"{against_ceiling(backbones, more_is_alike)}")
+    before = (f"{name}: the backbones score {_number(backbones)}, {against_null(backbones)}"
+              f"{against_ceiling(backbones)}")
     if "embedders" not in set(table["models"]):
         return before + "."
     embedders = one(table, models="embedders", **where)
-    return (f"{before}; the embedders score {_number(embedders)}, {against_null(embedders, more_is_alike)}, and "
-            f"{against_floor(embedders, more_is_alike)}{against_ceiling(embedders, more_is_alike)}. "
-            f"So {realignment(backbones, embedders, more_is_alike)}.")
+    return (f"{before}; the embedders score {_number(embedders)}, {against_null(embedders)}, and "
+            f"{against_floor(embedders)}{against_ceiling(embedders)}. "
+            f"So {realignment(backbones, embedders)}.")
 
 
-def by_layer(table: pd.DataFrame, more_is_alike: bool = True, **where: Any) -> str:
+def by_layer(table: pd.DataFrame, **where: Any) -> str:
     """At how many layers the embedders are more or less alike than the backbones: a sentence.
 
     Of a pair without embedders: at how many layers the backbones are more alike than permuted rows.
@@ -87,11 +91,11 @@ def by_layer(table: pd.DataFrame, more_is_alike: bool = True, **where: Any) -> s
         rows = rows[rows[name] == value]
     arms = [rows[rows["models"] == models].set_index("layer_x") for models in ("backbones", "embedders")]
     if arms[1].empty:
-        sides = [order(b["low"], b["high"], b["null"], b["null"]) * (1 if more_is_alike else -1)
+        sides = [order(b["low"], b["high"], b["null"], b["null"]) * _sign(b)
                  for _, b in arms[0].iterrows()]
         return (f"Of {len(sides)} states over depth, the models are more alike than permuted rows at {sides.count(1)}, "
                 f"less alike at {sides.count(-1)}, and it is inconclusive at {sides.count(0)}.")
-    sides = [order(e["low"], e["high"], b["low"], b["high"]) * (1 if more_is_alike else -1)
+    sides = [order(e["low"], e["high"], b["low"], b["high"]) * _sign(b)
              for (_, e), (_, b) in zip(arms[1].iterrows(), arms[0].loc[arms[1].index].iterrows(), strict=True)]
     return (f"Of {len(sides)} states over depth, the embedders are more alike than the backbones at {sides.count(1)}, "
             f"less alike at {sides.count(-1)}, and it is inconclusive at {sides.count(0)}.")
@@ -106,25 +110,25 @@ def transfer(table: pd.DataFrame, task: str, split: str = "test") -> str:
     return f"{task.capitalize()} ({split} split). " + "; ".join(parts) + "."
 
 
-def over_training(table: pd.DataFrame, name: str, more_is_alike: bool = True) -> str:
+def over_training(table: pd.DataFrame, name: str) -> str:
     """Whether and since which step two arms differ from their start: a sentence.
 
     `table` holds one similarity of one pair over `step`, with low and high, in a table of `hrsa.analysis.dynamics`.
     """
     rows = table.sort_values("step").reset_index(drop=True)
     first, last = rows.iloc[0], rows.iloc[-1]
-    side = order(last["low"], last["high"], first["low"], first["high"]) * (1 if more_is_alike else -1)
+    side = order(last["low"], last["high"], first["low"], first["high"]) * _sign(first)
     path = f"{name} goes from {_number(first)} to {_number(last)} at step {last['step']}"
     if side == 0:
         return f"{path}: inconclusive, the intervals overlap."
-    apart = [order(r["low"], r["high"], first["low"], first["high"]) * (1 if more_is_alike else -1) == side
+    apart = [order(r["low"], r["high"], first["low"], first["high"]) * _sign(first) == side
              for _, r in rows.iterrows()]
     since = next(i for i in range(len(apart)) if all(apart[i:]))
     words = {1: "more alike (realignment)", -1: "less alike"}[side]
     return f"{path}: the arms became {words}, told apart from the start since step {rows['step'][since]}."
 
 
-def between_sets(table: pd.DataFrame, first: str, second: str, name: str = "inverse row entropy") -> str:
+def between_sets(table: pd.DataFrame, first: str, second: str, name: str = METRICS["inverse_row_entropy"].name) -> str:
     """How two sets of texts differ in one similarity at one layer, for backbones and embedders: a sentence."""
     parts = []
     for models in table["models"].unique():
@@ -156,7 +160,7 @@ def survived(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """
     rows = []
     for (metric, *variant), part in table.groupby(["metric", *by], sort=False):
-        sign = -1 if metric in LESS_IS_ALIKE else 1
+        sign = METRICS[metric].sign
         kinds = {row["models"]: row for _, row in part.iterrows()}
         sides = [sign * intervals.order(row["low"], row["high"], row["null"], row["null"]) for row in kinds.values()]
         words = [f"{name} {_side(side, 'permuted rows')}" for name, side in zip(kinds, sides, strict=True)]
@@ -165,7 +169,7 @@ def survived(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
             sides.append(sign * intervals.order(e["low"], e["high"], b["low"], b["high"]))
             words.append(f"embedders {_side(sides[-1], 'backbones')}")
         shown = {name: f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for name, row in kinds.items()}
-        rows.append({"metric": NAMES[metric], **dict(zip(by, variant, strict=True)), **shown,
+        rows.append({"metric": METRICS[metric].name, **dict(zip(by, variant, strict=True)), **shown,
                      "conclusion": "; ".join(words), "sides": tuple(sides)})
     found = pd.DataFrame(rows)
     recorded = found[found[by[0]] == RECORDED].set_index("metric")["sides"]
@@ -206,4 +210,5 @@ def curves(audit: pd.DataFrame) -> pd.DataFrame:
     attacks = audit[audit["attack"] != RECORDED]
     starts = [recorded.assign(attack=attack) for attack in attacks["attack"].unique()]
     table = pd.concat([*starts, attacks], ignore_index=True)
-    return table.assign(metric=table["metric"].map(NAMES), strength=[f"{s:g}" for s in table["strength"]])
+    names = table["metric"].map({key: metric.name for key, metric in METRICS.items()})
+    return table.assign(metric=names, strength=[f"{s:g}" for s in table["strength"]])

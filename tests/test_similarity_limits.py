@@ -1,6 +1,5 @@
 """Bounds of a comparison: memory, threads, interruption, devices. The values are those of arrays compared in one go."""
 
-import itertools
 import json
 import os
 import signal
@@ -19,27 +18,22 @@ from hypothesis import strategies as st
 from hrsa.analysis import robustness
 from hrsa.similarity import (
     METRICS,
-    backend,
+    arrays,
     budget,
+    cka,
+    compare_arrays,
     compare_layers,
-    debiased_cka,
-    fit_probes,
+    fit_probe,
     knn,
-    knn_overlap,
-    linear_cka,
-    minibatch_estimate,
-    neighbours,
     open_states,
-    pairs,
-    procrustes,
     resampling,
 )
 from hrsa.similarity.feature import feature_sums
 from hrsa.similarity.gram import gram_sums
-from hrsa.similarity.layers import KNOWN
+from hrsa.similarity.states import Layer
 from hrsa.study import partial
 
-EXACT = ("correlation", "correlation_undefined", "cka", "debiased_cka", "procrustes", "knn", "knn_tied")
+EVERY = (*METRICS, "correlation_undefined", "knn_tied")
 
 
 def model(rng, layers, n, d):
@@ -66,32 +60,27 @@ def same(a, b, **tolerance):
 @pytest.mark.parametrize("shape", [(2, 2000, 8), (3, 700, 90)], ids=["feature space", "Gram space"])
 def test_any_budget_and_any_threads_give_the_same(shape, rng, monkeypatch):
     x, y = two_models(rng, *shape)
-    expected = compare_layers(x, y, EXACT)
+    expected = compare_layers(x, y, EVERY)
     monkeypatch.setattr(budget, "LEAST_MB", 0)
-    same(compare_layers(x, y, EXACT, memory_mb=0.5), expected, abs=1e-6)
-    same(compare_layers(x, y, EXACT, threads=2), expected, abs=1e-9)
+    same(compare_layers(x, y, EVERY, memory_mb=0.5), expected, abs=1e-6)
+    same(compare_layers(x, y, EVERY, threads=2), expected, abs=1e-9)
     with pytest.raises(ValueError, match="at least 1 thread"):
         compare_layers(x, y, threads=0)
 
 
 @given(layers=st.tuples(st.integers(1, 3), st.integers(1, 3)), n=st.integers(12, 60),
        widths=st.tuples(st.integers(2, 9), st.integers(2, 9)), seed=st.integers(0, 2**32 - 1),
-       kind=st.sampled_from(["bfloat16", "float16", "float32", "float64"]), data=st.data())
+       kind=st.sampled_from(["bfloat16", "float16", "float32", "float64"]))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_streams_of_any_shape_and_dtype_equal_the_array_and_the_metrics(layers, n, widths, seed, kind, data):
+def test_layers_of_any_shape_and_dtype_equal_arrays_alone(layers, n, widths, seed, kind):
     rng = np.random.default_rng(seed)
     x, y = (torch.from_numpy(rng.standard_normal((count, n, width)) + 0.5).to(getattr(torch, kind))
             for count, width in zip(layers, widths, strict=True))
-    cuts = sorted({0, n, *data.draw(st.lists(st.integers(1, n - 1), max_size=4))})
     metrics, ks = ("cka", "debiased_cka", "residual_ratio", "knn"), (3,)
     table = compare_layers(x, y, metrics, ks=ks)
-    streams = [iter([part[:, a:b] for a, b in itertools.pairwise(cuts)]) for part in (x, y)]
-    assert compare_layers(*streams, metrics, ks=ks).equals(table)
-    for row in table[table.metric != "knn"].itertuples():
-        expected = METRICS[row.metric].function(x[row.layer_x], y[row.layer_y])
+    for row in table.itertuples():
+        expected = compare_arrays(x[row.layer_x], y[row.layer_y], row.metric, 3)
         assert row.value == pytest.approx(expected, abs=1e-6, nan_ok=True), row
-    for row in table[table.metric == "knn"].itertuples():
-        assert row.value == pytest.approx(knn_overlap(x[row.layer_x], y[row.layer_y], ks)[3], abs=1e-12)
 
 
 def test_too_small_a_budget_is_refused(rng):
@@ -112,30 +101,15 @@ def test_sample_of_tokens_for_neighbours(rng, monkeypatch):
     x, y = two_models(rng)
     rows = knn.sampled(700, 5)
     assert len(rows) == 200 and (np.diff(rows) > 0).all() and (rows != knn.sampled(700, 6)).any()
-    assert knn_overlap(x[0], y[0], sample_seed=5) == knn_overlap(x[0][rows], y[0][rows])
     options = {"texts": np.arange(700) // 7, "classes": np.zeros(700), "resamples": 10, "permutations": 2}
     table = compare_layers(x, y, ("knn", "cka"), sample_seed=5, rng=rng, **options)
     near = table[(table.metric == "knn") & (table.layer_x == 0)]
-    assert near["value"].tolist() == pytest.approx(list(knn_overlap(x[0], y[0], sample_seed=5).values()))
+    alone = [compare_arrays(x[0][rows], y[0][rows], "knn", k) for k in (5, 10, 50)]
+    assert near["value"].tolist() == pytest.approx(alone)
     assert set(near.n_tokens) == {200} and set(table[table.metric == "cka"].n_tokens) == {700}
     assert (near.low <= near["value"]).all() and (near.null < near["value"]).all()
     with pytest.raises(ValueError, match="at most 200 tokens"):
-        neighbours(x[0])
-
-
-def test_minibatch_stands_beside_the_exact_value_with_its_error(rng):
-    x, y = two_models(rng, 2, 3000, 12)
-    table = compare_layers(x, y, ("debiased_cka",), method="both", rng=np.random.default_rng(1))
-    exact, estimate = (table[table.metric == name].reset_index() for name in ("debiased_cka", "debiased_cka_minibatch"))
-    assert len(exact) == len(estimate) == 4 and (estimate.low < estimate.high).all()
-    assert (np.abs(estimate["value"] - exact["value"]) < 3 * (estimate.high - estimate.low)).all()
-    a, b = open_states(x, "x"), open_states(y, "y")
-    draws = [minibatch_estimate(a, b, np.random.default_rng(rng.integers(2**32)), batch=100) for _ in range(12)]
-    spread = np.std([d.cka for d in draws], axis=0, ddof=1)
-    assert (np.mean([d.error for d in draws], axis=0) < 10 * spread).all()
-    assert np.isnan(minibatch_estimate(a, b, rng, batch=3000).error).all()
-    with pytest.raises(ValueError, match="rng for method='both'"):
-        compare_layers(x, y, ("cka",), method="both")
+        knn.neighbours(Layer(x[0], "x"))
 
 
 def test_massive_tokens_do_not_cancel(rng):
@@ -145,23 +119,37 @@ def test_massive_tokens_do_not_cancel(rng):
     y[3] *= 100
     for kind in (gram_space, feature_space):
         sums = kind(open_states(x[None], "x"), open_states(y[None], "y"))
-        assert sums.cka(debiased=True).item() == pytest.approx(debiased_cka(x, y), abs=1e-6)
-        assert sums.cka().item() == pytest.approx(linear_cka(x, y), abs=1e-6)
+        assert sums.cka(debiased=True).item() == pytest.approx(plain_cka(x, y)[1], abs=1e-6)
+        assert sums.cka().item() == pytest.approx(plain_cka(x, y)[0], abs=1e-6)
+
+
+def plain_cka(x, y):
+    """Biased and debiased CKA of two arrays from their Gram matrices, in float64."""
+    n = len(x)
+    grams = [(part - part.mean(0)) @ (part - part.mean(0)).T for part in (x, y)]
+    empty = [gram - np.diag(np.diag(gram)) for gram in grams]
+
+    def unbiased(k, m):
+        return (k * m).sum() + k.sum() * m.sum() / (n - 1) / (n - 2) - 2 / (n - 2) * k.sum(0) @ m.sum(0)
+
+    return tuple(hsic(*two) / np.sqrt(hsic(two[0], two[0]) * hsic(two[1], two[1]))
+                 for hsic, two in ((lambda k, m: (k * m).sum(), grams), (unbiased, empty)))
 
 
 def gram_space(x, y):
-    return pairs.PairSums(**gram_sums([*x.layers, *y.layers], x.n, budget.Limits()), l_x=1, n=x.n)
+    return cka.PairSums(**gram_sums([*x.layers, *y.layers], x.n, budget.Limits()), l_x=1, n=x.n)
 
 
 def feature_space(x, y):
-    return pairs.PairSums(**feature_sums(x.layers, y.layers, x.n, budget.Limits()), l_x=1, n=x.n)
+    return cka.PairSums(**feature_sums(x.layers, y.layers, x.n, budget.Limits()), l_x=1, n=x.n)
 
 
 COMPARISON = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from hrsa.similarity import compare_layers, limits, work
+from hrsa.similarity import compare_layers
+from hrsa.study import partial as work
 work.SAVE_SECONDS = 0.0
 folder, slow = Path(sys.argv[1]), float(sys.argv[2])
 saving, counts = work.Work.save, {}
@@ -170,7 +158,7 @@ def save(self, name, blocks, total, last):
     counts[name] = counts.get(name, 0) + 1
     time.sleep(slow)
 work.Work.save = save
-files = [[folder / f"{m}-{i}.npy" for i in range(2)] for m in "xy"]
+files = [[np.load(folder / f"{m}-{i}.npy", mmap_mode="r") for i in range(2)] for m in "xy"]
 table = compare_layers(*files, work=folder / "work", memory_mb=16)
 table.to_parquet(folder / "table.parquet")
 print(counts)
@@ -205,17 +193,17 @@ def test_partial_results_belong_to_their_states_and_settings(rng, tmp_path, monk
     x, y = two_models(rng)
     monkeypatch.setattr(partial, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(partial.Work, "finish", lambda self: None)
-    first = compare_layers(x, y, KNOWN, work=tmp_path)
+    first = compare_layers(x, y, work=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
-    assert compare_layers(x, y, KNOWN, work=tmp_path).equals(first)
+    assert compare_layers(x, y, work=tmp_path).equals(first)
     assert len(list(tmp_path.iterdir())) == 1
-    compare_layers(x + 1, y, KNOWN, work=tmp_path)
-    compare_layers(x, y, KNOWN, ks=(3,), work=tmp_path)
+    compare_layers(x + 1, y, work=tmp_path)
+    compare_layers(x, y, ks=(3,), work=tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
     for file in tmp_path.rglob("correlation.safetensors"):
         file.write_bytes(b"not a tensor file")
     with pytest.raises(ValueError, match=r"broken file.*delete it"):
-        compare_layers(x, y, KNOWN, work=tmp_path)
+        compare_layers(x, y, work=tmp_path)
 
 
 @pytest.fixture
@@ -228,50 +216,44 @@ def elsewhere(monkeypatch):
         raise TypeError("can't convert a tensor of a device to numpy: bring it to the host first")
 
     def numpy_of(self, *_, **__):
-        return told(self) if sys._getframe(1).f_code is backend.host.__code__ else refuse(self)
+        return told(self) if sys._getframe(1).f_code is arrays.to_numpy.__code__ else refuse(self)
 
     told = torch.Tensor.numpy
     monkeypatch.setattr(torch.Tensor, "__array__", refuse)
     monkeypatch.setattr(torch.Tensor, "numpy", numpy_of)
     for module in list(sys.modules.values()):
-        if getattr(module, "__name__", "").startswith("hrsa.similarity") and hasattr(module, "stays"):
-            monkeypatch.setattr(module, "stays", backend.is_tensor)
+        if getattr(module, "__name__", "").startswith("hrsa.similarity") and hasattr(module, "on_accelerator"):
+            monkeypatch.setattr(module, "on_accelerator", arrays.is_tensor)
 
 
 def test_tensors_on_a_device_stay_there_and_give_the_same(rng, elsewhere):
     x, y = two_models(rng, 2, 400, 40)
     tensors = [torch.from_numpy(states) for states in (x, y)]
-    same(compare_layers(*tensors, EXACT), compare_layers(x, y, EXACT), abs=1e-5)
+    same(compare_layers(*tensors, EVERY), compare_layers(x, y, EVERY), abs=1e-5)
     small = two_models(rng, 2, 2500, 8)
     same(compare_layers(*map(torch.from_numpy, small), ("cka", "debiased_cka")),
          compare_layers(*small, ("cka", "debiased_cka")), abs=1e-5)
-    for metric in METRICS.values():
-        here, there = metric.function(x[0], y[0]), metric.function(tensors[0][0], tensors[1][0])
-        assert there == pytest.approx(here, abs=1e-6), metric.name
-    there = procrustes(tensors[0][0], tensors[1][0]).score(tensors[0][1], tensors[1][1])
-    assert there.residual_ratio == pytest.approx(procrustes(x[0], y[0]).score(x[1], y[1]).residual_ratio)
+    for name in METRICS:
+        here, there = compare_arrays(x[0], y[0], name), compare_arrays(tensors[0][0], tensors[1][0], name)
+        assert there == pytest.approx(here, abs=1e-5), name
     with pytest.raises(ValueError, match="cpu and main memory"):
-        linear_cka(tensors[0][0], y[0])
+        compare_arrays(tensors[0][0], y[0], "cka")
     tensors[0][1, 30, 2] = torch.inf
     with pytest.raises(ValueError, match=r"states_x\[1\]\[30, 2\]"):
         compare_layers(*tensors)
 
 
-def test_intervals_nulls_streams_and_estimates_on_a_device(rng, elsewhere):
+def test_intervals_and_nulls_on_a_device(rng, elsewhere):
     x, y = two_models(rng, 2, 400, 24)
     texts, classes = np.arange(400) // 8, np.arange(400) % 8 // 4
-    wanted = (*EXACT, "debiased_cka")
-    options = {"resamples": 6, "permutations": 2, "method": "both"}
-    here = compare_layers(x, y, wanted, texts=texts, classes=classes, rng=np.random.default_rng(1), **options)
-    forms = ([torch.from_numpy(x), torch.from_numpy(y)],
-             [iter([torch.from_numpy(part[:, :150]), torch.from_numpy(part[:, 150:])]) for part in (x, y)])
-    for form in forms:
-        there = compare_layers(*form, wanted, texts=torch.from_numpy(texts), classes=torch.from_numpy(classes),
-                               rng=np.random.default_rng(1), **options)
-        same(there, here, abs=1e-4)
+    options = {"resamples": 6, "permutations": 2}
+    here = compare_layers(x, y, EVERY, texts=texts, classes=classes, rng=np.random.default_rng(1), **options)
+    there = compare_layers(torch.from_numpy(x), torch.from_numpy(y), EVERY, texts=torch.from_numpy(texts),
+                           classes=torch.from_numpy(classes), rng=np.random.default_rng(1), **options)
+    same(there, here, abs=1e-4)
 
 
-def test_twins_attacks_and_nulls_of_tensors_on_a_device(rng, elsewhere):
+def test_twins_and_attacks_of_tensors_on_a_device(rng, elsewhere):
     x, y = two_models(rng, 1, 200, 8)
     x, y, ids = x[0], y[0], rng.integers(0, 30, 200)
     near = [torch.from_numpy(x), torch.from_numpy(y)]
@@ -279,21 +261,15 @@ def test_twins_attacks_and_nulls_of_tensors_on_a_device(rng, elsewhere):
                  lambda a, b, _: [variant for *_, variant in robustness.attacks(a, b, np.random.default_rng(2))]):
         for ours, theirs in zip(made(*near, torch.from_numpy(ids)), made(x, y, ids), strict=True):
             assert all((p == q).all() for p, q in zip(ours, theirs, strict=True))
-    null = [resampling.null_values(linear_cka, *pair, classes, 3, np.random.default_rng(3))
-            for pair, classes in ((near, torch.from_numpy(ids)), ((x, y), ids))]
-    assert null[0] == pytest.approx(null[1], abs=1e-6)
     assert (resampling.text_weights(torch.from_numpy(ids), 3, np.random.default_rng(4))
             == resampling.text_weights(ids, 3, np.random.default_rng(4))).all()
     half = robustness.twins(*(part.bfloat16() for part in near), ids, rng)["as recorded"]
     assert (half.x == near[0].bfloat16().double().tolist()).all()
 
 
-def test_probes_on_a_device(rng, elsewhere):
-    x, _ = two_models(rng, 2, 120, 10)
+def test_probes_of_tensors_on_a_device(rng, elsewhere):
+    x, _ = two_models(rng, 1, 120, 10)
     labels = rng.integers(0, 3, 120)
     for task, target in (("classification", labels), ("regression", labels + 0.5)):
-        pair = [fit_probes(form, target, task, threads=2) for form in (list(torch.from_numpy(x)), list(x))]
-        for a, b in zip(*pair, strict=True):
-            assert a.weights == pytest.approx(b.weights, abs=1e-4)
-            there = a.score(torch.from_numpy(x[0]), torch.from_numpy(target))
-            assert there == pytest.approx(b.score(x[0], target), abs=1e-3)
+        there, here = (fit_probe(form, target, task) for form in (torch.from_numpy(x[0]), x[0]))
+        assert (there.predict(x[0]) == here.predict(x[0])).all()

@@ -1,0 +1,113 @@
+"""The registry of similarities: what each metric is called, how far it goes, which way is more alike, how it is drawn.
+
+Figures, claims and prose read names, ranges, directions and colours here. What is claimed of a metric stands here as
+data, and tests are generated from it for every metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+CHANGES = ("rotation", "scale", "shift", "permutation")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A similarity of two (n, d) arrays: how it is shown, and what is claimed of it.
+
+    `name` is what prints, `unit` what its numbers count ("" for a plain ratio), `low` and `high` bound the range,
+    `direction` says whether larger values ("up") or smaller ones ("down") mean more alike models. `axis` holds the
+    bounds of an axis and of a colour scale (None: those of the data) and `colours` is matplotlib's name of the scale.
+    `family` names the metrics that come from one computation.
+
+    `invariant` names the changes of *one* of the two arrays that leave the value as it is: `rotation` (any
+    orthogonal map of the dimensions), `scale` (one positive factor for all), `shift` (one vector added to every
+    row) and `permutation` (of the dimensions). Any other of `CHANGES` must move it. `identical` is the value of
+    an array with itself, `symmetric` says that (x, y) and (y, x) give the same value, and `same_width` that d must
+    be equal.
+    """
+
+    name: str
+    low: float
+    high: float
+    direction: Literal["up", "down"]
+    axis: tuple[float, float] | None
+    colours: str
+    family: str
+    invariant: frozenset[str]
+    identical: float
+    symmetric: bool
+    same_width: bool
+    source: str
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        unknown = self.invariant - set(CHANGES)
+        if unknown:
+            raise ValueError(f"expected invariances of {self.name} among {CHANGES}, got {sorted(unknown)}")
+
+    @property
+    def label(self) -> str:
+        """The name with its unit, for an axis."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def sign(self) -> int:
+        """1 where larger values mean more alike models, -1 where smaller ones do."""
+        return 1 if self.direction == "up" else -1
+
+
+_BASIS_FREE = frozenset(CHANGES)
+_REPRESENTATION, _LOCAL = "arXiv 2601.21192, representation level", "arXiv 2601.21192, local geometry"
+
+METRICS: dict[str, Metric] = {
+    "correlation": Metric(
+        "dimension-wise correlation", -1.0, 1.0, "up", axis=(-1, 1), colours="RdBu_r", family="correlation",
+        invariant=frozenset({"scale", "shift"}), identical=1.0, symmetric=True, same_width=True,
+        source=_REPRESENTATION),
+    "inverse_row_entropy": Metric(
+        "inverse row entropy", 0.0, 1.0, "up", axis=(0, 1), colours="magma", family="procrustes",
+        invariant=_BASIS_FREE - {"rotation"}, identical=1.0, symmetric=False, same_width=False,
+        source=_REPRESENTATION),
+    "residual_ratio": Metric(
+        "residual ratio", 0.0, np.inf, "down", axis=None, colours="magma", family="procrustes",
+        invariant=_BASIS_FREE - {"scale"}, identical=0.0, symmetric=False, same_width=False, source=_REPRESENTATION),
+    "mean_cosine": Metric(
+        "mean cosine", -1.0, 1.0, "up", axis=(-1, 1), colours="RdBu_r", family="procrustes", invariant=_BASIS_FREE,
+        identical=1.0, symmetric=True, same_width=False, source=_REPRESENTATION),
+    "angular_distance": Metric(
+        "angular distance", 0.0, np.pi / 2, "down", axis=(0, np.pi / 2), colours="magma", family="procrustes",
+        invariant=_BASIS_FREE, identical=0.0, symmetric=True, same_width=False, source="Williams et al. 2021, eq. 4",
+        unit="radians"),
+    "cka": Metric(
+        "linear CKA", 0.0, 1.0, "up", axis=(0, 1), colours="viridis", family="cka", invariant=_BASIS_FREE,
+        identical=1.0, symmetric=True, same_width=False, source="Kornblith et al. 2019, eq. 4"),
+    "debiased_cka": Metric(
+        "debiased CKA", -1.0, 1.0, "up", axis=(0, 1), colours="viridis", family="cka", invariant=_BASIS_FREE,
+        identical=1.0, symmetric=True, same_width=False,
+        source="Song et al. 2012, eq. 4; Nguyen et al. 2021, eq. 3"),
+    "knn": Metric(
+        "k-NN overlap", 0.0, 1.0, "up", axis=(0, 1), colours="cividis", family="knn",
+        invariant=frozenset({"rotation", "scale", "permutation"}), identical=1.0, symmetric=True, same_width=False,
+        source=_LOCAL, unit="Jaccard index"),
+}
+FAMILIES: dict[str, tuple[str, ...]] = {
+    family: tuple(key for key, metric in METRICS.items() if metric.family == family)
+    for family in dict.fromkeys(metric.family for metric in METRICS.values())}
+KS = (5, 10, 50)  # numbers of neighbours, as published
+_SHOWN = 10  # the middle of the published
+
+
+def shown_k(ks: Iterable[int]) -> int:
+    """The number of neighbours that figures, claims and prose show where they show one: the nearest to 10.
+
+    Of two that are equally near, the smaller. ValueError: none to choose from.
+    """
+    known = sorted(set(ks))
+    if not known:
+        raise ValueError("expected at least one number of neighbours to choose from, got none: set analysis.ks")
+    return min(known, key=lambda k: abs(k - _SHOWN))
