@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from similarity_plain import KS
 
-from hrsa.similarity import FAMILIES, compare_layers, open_states
+from hrsa.similarity import METRIC_FAMILIES, compare_layers, open_states
 from hrsa.similarity.budget import Limits
 from hrsa.similarity.cka import pair_sums
 from hrsa.similarity.correlation import mean_correlation
@@ -26,7 +26,7 @@ from hrsa.similarity.states import States
 
 MEMORY = (10_000, 50_000, 200_000)  # tokens
 MEMORY_SHAPE = (3, 64)  # layers, dimensions of the memory runs
-MEMORY_METRICS = ("correlation", "cka", "debiased_cka", *FAMILIES["procrustes"])
+MEMORY_METRICS = ("correlation", "cka", "debiased_cka", *METRIC_FAMILIES["procrustes"])
 MEMORY_MB = 64
 
 

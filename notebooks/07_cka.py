@@ -32,7 +32,7 @@ from IPython.display import Markdown
 from hrsa.analysis import intervals, pairs
 from hrsa.report import plots
 from hrsa.report.prose import similarity
-from hrsa.similarity import FAMILIES, METRICS
+from hrsa.similarity import METRIC_FAMILIES, METRICS
 from hrsa.study import load_profile, store
 
 study = load_profile(profile)
@@ -89,7 +89,7 @@ Markdown(similarity.above_maximum(heat, maxima, "debiased_cka"))
 
 # %%
 curve = intervals.over_seeds(store.read_table(folder / "curve.parquet"))
-curve["estimate"] = curve["metric"].map({key: METRICS[key].name for key in FAMILIES["cka"]})
+curve["estimate"] = curve["metric"].map({key: METRICS[key].name for key in METRIC_FAMILIES["cka"]})
 beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="estimate", low="low", high="high",
              references=beside, quantity="cka", xlabel="state", ylabel="CKA of matching states").publish(

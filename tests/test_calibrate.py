@@ -19,10 +19,10 @@ def test_text_weights_draw_whole_texts(rng):
 
 def test_interval_lies_around_the_value_and_in_range():
     resampled = np.linspace(0.5, 0.9, 101)
-    low, high = resampling.interval(0.8, resampled, level=0.5)
+    low, high = resampling.percentile_interval(0.8, resampled, level=0.5)
     assert (low, high) == pytest.approx((0.7, 0.9))
-    assert resampling.interval(0.95, resampled, 0.9, 0, 1)[1] == 1
-    assert np.isnan(resampling.interval(0.8, [np.nan, np.nan])).all()
+    assert resampling.percentile_interval(0.95, resampled, 0.9, 0, 1)[1] == 1
+    assert np.isnan(resampling.percentile_interval(0.8, [np.nan, np.nan])).all()
 
 
 def clustered(rng, texts, each, d):

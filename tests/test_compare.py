@@ -11,7 +11,7 @@ from tiny import tiny_backbone
 from hrsa.analysis import dynamics, intervals, layerwise, pairs, recordings, robustness
 from hrsa.analysis import probes as compare_probes
 from hrsa.report.prose import similarity
-from hrsa.similarity.metrics import FAMILIES, METRICS
+from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS
 from hrsa.similarity.states import Sample
 from hrsa.study import partial, store
 from hrsa.study.profile import Analysis, Profile
@@ -47,7 +47,7 @@ def test_identical_models_are_identical(tmp_path, rng):
 
 def test_unrelated_models_are_calibrated(two):
     x, y = two
-    for metric in FAMILIES:
+    for metric in METRIC_FAMILIES:
         found = layerwise.curve(x, y, metric, ANALYSIS)
         assert list(found["layer_x"].unique()) == ["0", "1", "2", "2+norm"]
         whole = found[found["set"] == "all"]

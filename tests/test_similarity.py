@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hrsa.similarity import FAMILIES, METRICS, compare_arrays, compare_layers, open_states, shown_k
+from hrsa.similarity import METRIC_FAMILIES, METRICS, compare_arrays, compare_layers, open_states, shown_k
 from hrsa.similarity.correlation import dimension_correlation
 from hrsa.similarity.metrics import CHANGES, KS, Metric
 from hrsa.similarity.procrustes import compare_rotation, inverse_row_entropy, orthogonal_map
@@ -93,7 +93,7 @@ def test_direction_says_which_way_is_more_alike(name, rng):
 
 
 def test_registry_is_whole_and_refuses_unknown_changes():
-    assert [key for family in FAMILIES.values() for key in family] == list(METRICS)
+    assert [key for family in METRIC_FAMILIES.values() for key in family] == list(METRICS)
     assert len({metric.name for metric in METRICS.values()}) == len(METRICS)
     for metric in METRICS.values():
         assert metric.low <= metric.identical <= metric.high

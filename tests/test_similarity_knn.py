@@ -45,7 +45,7 @@ def test_search_finds_the_best_of_each_row(rng, monkeypatch):
     for m in (1, 5, 51, 300):
         expected = -np.sort(-scores, axis=1)[:, :m]
         for strip in (None, 64, 150):
-            best = search.search(InMemory(v, bias), m, strip)
+            best = search.search_best(InMemory(v, bias), m, strip)
             assert best.values == pytest.approx(expected, abs=1e-4)
             assert scores[np.arange(301)[:, None], best.index] == pytest.approx(expected, abs=1e-4)
 
@@ -70,7 +70,7 @@ def test_neighbours_settled_among_candidates_are_those_of_all_rows(rng, monkeypa
     x[::3] += 1e-7 * rng.standard_normal((300, 12))
     x = np.vstack([x, x[rng.integers(0, 900, 200)] * 2]).astype(np.float32)
     found = neighbours(x)
-    monkeypatch.setattr(knn, "SPARE", len(x))  # all rows are candidates
+    monkeypatch.setattr(knn, "_SPARE", len(x))  # all rows are candidates
     every = neighbours(x)
     assert found.reranked == every.reranked > 0.9
     assert same_sets(found, x, (5, 10, 50)) and same_sets(every, x, (5, 10, 50))

@@ -8,11 +8,11 @@ from hrsa.similarity import METRICS, compare_arrays, compare_layers, open_states
 from hrsa.similarity.budget import Limits
 from hrsa.similarity.feature import feature_sums
 from hrsa.similarity.gram import gram_sums
-from hrsa.similarity.layers import COLUMNS
-from hrsa.similarity.metrics import FAMILIES
+from hrsa.similarity.layers import LAYER_COLUMNS
+from hrsa.similarity.metrics import METRIC_FAMILIES
 from hrsa.similarity.procrustes import compare_rotation
 
-PROCRUSTES = FAMILIES["procrustes"]
+PROCRUSTES = METRIC_FAMILIES["procrustes"]
 
 
 def model(rng, layers, n, d):
@@ -46,7 +46,7 @@ def test_every_pair_equals_the_metric_itself(shape, rng):
     x, y = two_models(rng, 3, *shape)
     metrics = tuple(METRICS) if shape[0] > shape[1] else ("correlation", "cka", "debiased_cka", "residual_ratio", "knn")
     table = compare_layers(x, y[:2], metrics)
-    assert list(table.columns) == COLUMNS
+    assert list(table.columns) == LAYER_COLUMNS
     assert table.n_tokens.unique().tolist() == [shape[0]]
     assert len(table[table.metric == "cka"]) == 6 and len(table[table.metric == "knn"]) == 6
     assert table[["low", "high", "null"]].isna().all(axis=None)

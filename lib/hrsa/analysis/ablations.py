@@ -17,7 +17,7 @@ from hrsa.study.profile import Ablation, Model, Profile
 from hrsa.study.progress import progress
 
 UNTRAINED, RECIPE = "untrained", "recipe"
-METRICS = ("cka", "knn")  # the global and the local geometry
+_FAMILIES = ("cka", "knn")  # the global and the local geometry
 COLUMNS = ["pair", "condition", "seed", "metric", "k", "value", "low", "high", "null"]
 
 
@@ -67,10 +67,10 @@ def last_states(profile: Profile, pair: str) -> Path:
 
     def build(folder: Path) -> None:
         tables = []
-        with progress(len(todo) * len(METRICS), "ablations", pair, unit="comparison") as bar:
+        with progress(len(todo) * len(_FAMILIES), "ablations", pair, unit="comparison") as bar:
             for (label, seed, _), two in zip(todo, states, strict=True):
                 x, y = open_pair(*two)
-                for metric in METRICS:
+                for metric in _FAMILIES:
                     table = curve(x, y, metric, profile.analysis, layers=[(len(x.labels) - 1, len(y.labels) - 1)])
                     seeds = pd.array([seed] * len(table), dtype="Int64")
                     tables.append(table.assign(pair=pair, condition=label, seed=seeds)[COLUMNS])

@@ -10,7 +10,7 @@ import pandas as pd
 from hrsa.analysis.layerwise import curve, matched_layers, open_pair
 from hrsa.analysis.probes import compare_probes
 from hrsa.analysis.recordings import Recording, record_states
-from hrsa.similarity.metrics import FAMILIES
+from hrsa.similarity.metrics import METRIC_FAMILIES
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Analysis, Profile
@@ -62,7 +62,7 @@ def at_step(x: Recording, y: Recording, analysis: Analysis) -> pd.DataFrame:
     """All metrics of two models: the rows of one step."""
     *inner, last = matched_layers(x, y)
     tables = []
-    for metric in FAMILIES:
+    for metric in METRIC_FAMILIES:
         final = curve(x, y, metric, analysis, layers=[last])
         tables.append(final[KEPT].assign(layers="last"))
         plain = curve(x, y, metric, analysis, calibrated=False, layers=inner)

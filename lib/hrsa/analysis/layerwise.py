@@ -19,7 +19,7 @@ from hrsa.similarity.budget import MEMORY_MB, Limits
 from hrsa.similarity.correlation import dimension_correlation
 from hrsa.similarity.feature import cross_product
 from hrsa.similarity.layers import compare_layers
-from hrsa.similarity.metrics import FAMILIES
+from hrsa.similarity.metrics import METRIC_FAMILIES
 from hrsa.similarity.procrustes import orthogonal_map
 from hrsa.similarity.rows import TIED
 from hrsa.similarity.states import Sample, open_states
@@ -60,7 +60,7 @@ def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrate
     share of tokens whose neighbours the tie rule decided. States are read in blocks, within `analysis.memory_mb`.
     `work` is a folder where finished layers, and blocks of the one at hand, outlive an interruption.
     """
-    names = [*FAMILIES[metric], *([TIED] if tied and metric == "knn" else [])]
+    names = [*METRIC_FAMILIES[metric], *([TIED] if tied and metric == "knn" else [])]
     sets = dict(_sets(x, metric == "procrustes" and null))
     options = {name: _options(x.tokens.iloc[rows], metric, analysis, calibrated, null) for name, rows in sets.items()}
     items = [(name, i, j) for name in sets for i, j in (matched_layers(x, y) if layers is None else layers)]
@@ -121,7 +121,7 @@ def heatmap(x: Recording, y: Recording, metric: str, memory_mb: int = MEMORY_MB,
     States are read in blocks, within `memory_mb`; finished blocks in the folder `work` outlive an interruption.
     """
     table = Work(work).tables("heatmap", [_all_layers(x, y)], lambda layers: compare_layers(
-        *layers, FAMILIES[metric], layers="all", memory_mb=memory_mb, work=work))
+        *layers, METRIC_FAMILIES[metric], layers="all", memory_mb=memory_mb, work=work))
     table["layer_x"] = np.array(x.labels)[table["layer_x"]]
     table["layer_y"] = np.array(y.labels)[table["layer_y"]]
     return table[["metric", "layer_x", "layer_y", "value"]]
@@ -145,8 +145,8 @@ def heatmap_maxima(x: Recording, y: Recording, metric: str, analysis: Analysis,
 
     def one(item: tuple[int, np.ndarray]) -> pd.DataFrame:
         at, order = item
-        table = compare_layers(layers_x, [Sample(layer, order) for layer in layers_y], FAMILIES[metric], layers="all",
-                               memory_mb=analysis.memory_mb, work=work)
+        table = compare_layers(layers_x, [Sample(layer, order) for layer in layers_y], METRIC_FAMILIES[metric],
+                               layers="all", memory_mb=analysis.memory_mb, work=work)
         return table.groupby("metric", sort=False, as_index=False)["value"].max().assign(map=at)
 
     return Work(work).tables("maxima", list(enumerate(orders)), one)[["metric", "map", "value"]]

@@ -21,7 +21,7 @@ from hrsa.analysis.layerwise import PLACE, curve, dimensions, heatmap, heatmap_m
 from hrsa.analysis.probes import compare_probes
 from hrsa.analysis.recordings import BF16, Recording, record_states
 from hrsa.analysis.robustness import audit_table, twin_table
-from hrsa.similarity.metrics import FAMILIES
+from hrsa.similarity.metrics import METRIC_FAMILIES
 from hrsa.similarity.rows import TIED
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
@@ -30,7 +30,7 @@ from hrsa.study.progress import progress
 
 __all__ = ["Case", "cases", "compare_pair", "dynamics", "with_yardsticks"]
 
-COMPARISONS = (*FAMILIES, "probes")  # what can be asked of a pair: a family of metrics, or readouts
+COMPARISONS = (*METRIC_FAMILIES, "probes")  # what can be asked of a pair: a family of metrics, or readouts
 PROBE_PLACE = ["set", "task", "direction", "split", "quantity"]
 
 
@@ -65,10 +65,10 @@ def compare_pair(profile: Profile, pair: str, metric: str) -> Path:
 
     Files: `curve.parquet` [metric, models, seed, a, b, layer_x, layer_y, set, k, value, low, high, null, n, floor,
     floor_low, floor_high, ceiling] (correlation, procrustes, cka, knn; see `with_yardsticks`); `twins.parquet`, see
-    `robustness.twin_table`, and for cka `audit.parquet` of the first seed, see `robustness.audit_table`; `heatmap.parquet`
-    [metric, models, layer_x, layer_y, value], embedders averaged over seeds, and `maxima.parquet` of the first seed,
-    see `layerwise.heatmap_maxima` (correlation, cka); `dimensions.parquet` [models, seed, layer_x, dimension, value]
-    (correlation); `tied.parquet` like the curve (knn); `map.parquet` [models, row, column, value] and
+    `robustness.twin_table`, and for cka `audit.parquet` of the first seed, see `robustness.audit_table`;
+    `heatmap.parquet` [metric, models, layer_x, layer_y, value], embedders averaged over seeds, and `maxima.parquet` of
+    the first seed, see `layerwise.heatmap_maxima` (correlation, cka); `dimensions.parquet` [models, seed, layer_x,
+    dimension, value] (correlation); `tied.parquet` like the curve (knn); `map.parquet` [models, row, column, value] and
     `map-backbones.npy`, `map-embedders.npy` of the first seed (procrustes); `probes.parquet` (probes, see
     `compare_probes`). One that was interrupted goes on at its last finished block. ValueError: unknown pair or metric,
     tokenizers that differ.

@@ -18,9 +18,10 @@ import pandas as pd
 from hrsa.analysis import robustness
 from hrsa.analysis.layerwise import SEED, calibration
 from hrsa.analysis.recordings import Recording
+from hrsa.similarity import cka
 from hrsa.similarity.arrays import matrix, to_float64, to_numpy
 from hrsa.similarity.layers import compare_layers
-from hrsa.similarity.metrics import FAMILIES, shown_k
+from hrsa.similarity.metrics import METRIC_FAMILIES, shown_k
 from hrsa.study.partial import Work
 from hrsa.study.profile import Analysis
 
@@ -38,7 +39,7 @@ AUDITED = ("correlation", "cka", "knn")  # the first only for models of equal wi
 def twin_table(x: Recording, y: Recording, metric: str, analysis: Analysis, work: Path | None = None) -> pd.DataFrame:
     """One metric of the last states on every robust twin: [metric, twin, k, value, low, high, null, n].
 
-    The twins are those of `twins`; `metric` is a key of `metrics.FAMILIES`; for knn, k is the one that is
+    The variants are those of `twins`; `metric` is a key of `metrics.METRIC_FAMILIES`; for knn, k is the one that is
     shown. What is finished in the folder `work` outlives an interruption.
     """
     a, b, tokens = last_states(x, y)
@@ -52,8 +53,8 @@ def audit_table(x: Recording, y: Recording, analysis: Analysis, strengths: Itera
                 work: Path | None = None) -> pd.DataFrame:
     """CKA, debiased CKA, k-NN overlap and (equal widths) mean correlation of the last states under attack.
 
-    A tidy table [metric, attack, strength, k, value, low, high, null, n] with the attacks of `attacks`. In
-    a resample that draws one far token many times debiased CKA is not defined; the interval is that of the others.
+    A tidy table [metric, attack, strength, k, value, low, high, null, n] with the changes of `attacks`. In a resample
+    that draws one far token many times debiased CKA is not defined; the interval is that of the others.
     `work` as `twin_table`.
     """
     a, b, tokens = last_states(x, y)
@@ -72,7 +73,7 @@ def audit_table(x: Recording, y: Recording, analysis: Analysis, strengths: Itera
 @contextlib.contextmanager
 def _undefined_expected() -> Iterator[None]:
     """Without the warning that CKA is undefined in some resamples: the attacks are made to bring that about."""
-    logger = logging.getLogger("hrsa.similarity.cka")
+    logger = cka.log
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -98,7 +99,7 @@ def _compared(variant: robustness.Variant, tokens: pd.DataFrame, metrics: list[s
     tables = []
     for metric in metrics:
         options: dict[str, Any] = calibration(tokens.iloc[variant.rows], metric, fewer, null=True)
-        table = compare_layers([variant.x], [variant.y], FAMILIES[metric], ks=(shown_k(ks),), layers="matched",
+        table = compare_layers([variant.x], [variant.y], METRIC_FAMILIES[metric], ks=(shown_k(ks),), layers="matched",
                                rng=np.random.default_rng(SEED), memory_mb=analysis.memory_mb, work=work, **options)
         tables.append(table[table["metric"] != LEFT_OUT].rename(columns={"n_tokens": "n"}))
     return pd.concat(tables, ignore_index=True)

@@ -29,7 +29,7 @@ def device_name(x: Array) -> str:
     return str(x.device) if on_accelerator(x) else "main memory"
 
 
-def floats(x: Any) -> Array:
+def as_floats(x: Any) -> Array:
     """An array of float32 (from bf16, float16 and float32) or float64 (from the rest); values unchanged.
 
     Takes numpy arrays, memory maps, torch tensors and nested lists; copies to change the type alone. The result is a
@@ -51,7 +51,7 @@ def floats(x: Any) -> Array:
 
 def matrix(x: Any, name: str) -> Array:
     """A finite (n, d) array of float32 or float64, or ValueError naming shape or place."""
-    x = floats(x)
+    x = as_floats(x)
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"expected {name} of shape (n tokens, d dimensions), got shape {tuple(x.shape)}")
     check_finite(x, name)

@@ -1,7 +1,8 @@
 """What a comparison may use: bytes, threads, and a folder for partial sums.
 
 Every stage is a sum over blocks, or rows of a table per layer. Blocks are shared out to threads, each with one thread
-of the linear algebra library of its own, and added in their order: the result doesn't depend on the number of threads.
+of the linear algebra library of its own, and added in their order: the result doesn't depend on the number of threads,
+rounding apart (blocks share the memory).
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from hrsa.study.partial import Work
 
 MEMORY_MB = 512  # of states and sums that a comparison holds at once
 LEAST_MB = 16
-AHEAD = 4  # blocks per thread between two savings
+_AHEAD = 4  # blocks per thread between two savings
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,17 @@ class Limits:
     work: Work = field(default_factory=Work)
 
     @classmethod
-    def of(cls, memory_mb: float, threads: int = 1, work: Work | None = None) -> Limits:
-        """Checked limits. ValueError: below 16 MB, or fewer than one thread."""
+    def of(cls, memory_mb: float, threads: int | None = None, work: Work | None = None) -> Limits:
+        """Checked limits; `threads` None: as many as this process lets its linear algebra library use.
+
+        ValueError: below 16 MB, or fewer than one thread.
+        """
+        if threads is None:
+            threads = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
         if memory_mb < LEAST_MB:
-            raise ValueError(f"expected memory_mb of at least {LEAST_MB}, got {memory_mb}")
+            raise ValueError(f"expected memory_mb of at least {LEAST_MB}, got {memory_mb}: raise it")
         if threads < 1:
-            raise ValueError(f"expected at least 1 thread, got threads = {threads}")
+            raise ValueError(f"expected at least 1 thread, got threads = {threads}: raise it")
         return cls(int(memory_mb * 2**20), threads, work or Work())
 
     def fitting(self, bytes_each: float, share: float, least: int = 1) -> int:
@@ -62,7 +68,7 @@ class Limits:
         done = self.work.load(name, total)
         if done == len(items):
             return total
-        prepared, step = prepare(), self.threads * AHEAD if self.threads > 1 else 1
+        prepared, step = prepare(), self.threads * _AHEAD if self.threads > 1 else 1
         with self._threads() as share_out:
             for start in range(done, len(items), step):
                 chunk = items[start : start + step]

@@ -14,7 +14,7 @@ import numpy as np
 
 from hrsa.similarity.arrays import matrix_transpose, stack, sum_float64, to_float64, to_numpy, vecdot
 from hrsa.similarity.budget import Limits
-from hrsa.similarity.states import BLOCK, Layer, States, blocks
+from hrsa.similarity.states import BLOCK_TOKENS, Layer, States, blocks
 
 _FEW = 64  # tokens of a product of dimensions: those of all layers stay in the cache
 
@@ -26,7 +26,7 @@ def mean_correlation(x: States, y: States, limits: Limits | None = None) -> tupl
 
     NaN where no dimension has any. ValueError: unequal widths.
     """
-    sums = correlation_sums(x, y, limits or Limits())
+    sums = _correlation_sums(x, y, limits or Limits())
     rho = pearson(sums["cross"], sums["square_x"][:, :, None], sums["square_y"][:, None, :])  # (d, l_x, l_y)
     means = np.empty(rho.shape[1:])
     for i, j in product(*map(range, means.shape)):
@@ -37,11 +37,11 @@ def mean_correlation(x: States, y: States, limits: Limits | None = None) -> tupl
 def dimension_correlation(x: States, y: States, limits: Limits | None = None) -> np.ndarray:
     """Correlation of every dimension of the first layers, (d,), NaN where one is constant. ValueError: unequal widths.
     """
-    sums = correlation_sums(x, y, limits or Limits())
+    sums = _correlation_sums(x, y, limits or Limits())
     return pearson(sums["cross"][:, 0, 0], sums["square_x"][:, 0], sums["square_y"][:, 0])
 
 
-def correlation_sums(x: States, y: States, limits: Limits) -> dict[str, np.ndarray]:
+def _correlation_sums(x: States, y: States, limits: Limits) -> dict[str, np.ndarray]:
     """Centred sums over tokens: `cross` (d, l_x, l_y), `square_x` (d, l_x), `square_y` (d, l_y)."""
     widths = set(x.widths + y.widths)
     if len(widths) > 1:
@@ -61,7 +61,7 @@ def correlation_sums(x: States, y: States, limits: Limits) -> dict[str, np.ndarr
             sums[2] += to_float64(vecdot(b, b))
         return {key: to_numpy(value) for key, value in zip(total, sums, strict=True)}
 
-    return limits.add_up("correlation", blocks(x.n, 2 * BLOCK), total, part)
+    return limits.add_up("correlation", blocks(x.n, 2 * BLOCK_TOKENS), total, part)
 
 
 def shuffled_correlation(a: Layer, b: Layer, order: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hrsa.similarity.arrays import Array, hstack, sum_float64, to_float64, zeros
 from hrsa.similarity.budget import Limits
-from hrsa.similarity.states import BLOCK, PIECE, Layer, blocks, square_rows
+from hrsa.similarity.states import BLOCK_TOKENS, PIECE, Layer, blocks, square_rows
 
 
 def feature_sums(x: list[Layer], y: list[Layer], n: int, limits: Limits, matched: bool = False) -> dict:
@@ -24,7 +24,8 @@ def feature_sums(x: list[Layer], y: list[Layer], n: int, limits: Limits, matched
         known[i, list(partners)] = True
     squares = {"products": np.zeros((count, count)), "sums": np.zeros(count)}
     step = limits.fitting(8 * sum(layer.shape[1] for layer in layers), 0.25 / limits.threads)
-    squares = limits.add_up("squares", blocks(n, min(step, 4 * BLOCK)), squares, lambda rows, _: _squares(layers, rows))
+    squares = limits.add_up("squares", blocks(n, min(step, 4 * BLOCK_TOKENS)), squares,
+                            lambda rows, _: _squares(layers, rows))
     apart = np.where(known, found - squares["products"], np.nan)
     apart[l_x:, :l_x] = apart[:l_x, l_x:].T
     return {"apart": apart, **squares}
@@ -48,7 +49,7 @@ def _cross_norms(layers: list[Layer], i: int, partners: tuple[int, ...], limits:
     """||X'Y||^2 of layer i with its partners, or with itself when there are none, in an array (l, l) of zeros."""
     norms = np.zeros((len(layers), len(layers)))
     if not partners:
-        norms[i, i] = sum_float64(own_product(layers[i]) ** 2)
+        norms[i, i] = sum_float64(_own_product(layers[i]) ** 2)
         return {"norms": norms}
     cross = cross_product(layers[i], [layers[j] for j in partners], limits=limits)
     stops = np.cumsum([layers[j].shape[1] for j in partners])
@@ -57,7 +58,7 @@ def _cross_norms(layers: list[Layer], i: int, partners: tuple[int, ...], limits:
     return {"norms": norms}
 
 
-def own_product(x: Layer) -> Array:
+def _own_product(x: Layer) -> Array:
     """X'X of a centred layer (d, d), float64."""
     total = 0.0
     for rows in blocks(x.shape[0]):
@@ -71,7 +72,7 @@ def cross_product(x: Layer, others: list[Layer], order: np.ndarray | None = None
     """X'[Y1 Y2 ...] of centred layers, (d_x, sum of d_y), float64; the others' rows in the given order (n,)."""
     limits = limits or Limits()
     width = x.shape[1] + sum(layer.shape[1] for layer in others)
-    step = min(BLOCK, limits.fitting(20 * width, 0.3 / limits.threads, least=PIECE))
+    step = min(BLOCK_TOKENS, limits.fitting(20 * width, 0.3 / limits.threads, least=PIECE))
     total = None
     for rows in blocks(x.shape[0], step):
         theirs = rows if order is None else order[rows]

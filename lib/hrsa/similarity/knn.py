@@ -22,13 +22,13 @@ import numpy as np
 from hrsa.similarity.arrays import to_numpy
 from hrsa.similarity.budget import Limits
 from hrsa.similarity.metrics import KS
-from hrsa.similarity.search import Directions, search
+from hrsa.similarity.search import Directions, search_best
 from hrsa.similarity.states import Layer, blocks
 
-ROUNDING = 2e-6  # float32 error of a product of unit vectors, with a margin
+_ROUNDING = 2e-6  # float32 error of a product of unit vectors, with a margin
 MAX_TOKENS = 50_000  # of the study; a graph costs n^2 d
-EXACT_ENTRIES = 4_000_000  # float64 numbers held at once
-SPARE = 12  # candidates beyond the neighbours wanted: among them float64 settles all but many ties
+_EXACT_ENTRIES = 4_000_000  # float64 numbers held at once
+_SPARE = 12  # candidates beyond the neighbours wanted: among them float64 settles all but many ties
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def neighbours(layer: Layer, ks: Sequence[int] = KS, limits: Limits | None = Non
         raise ValueError(f"expected at most {MAX_TOKENS} tokens, got {layer.shape}: draw a seeded sample first")
     directions = Directions(layer, limits)
     boundaries = np.array(sorted(set(ks)))
-    best = search(directions, min(k + 1 + SPARE, n - 1), directions.strip)
+    best = search_best(directions, min(k + 1 + _SPARE, n - 1), directions.strip)
     values = np.hstack([best.values, np.full((n, 1), -np.inf, np.float32)])  # nothing comes after all n - 1
     gaps = values[:, boundaries - 1] - values[:, boundaries]
-    limit = ROUNDING * (directions.lengths * directions.lengths.max() + np.abs(values[:, k - 1]))
+    limit = _ROUNDING * (directions.lengths * directions.lengths.max() + np.abs(values[:, k - 1]))
     index, tied = best.index[:, :k].copy(), np.zeros((n, len(boundaries)), bool)
     doubtful = np.flatnonzero((gaps <= limit[:, None]).any(axis=1))
     least = best.values[:, -1] if best.values.shape[1] < n - 1 else np.full(n, -np.inf, np.float32)
@@ -82,7 +82,7 @@ def neighbours(layer: Layer, ks: Sequence[int] = KS, limits: Limits | None = Non
     index[sure], tied[sure] = _settled(directions, sure, best.index[sure], best.values[sure], limit[sure], boundaries)
     unsettled = doubtful[~among]
     first, alike = _distinct(layer, unsettled)
-    for part in blocks(len(first), max(64, min(EXACT_ENTRIES, limits.fitting(16, 0.25)) // n)):
+    for part in blocks(len(first), max(64, min(_EXACT_ENTRIES, limits.fitting(16, 0.25)) // n)):
         near, value = _exact(directions, first[part], k + 2)  # the row itself may be among them
         of = np.flatnonzero((alike >= part.start) & (alike < part.stop))
         rows, at = unsettled[of], alike[of] - part.start
@@ -136,7 +136,7 @@ def _settled(directions: Directions, rows: np.ndarray, index: np.ndarray, values
     close = ~(apart[:, :-1] & apart[:, 1:])  # (r, m)
     exact = np.full(values.shape, np.nan)
     at, place = np.nonzero(close)
-    for part in blocks(len(at), max(1, EXACT_ENTRIES // directions.layer.shape[1])):
+    for part in blocks(len(at), max(1, _EXACT_ENTRIES // directions.layer.shape[1])):
         pairs = at[part], place[part]
         mine, theirs = directions.unit(rows[pairs[0]]), directions.unit(index[pairs])
         exact[pairs] = to_numpy(mine * theirs).sum(axis=1)  # one order of summation for all

@@ -20,13 +20,13 @@ from hrsa.similarity import resampling
 from hrsa.similarity import rows as tables
 from hrsa.similarity.arrays import device_name, to_numpy
 from hrsa.similarity.budget import MEMORY_MB, Limits
-from hrsa.similarity.metrics import FAMILIES, KS, METRICS, shown_k
+from hrsa.similarity.metrics import KS, METRIC_FAMILIES, METRICS, shown_k
 from hrsa.similarity.rows import TIED, UNDEFINED, Job
 from hrsa.similarity.states import States, open_states
 from hrsa.study.code_hash import code_hash
 from hrsa.study.partial import Work
 
-COLUMNS = ["metric", "layer_x", "layer_y", "k", "value", "low", "high", "null", "n_tokens"]
+LAYER_COLUMNS = ["metric", "layer_x", "layer_y", "k", "value", "low", "high", "null", "n_tokens"]
 
 
 def compare_arrays(x: Any, y: Any, metric: str, k: int | None = None) -> float:
@@ -43,7 +43,7 @@ def compare_layers(
     states_x: Any, states_y: Any, metrics: Sequence[str] = tuple(METRICS), *, ks: Sequence[int] = KS,
     layers: Literal["all", "matched"] = "all", texts: Any = None, classes: Any = None, resamples: int = 0,
     permutations: int = 0, level: float = 0.95, rng: np.random.Generator | None = None,
-    memory_mb: float = MEMORY_MB, threads: int = 1, work: Path | str | None = None, sample_seed: int = 0,
+    memory_mb: float = MEMORY_MB, threads: int | None = None, work: Path | str | None = None, sample_seed: int = 0,
 ) -> pd.DataFrame:
     """Compare every layer of one model with the layers of another on the same n tokens.
 
@@ -54,8 +54,9 @@ def compare_layers(
     the mean value under rows of y shuffled within classes. Both need `rng`.
 
     Centred states and sums take at most `memory_mb` whatever n is, as long as no resamples are asked for, and all
-    `threads` share them; the result is the same for any number of threads. `work` is a folder for partial sums: an
-    interrupted comparison goes on at its last finished block when it is called again with the same input.
+    `threads` share them (None: as many as the linear algebra library may use; rounding apart, the result is the same
+    for any number). `work` is a folder for partial sums: an interrupted comparison goes on at its last finished block
+    when it is called again with the same input.
 
     Returns [metric, layer_x, layer_y, k, value, low, high, null, n_tokens], layers numbered from 0, k for knn alone,
     NaN where something was not asked for or is not defined. ValueError: unequal n, too few tokens, k >= n, NaN or
@@ -73,16 +74,16 @@ def compare_layers(
 
 def _table(job: Job, metrics: set[str]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    if metrics & {*FAMILIES["correlation"], UNDEFINED}:
+    if metrics & {*METRIC_FAMILIES["correlation"], UNDEFINED}:
         rows += tables.correlation_rows(job)
-    if metrics & set(FAMILIES["cka"]):
+    if metrics & set(METRIC_FAMILIES["cka"]):
         rows += tables.cka_rows(job)
-    if metrics & set(FAMILIES["procrustes"]):
+    if metrics & set(METRIC_FAMILIES["procrustes"]):
         rows += tables.procrustes_rows(job)
-    if metrics & {*FAMILIES["knn"], TIED}:
+    if metrics & {*METRIC_FAMILIES["knn"], TIED}:
         rows += tables.knn_rows(job)
     rows = [{"n_tokens": job.x.n, **row} for row in rows if row["metric"] in metrics]
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"k": "Int64"})
+    return pd.DataFrame(rows, columns=LAYER_COLUMNS).astype({"k": "Int64"})
 
 
 def _check_metrics(metrics: Sequence[str], layers: str) -> None:
@@ -99,10 +100,10 @@ def _check_pair(x: States, y: States, metrics: Sequence[str], ks: Sequence[int])
     shapes = f"got {[layer.shape for layer in x.layers]} and {[layer.shape for layer in y.layers]}"
     if x.n != y.n:
         raise ValueError(f"expected the same n tokens in both models, {shapes}: record both on the same tokens")
-    least = 4 if set(metrics) & set(FAMILIES["cka"]) else 2
+    least = 4 if set(metrics) & set(METRIC_FAMILIES["cka"]) else 2
     if x.n < least:
         raise ValueError(f"expected at least {least} tokens, {shapes}: record more")
-    if set(metrics) & {*FAMILIES["knn"], TIED} and (not ks or min(ks) < 1 or max(ks) >= x.n):
+    if set(metrics) & {*METRIC_FAMILIES["knn"], TIED} and (not ks or min(ks) < 1 or max(ks) >= x.n):
         raise ValueError(f"expected 1 <= k < n = {x.n} tokens, got ks = {tuple(ks)}; {shapes}")
     places = [device_name(side.layers[0].raw(slice(0, 1))) for side in (x, y)]
     if places[0] != places[1]:

@@ -95,7 +95,7 @@ METRICS: dict[str, Metric] = {
         invariant=frozenset({"rotation", "scale", "permutation"}), identical=1.0, symmetric=True, same_width=False,
         source=_LOCAL, unit="Jaccard index"),
 }
-FAMILIES: dict[str, tuple[str, ...]] = {
+METRIC_FAMILIES: dict[str, tuple[str, ...]] = {
     family: tuple(key for key, metric in METRICS.items() if metric.family == family)
     for family in dict.fromkeys(metric.family for metric in METRICS.values())}
 KS = (5, 10, 50)  # numbers of neighbours, as published

@@ -45,7 +45,7 @@ def inverse_row_entropy(rotation: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class Alignment:
+class _Alignment:
     """Which rows of y (n,) meet those of x, and how often each token counts (n,); None: as they are, once each."""
 
     order: np.ndarray | None = None
@@ -70,7 +70,7 @@ def compare_rotation(x: Layer, y: Layer, order: np.ndarray | None = None,
     With n <= d other maps fit equally well, and the map's entropy says nothing about the directions without data.
     `order` (n,) takes the rows of y in another order; `weights` (n,) counts every token so often.
     """
-    alignment = Alignment(order, weights)
+    alignment = _Alignment(order, weights)
     cross, squares, mean_x, mean_y = _moments(x, y, alignment)
     rotation, singular = orthogonal_map(cross)
     return {
@@ -81,7 +81,7 @@ def compare_rotation(x: Layer, y: Layer, order: np.ndarray | None = None,
     }
 
 
-def _moments(x: Layer, y: Layer, alignment: Alignment) -> tuple[Array, np.ndarray, Any, Any]:
+def _moments(x: Layer, y: Layer, alignment: _Alignment) -> tuple[Array, np.ndarray, Any, Any]:
     """Weighted X'Y (d_x, d_y), squared norms (2,) and means of centred layers, from float64 products."""
     cross, squares, sums, total = None, np.zeros(2), [0.0, 0.0], 0.0
     for a, b, w in alignment.blocks(x, y, to_float64):

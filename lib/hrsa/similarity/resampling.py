@@ -37,7 +37,7 @@ def text_weights(texts: Any, count: int, rng: np.random.Generator) -> np.ndarray
     return drawn[:, code].T
 
 
-def interval(value: float, resampled: Any, level: float = 0.95, low: float = -np.inf, high: float = np.inf):
+def percentile_interval(value: float, resampled: Any, level: float = 0.95, low: float = -np.inf, high: float = np.inf):
     """Percentile interval of `resampled` (r,), moved so that its median lies on `value`, cut at the metric's range.
 
     Moved, because a resample holds fewer distinct tokens, which shifts biased metrics (biased CKA rises); the spread

@@ -11,7 +11,7 @@ import pandas as pd
 
 from hrsa.similarity import cka, correlation, knn, resampling
 from hrsa.similarity.budget import Limits
-from hrsa.similarity.metrics import FAMILIES, METRICS
+from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS
 from hrsa.similarity.procrustes import compare_rotation
 from hrsa.similarity.states import States
 
@@ -47,7 +47,7 @@ class Job:
         return [(i, i) for i in range(min(len(self.x.layers), len(self.y.layers)))]
 
 
-def map_rows(job: Job, metric: str, values: np.ndarray, resampled=None, nulls=None) -> Iterator[dict]:
+def _map_rows(job: Job, metric: str, values: np.ndarray, resampled=None, nulls=None) -> Iterator[dict]:
     """Rows of a map (l_x, l_y); `resampled` and `nulls` are dicts of matched layers -> values."""
     for i, j in np.ndindex(values.shape):
         if job.layers == "all" or i == j:
@@ -59,7 +59,8 @@ def row(metric, i, j, value, resampled=None, nulls=None, level=0.95, k=pd.NA) ->
     """One row of the table, without its number of tokens."""
     low = high = null = float("nan")
     if resampled is not None and len(resampled):
-        low, high = resampling.interval(float(value), resampled, level, METRICS[metric].low, METRICS[metric].high)
+        bounds = METRICS[metric].low, METRICS[metric].high
+        low, high = resampling.percentile_interval(float(value), resampled, level, *bounds)
     if nulls is not None and len(nulls):
         null = float(np.mean(nulls))
     return {"metric": metric, "layer_x": i, "layer_y": j, "k": k, "value": float(value), "low": low, "high": high,
@@ -75,7 +76,7 @@ def correlation_rows(job: Job) -> list[dict]:
         if job.plan.weights.size:
             resampled[i, j] = resampling.weighted_correlation(a, b, job.plan.weights)
         nulls[i, j] = [correlation.shuffled_correlation(a, b, order) for order in job.plan.orders]
-    return [*map_rows(job, "correlation", values, resampled, nulls), *map_rows(job, UNDEFINED, undefined)]
+    return [*_map_rows(job, "correlation", values, resampled, nulls), *_map_rows(job, UNDEFINED, undefined)]
 
 
 def cka_rows(job: Job) -> list[dict]:
@@ -90,7 +91,7 @@ def cka_rows(job: Job) -> list[dict]:
     for which, name in enumerate(("cka", "debiased_cka")):
         drawn = {pair: resampled[which][at] for at, pair in enumerate(matched)} if resampled else None
         null = {pair: nulls[at][which] for at, pair in enumerate(matched)}
-        rows += map_rows(job, name, sums.cka(debiased=name == "debiased_cka"), drawn, null)
+        rows += _map_rows(job, name, sums.cka(debiased=name == "debiased_cka"), drawn, null)
     return rows
 
 
@@ -107,7 +108,7 @@ def _procrustes(job: Job, i: int) -> list[dict]:
     resampled = [compare_rotation(a, b, weights=w) for w in plan.weights.T.astype(np.float64)]
     nulls = [compare_rotation(a, b, order=order) for order in plan.orders]
     return [row(name, i, i, values[name], [r[name] for r in resampled], [r[name] for r in nulls], plan.level)
-            for name in FAMILIES["procrustes"]]
+            for name in METRIC_FAMILIES["procrustes"]]
 
 
 def knn_rows(job: Job) -> list[dict]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from hrsa.similarity.arrays import Array, asarray_like, concatenate, is_tensor, to_float32, to_float64, to_numpy
 from hrsa.similarity.budget import Limits
-from hrsa.similarity.states import BLOCK, Layer, blocks
+from hrsa.similarity.states import BLOCK_TOKENS, Layer, blocks
 
 _SHARE = 0.5  # of the memory, for rows held at once
 _TILE = 1024  # rows and columns; a tile stays in cache
@@ -37,7 +37,7 @@ class Directions:
 
     def __init__(self, layer: Layer, limits: Limits):
         self.layer, self.n = layer, layer.shape[0]
-        self.strip = limits.fitting(4 * layer.shape[1], _SHARE / limits.threads, least=BLOCK)
+        self.strip = limits.fitting(4 * layer.shape[1], _SHARE / limits.threads, least=BLOCK_TOKENS)
         self.norms, self.lengths = np.empty(self.n), np.empty(self.n, np.float32)
         common = 0.0
         for rows in blocks(self.n):
@@ -72,7 +72,7 @@ class Directions:
         return to_float32(spread), to_float32(bias)
 
 
-def search(rows: Directions, m: int, strip: int | None = None) -> Best:
+def search_best(rows: Directions, m: int, strip: int | None = None) -> Best:
     """The `m` largest of v_i . v_j + bias_j over j != i, for each row i; `strip` rows are held at once (None: all)."""
     n = rows.n
     best = Best(np.full((n, m), -np.inf, np.float32), np.full((n, m), -1, np.int32))

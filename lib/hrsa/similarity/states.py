@@ -12,10 +12,10 @@ import numpy as np
 
 from hrsa.similarity.arrays import (
     Array,
+    as_floats,
     asarray_like,
     astype_like,
     check_finite,
-    floats,
     sum_float64,
     to_float32,
     to_float64,
@@ -23,7 +23,7 @@ from hrsa.similarity.arrays import (
     vecdot,
 )
 
-BLOCK = 1024  # tokens read at a time
+BLOCK_TOKENS = 1024  # tokens read at a time
 PIECE = 256  # tokens, or token pairs, summed in float32 before float64 takes over; keeps errors near 1e-7
 
 
@@ -57,7 +57,7 @@ class Layer:
     def raw(self, rows: slice | np.ndarray) -> Array:
         """States (b, d) of some tokens as they are, float32 or float64."""
         release(self.source)
-        return floats(self.source[rows])
+        return as_floats(self.source[rows])
 
     def centred(self, rows: slice | np.ndarray) -> Array:
         """States (b, d) of some tokens less the mean of all, float32; constant dimensions are exactly 0."""
@@ -114,7 +114,7 @@ def release(source: Any) -> None:
         source._mmap.madvise(mmap.MADV_DONTNEED)
 
 
-def blocks(n: int, size: int = BLOCK) -> list[slice]:
+def blocks(n: int, size: int = BLOCK_TOKENS) -> list[slice]:
     """Slices of at most `size` tokens that cover 0..n."""
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
@@ -148,7 +148,7 @@ def open_states(states: Any, name: str) -> States:
         if len(states.shape) != 3:
             raise ValueError(f"expected {name} of shape (l layers, n tokens, d dimensions), got {tuple(states.shape)}")
         states = [states[at] for at in range(states.shape[0])]
-    sources = [source if hasattr(source, "shape") else floats(source) for source in states]
+    sources = [source if hasattr(source, "shape") else as_floats(source) for source in states]
     if not sources:
         raise ValueError(f"expected at least one layer in {name}, got none")
     if len({source.shape[0] for source in sources}) > 1:
