@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_similarity_knn import plain_neighbours
 
 from hrsa.similarity import METRIC_FAMILIES, METRICS, compare_arrays, compare_layers, open_states, shown_k
 from hrsa.similarity.correlation import dimension_correlation
@@ -108,14 +109,6 @@ def test_one_rule_picks_the_k_that_is_shown():
         shown_k([])
 
 
-def cosine_neighbours(x, k):
-    """Plain float64: all cosines, each summed alone; equal ones in the order of rows."""
-    unit = x.astype(np.float64) / np.sqrt(np.square(x.astype(np.float64)).sum(1))[:, None]
-    cosines = np.array([(unit[i] * unit).sum(1) for i in range(len(x))])
-    np.fill_diagonal(cosines, -np.inf)
-    return [set(np.lexsort((np.arange(len(x)), -row))[:k]) for row in cosines]
-
-
 def hsic_u(k, m):
     """Song et al. 2012, eq. 4, from Gram matrices without their diagonals."""
     k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
@@ -129,8 +122,8 @@ def reference(name, x, y):
     n = len(x)
     if name.startswith("knn"):
         k = int(name[3:])
-        pairs = zip(cosine_neighbours(x, k), cosine_neighbours(y, k), strict=True)
-        return np.mean([len(a & b) / len(a | b) for a, b in pairs])
+        pairs = zip(plain_neighbours(x, k), plain_neighbours(y, k), strict=True)
+        return np.mean([len({*a} & {*b}) / len({*a} | {*b}) for a, b in pairs])
     if name == "debiased_cka":
         k, m = x @ x.T, y @ y.T
         return hsic_u(k, m) / np.sqrt(hsic_u(k, k) * hsic_u(m, m))

@@ -12,7 +12,7 @@ def neighbours(x, ks=(5, 10, 50)):
     return knn.neighbours(Layer(x, "x"), ks)
 
 
-def plain(x, k):
+def plain_neighbours(x, k):
     """Neighbours (n, k) in plain float64: each cosine summed alone, equal ones in the order of rows."""
     x = x.astype(np.float64)
     unit = x / np.sqrt(np.square(x).sum(1))[:, None]
@@ -25,7 +25,7 @@ def plain(x, k):
 
 
 def same_sets(got, x, ks):
-    expected = plain(x, max(ks))
+    expected = plain_neighbours(x, max(ks))
     return all((np.sort(got.index[:, :k]) == np.sort(expected[:, :k])).all() for k in ks)
 
 
