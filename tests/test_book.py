@@ -26,7 +26,7 @@ profile = "nobody"
 # %%
 import numpy as np
 import pandas as pd
-from hrsa import plots
+from hrsa.report import plots
 rng = np.random.default_rng(0)
 layers = pd.DataFrame({"layer": range(5), "value": rng.random(5)})
 grid = layers.merge(layers, how="cross", suffixes=("_x", "_y"))
@@ -55,7 +55,7 @@ profile = "nobody"
 # %%
 import pandas as pd
 from myst_nb import glue
-from hrsa import plots
+from hrsa.report import plots
 glue("mean", 0.123456, display=False)
 
 # %% [markdown]

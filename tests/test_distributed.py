@@ -23,8 +23,8 @@ from hrsa.training.train import train_embedder
 from hrsa.workflow.commands import main
 
 CONFIGS = store.ROOT / "configs/accelerate"
-LAUNCHED = "import sys; from pathlib import Path; from hrsa import paths; root = Path(sys.argv.pop(1)); " \
-           "paths.ROOT, paths.RUNS, paths.SUITE = root, root / 'RUNS', root / 'SUITE'; " \
+LAUNCHED = "import sys; from pathlib import Path; from hrsa.study import store; root = Path(sys.argv.pop(1)); " \
+           "store.ROOT, store.RUNS, store.SUITE = root, root / 'RUNS', root / 'SUITE'; " \
            "from hrsa.workflow.commands import main; sys.exit(main(['train', *sys.argv[1:]]))"
 
 

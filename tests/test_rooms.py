@@ -5,6 +5,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
+from hrsa.study import store
 from hrsa.study.code_hash import PACKAGE
 
 ROOMS = ("study", "texts", "similarity", "models", "training", "evaluation", "analysis", "verdict", "report",
@@ -78,6 +79,27 @@ def test_no_folder_is_crowded_and_no_file_long():
         assert count <= MOST.get(folder.name, 12), f"{folder.name}: {count} files"
     for name, path in files().items():
         assert len(path.read_text(encoding="utf8").splitlines()) <= LINES, name
+
+
+def picture():
+    """The rooms and what each imports from, as the Mermaid diagram of docs/architecture.md: steps that a longer way
+    implies are left out."""
+    uses = {name: set() for name in ROOMS}
+    for name, targets in imports().items():
+        uses.get(room(name), set()).update(room(target) for target in targets if room(target))
+    edges = {(source, name) for name in ROOMS for source in uses[name] - {name}}
+    reached = {name: set() for name in ROOMS}
+    for name in ROOMS:
+        reached[name] = {other for source, to in edges if to == name for other in {source} | reached[source]}
+    lines = [f"    {source} --> {name}" for source in ROOMS for name in ROOMS if (source, name) in edges
+             and not any((via, name) in edges and source in reached[via] for via in ROOMS)]
+    return "\n".join(["```mermaid", "flowchart LR", *lines, "```"])
+
+
+def test_the_page_on_architecture_shows_the_imports_there_are():
+    page = (store.ROOT / "docs" / "architecture.md").read_text(encoding="utf8")
+    assert picture() in page, f"expected this picture in docs/architecture.md:\n{picture()}"
+    assert all(f"| `{name}` |" in page for name in ROOMS)
 
 
 def test_the_reader_of_imports_sees_those_inside_functions(tmp_path):

@@ -259,7 +259,7 @@ def test_docstrings_of_a_file(tmp_path):
 
 def test_pretraining_text_is_split_by_hash_and_capped(monkeypatch):
     monkeypatch.setattr(pretraining, "PACKAGES", ("statsmodels",))
-    monkeypatch.setattr(suite, "PRETRAINING_CHARACTERS", 1_000_000)
+    monkeypatch.setattr(pretraining, "PRETRAINING_CHARACTERS", 1_000_000)
     train, held_out = pretraining.pretraining_text()
     assert 900_000 < sum(map(len, train + held_out)) <= 1_000_000
     assert not set(train) & set(held_out) and len(train) == len(set(train))

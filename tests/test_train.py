@@ -257,7 +257,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 from pathlib import Path
 import hrsa.training.trainer as trainer
-from hrsa.models.language_model import prepare
+from hrsa.study.runtime import prepare
 from test_train import run
 where, count, seen = sys.argv[4], int(sys.argv[5]), []
 def die(*args, **kwargs):
