@@ -1,4 +1,4 @@
-"""Training: order of batches, pooling, export, resume after SIGKILL, fingerprints, switches and errors."""
+"""Training: batches, pooling, export, resume after SIGKILL, fingerprints, switches and errors."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from hrsa.study import store
 from hrsa.study.profile import Profile, Recipe
 from hrsa.study.runtime import prepare
 from hrsa.texts.suite import query_prompt
-from hrsa.training.batches import batches, check_triples
+from hrsa.training.batches import check_triples, draw_batches
 from hrsa.training.fingerprint import same_recipe
 from hrsa.training.train import arms, load_embedder, train, train_embedder, weights_key
 from hrsa.training.trainer import CURVE, newest_checkpoint
@@ -87,36 +87,36 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-# --- order of batches
+# --- batches
 
 
 def test_batches_are_of_one_group_and_pure(rng):
     groups = rng.choice(["x", "y", "z"], size=200, p=[0.6, 0.3, 0.1])
     seed = int(rng.integers(1000))
-    order = batches(groups, 4, 30, seed)
-    assert order.shape == (30, 4) and all(len(set(groups[rows])) == 1 for rows in order)
-    assert np.array_equal(order, batches(groups.copy(), 4, 30, seed))
-    other = batches(groups, 4, 30, seed + 1)
-    assert not np.array_equal(order, other)
-    assert {tuple(sorted(rows)) for rows in order} != {tuple(sorted(rows)) for rows in other}
+    batches = draw_batches(groups, 4, 30, seed)
+    assert batches.shape == (30, 4) and all(len(set(groups[rows])) == 1 for rows in batches)
+    assert np.array_equal(batches, draw_batches(groups.copy(), 4, 30, seed))
+    other = draw_batches(groups, 4, 30, seed + 1)
+    assert not np.array_equal(batches, other)
+    assert {tuple(sorted(rows)) for rows in batches} != {tuple(sorted(rows)) for rows in other}
 
 
 def test_a_pass_takes_groups_by_size_and_no_triple_twice():
     groups = np.array(["x"] * 41 + ["y"] * 20 + ["z"] * 7)
-    order = batches(groups, 4, 16, 0)  # 10 + 5 + 1 batches make a pass
-    first = order.ravel()
+    batches = draw_batches(groups, 4, 16, 0)  # 10 + 5 + 1 batches make a pass
+    first = batches.ravel()
     assert len(set(first)) == len(first)
-    assert [sum(groups[rows[0]] == name for rows in order) for name in "xyz"] == [10, 5, 1]
+    assert [sum(groups[rows[0]] == name for rows in batches) for name in "xyz"] == [10, 5, 1]
     left = [set(np.flatnonzero(groups == "z")) - set(rows) for seed in range(20)
-            for rows in batches(groups, 4, 16, seed) if groups[rows[0]] == "z"]
+            for rows in draw_batches(groups, 4, 16, seed) if groups[rows[0]] == "z"]
     assert set.union(*left) == set(np.flatnonzero(groups == "z"))  # what a pass leaves out changes
 
 
 def test_too_few_triples():
     with pytest.raises(ValueError, match=r"batch_size=4 triples of every task, got \{'y': 3\}"):
-        batches(np.array(["x"] * 9 + ["y"] * 3), 4, 2, 0)
+        draw_batches(np.array(["x"] * 9 + ["y"] * 3), 4, 2, 0)
     with pytest.raises(ValueError, match="no triples"):
-        batches(np.array([], dtype=str), 4, 2, 0)
+        draw_batches(np.array([], dtype=str), 4, 2, 0)
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -188,9 +188,9 @@ def test_cut_texts_are_counted_one_by_one(backbones, tmp_path):
     table, limit, steps = triples_table(), 14, 4
     run(backbones[0], tmp_path, steps=steps, max_length=limit, checkpoints=())
     curve = store.read_table(tmp_path / "curve.parquet")
-    order = batches((table["task"] + "\t" + table["instruction"]).to_numpy(dtype=str), BATCH, steps, 0)
+    batches = draw_batches((table["task"] + "\t" + table["instruction"]).to_numpy(dtype=str), BATCH, steps, 0)
     tokenizer = exact_prompts(AutoTokenizer.from_pretrained(backbones[0]))
-    for (_, seen), rows in zip(curve.iterrows(), order, strict=True):
+    for (_, seen), rows in zip(curve.iterrows(), batches, strict=True):
         batch = table.iloc[rows]
         queries = [query_prompt(batch["instruction"].iloc[0]) + text for text in batch["query"]]
         passages = [*batch["positive"], *(text for given in batch["negatives"] for text in given[:2])]
@@ -257,7 +257,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 from pathlib import Path
 import hrsa.training.trainer as trainer
-from hrsa.models.language_model import prepare
+from hrsa.study.runtime import prepare
 from test_train import run
 where, count, seen = sys.argv[4], int(sys.argv[5]), []
 def die(*args, **kwargs):
