@@ -62,7 +62,7 @@ from training_setup import NEGATIVES, batch_of, gradient, labels_of, make_loss, 
 from hrsa.models.embedder import assemble  # noqa: E402
 from hrsa.study.profile import Recipe  # noqa: E402
 from hrsa.study.runtime import prepare  # noqa: E402
-from hrsa.training.train import train  # noqa: E402
+from hrsa.training.train import train_on_triples  # noqa: E402
 
 
 def step(kind: str, model: SentenceTransformer, features: list[dict]) -> tuple[float, float]:
@@ -147,7 +147,8 @@ def checkpoints(folder: Path, texts: pd.DataFrame, work: Path) -> tuple[float, f
         began = time.process_time()
         (work / str(index)).mkdir()
         recipe = Recipe(**{**RUN, "steps": 1}) if kept is None else Recipe(**RUN, checkpoints=kept)
-        train(str(folder), "random", triples, recipe, 0, work / str(index), work / f"{index}-work", "benchmark")
+        train_on_triples(str(folder), "random", triples, recipe, 0, work / str(index), work / f"{index}-work",
+                         "benchmark")
         if kept is not None:
             seconds[kept].append(time.process_time() - began)
     return sum(seconds[()]) / 2, sum(seconds[KEPT]) / 2

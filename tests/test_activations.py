@@ -119,7 +119,7 @@ def test_text_without_tokens_is_refused(embedder):
 
 
 def probe_table(rng, n=24):
-    """A table of the shape of `hrsa.texts.suite.probe_texts`."""
+    """A table of the shape of `hrsa.texts.suite.read_probe_texts`."""
     sets = np.array(["general", "maths"])[np.arange(n) % 2]
     return pd.DataFrame({"id": [f"t{i}" for i in range(n)], "set": sets,
                          "difficulty": np.where(sets == "maths", "1", ""),

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa.evaluation.evaluate import SCORES
+from hrsa.evaluation.evaluate import SCORE_COLUMNS
 from hrsa.report.prose import verdict
 from hrsa.study import store
 from hrsa.study.profile import load_profile
@@ -35,7 +35,7 @@ def keep(folder, per_query):
         target = folder / "smoke" / "evaluation" / f"{model}-{'0' * 12}"
         store.write_table(target / "per_query.parquet", rows)
         store.write_table(target / "scores.parquet", pd.DataFrame(
-            [[model, task, family, "m", 0.5] for task, family in FAMILIES.items()], columns=SCORES))
+            [[model, task, family, "m", 0.5] for task, family in FAMILIES.items()], columns=SCORE_COLUMNS))
         store.write_json(target / "provenance.json", {"written": "2026-01-01T00:00:00Z"})
 
 
@@ -66,7 +66,7 @@ def test_a_run_joins_with_files_received(rng, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(store, "ROOT", tmp_path)
     monkeypatch.setattr(paired_scores, "gather", paired_scores.finished)
-    monkeypatch.setattr(evidence, "fingerprint", lambda profile: {"verdict": str(profile.verdict.margin)})
+    monkeypatch.setattr(evidence, "study_fingerprint", lambda profile: {"verdict": str(profile.verdict.margin)})
     keep(tmp_path / "runs", scored(rng, (0, 1)))
     assert evidence.pooled(SMOKE).seeds == (0, 1)
     other = tmp_path / "data" / "evidence" / "smoke" / "lab.parquet"
@@ -109,7 +109,8 @@ def test_backbones_in_folders_count_by_their_bytes(tmp_path):
     def fingerprint(content):
         (tmp_path / "model.safetensors").write_bytes(content)
         folder = SMOKE.backbones[0].model_copy(update={"source": "folder", "path": str(tmp_path)})
-        return evidence.fingerprint(SMOKE.model_copy(update={"backbones": (folder, *SMOKE.backbones[1:])}))["models"]
+        profile = SMOKE.model_copy(update={"backbones": (folder, *SMOKE.backbones[1:])})
+        return evidence.study_fingerprint(profile)["models"]
 
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_text("{}")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa.evaluation.evaluate import SCORES
+from hrsa.evaluation.evaluate import SCORE_COLUMNS
 from hrsa.study import store
 from hrsa.study.profile import load_profile
 from hrsa.verdict import evidence, paired_scores
@@ -126,7 +126,7 @@ def test_plan_of_a_finished_run(rng, tmp_path, monkeypatch, capsys):
             rows = [(f"{arm}-s{seed}", "x", f"q{i}", value) for i, value in enumerate(made[folder.name])]
             store.write_table(folder / "per_query.parquet", pd.DataFrame(rows, columns=paired_scores.COLUMNS))
             store.write_table(folder / "scores.parquet", pd.DataFrame(
-                [[f"{arm}-s{seed}", "x", "pair", "max_ap", 0.5]], columns=SCORES))
+                [[f"{arm}-s{seed}", "x", "pair", "max_ap", 0.5]], columns=SCORE_COLUMNS))
             store.write_json(folder / "provenance.json", {"written": f"2026-01-0{day}T00:00:00Z", "seconds": 36.0})
     found = paired_scores.finished(load_profile("smoke"))[0].query("model == 'base-s0'")["value"]
     assert found.tolist() == pytest.approx(made[f"base-s0-{'a' * 12}"].tolist())

@@ -27,7 +27,7 @@ from hrsa.study.runtime import prepare
 from hrsa.texts.suite import query_prompt
 from hrsa.training.batches import check_triples, draw_batches
 from hrsa.training.fingerprint import same_recipe
-from hrsa.training.train import arms, load_embedder, train, train_embedder, weights_key
+from hrsa.training.train import make_fingerprints, make_model, make_weights_key, train_embedder, train_on_triples
 from hrsa.training.trainer import CURVE, newest_checkpoint
 
 SIZES = {"stones": 40, "rivers": 20, "moons": 12}
@@ -70,7 +70,8 @@ def backbones(tmp_path_factory):
 def run(backbone, folder, seed=0, triples=None, **change):
     folder.mkdir(parents=True, exist_ok=True)
     table = triples_table() if triples is None else triples
-    return train(backbone, Path(backbone).name, table, recipe(**change), seed, folder, folder / "work", "test")
+    return train_on_triples(backbone, Path(backbone).name, table, recipe(**change), seed, folder, folder / "work",
+                            "test")
 
 
 @pytest.fixture(scope="module")
@@ -377,20 +378,20 @@ def test_the_stage(study):
                                                   "export.json", "provenance.json"}
     other = train_embedder(study, "b-s0")
     causal = train_embedder(study, "a-s0-causal")
-    assert len({folder, other, causal}) == 3 and set(arms(study, "b-s0")) == {"a-s0", "b-s0"}
-    assert set(arms(study, "a-s0-causal")) == {"a-s0-causal"}
+    assert len({folder, other, causal}) == 3 and set(make_fingerprints(study, "b-s0")) == {"a-s0", "b-s0"}
+    assert set(make_fingerprints(study, "a-s0-causal")) == {"a-s0-causal"}
     for model_id, step, attention in (("a", None, "causal"), ("a-s0", 0, "causal"), ("a-s0", 2, "bidirectional"),
                                       ("a-s0", None, "bidirectional"), ("a-s0-causal", None, "causal")):
-        model = load_embedder(study, model_id, step)
+        model = make_model(study, model_id, step)
         leak_probe(model[0].model, model.tokenizer, attention)
-    assert same(load_embedder(study, "a").state_dict(), load_embedder(study, "a-s0", 0).state_dict())
-    assert not same(load_embedder(study, "a-s0", 2).state_dict(), load_embedder(study, "a-s0").state_dict())
+    assert same(make_model(study, "a").state_dict(), make_model(study, "a-s0", 0).state_dict())
+    assert not same(make_model(study, "a-s0", 2).state_dict(), make_model(study, "a-s0").state_dict())
     example = nearest(study, "a-s0")
     assert example["what"].tolist() == ["query", "its positive", "nearest passage"]
     assert example["cosine"][2] >= example["cosine"][1]
     for call, message in ((lambda: train_embedder(study, "a"), "got the backbone 'a'"),
-                          (lambda: load_embedder(study, "a-s0", 1), r"one of \[0, 2\], got 1"),
-                          (lambda: load_embedder(study, "a", 2), "step 0 or None")):
+                          (lambda: make_model(study, "a-s0", 1), r"one of \[0, 2\], got 1"),
+                          (lambda: make_model(study, "a", 2), "step 0 or None")):
         with pytest.raises(ValueError, match=message):
             call()
 
@@ -422,9 +423,9 @@ def test_evaluation_refuses_an_embedder_whose_switch_is_undone(study):
 def test_the_first_blocks_of_embedder_and_untrained_backbone_alike(study):
     cut = study.model_copy(update={"recipe": study.recipe.model_copy(update={"layers": 1})})
     for model_id, step in (("a", None), ("a-s0", 0), ("a-s0", 2), ("a-s0", None)):
-        assert len(load_embedder(cut, model_id, step)[0].model.layers) == 1
-    assert len(load_embedder(study, "a")[0].model.layers) == 2
-    assert weights_key(cut, "a") == f"{weights_key(study, 'a')}-first-1"
+        assert len(make_model(cut, model_id, step)[0].model.layers) == 1
+    assert len(make_model(study, "a")[0].model.layers) == 2
+    assert make_weights_key(cut, "a") == f"{make_weights_key(study, 'a')}-first-1"
     assert set(study.recipe.model_dump(mode="json")) == set(cut.recipe.model_dump(mode="json")) - {"layers"}
 
 

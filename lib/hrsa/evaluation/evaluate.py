@@ -20,10 +20,10 @@ from hrsa.study.profile import Profile
 from hrsa.study.progress import progress
 from hrsa.study.runtime import quiet
 
-BM25 = "bm25"  # model id of the lexical baseline
-BATCH = 32  # texts per forward pass; sentence-transformers sorts them by length first
-SCORES = ["model", "task", "family", "metric", "value"]
-PER_QUERY = ["model", "task", "query", "value"]
+LEXICAL = "bm25"  # model id of the lexical baseline
+TEXTS_PER_PASS = 32  # texts per forward pass; sentence-transformers sorts them by length first
+SCORE_COLUMNS = ["model", "task", "family", "metric", "value"]
+PER_QUERY_COLUMNS = ["model", "task", "query", "value"]
 
 
 def run_task(model: Any, task: Any, work: Path) -> tuple[float, dict[str, float]]:
@@ -34,12 +34,12 @@ def run_task(model: Any, task: Any, work: Path) -> tuple[float, dict[str, float]
     """
     import mteb
 
-    from hrsa.evaluation.item_scores import item_scores, watch
+    from hrsa.evaluation.item_scores import per_item_scores, watch
 
     seen = watch(task)
     predictions = work / "predictions"
     (predictions / task.prediction_file_name).unlink(missing_ok=True)  # mteb would add to that of a killed run
-    settings = {"batch_size": BATCH, "show_progress_bar": False}
+    settings = {"batch_size": TEXTS_PER_PASS, "show_progress_bar": False}
     try:
         preloaded = task.data_loaded
         task.load_data()
@@ -48,7 +48,7 @@ def run_task(model: Any, task: Any, work: Path) -> tuple[float, dict[str, float]
         if found.exceptions:
             raise RuntimeError(found.exceptions[0].exception)
         result = found.task_results[0]
-        items = item_scores(task, result, predictions / task.prediction_file_name, seen)
+        items = per_item_scores(task, result, predictions / task.prediction_file_name, seen)
     except Exception as error:
         raise RuntimeError(f"evaluation of {model.mteb_model_meta.name} failed on {task.metadata.name}: {error}. No "
                            "score was kept for it and no average is taken without it; correct the cause and run "
@@ -76,8 +76,8 @@ def _score_tasks(make_model: Any, model_id: str, tasks: list, work: Path) -> tup
                 paths.write_table(files[0], pd.DataFrame(
                     {"model": model_id, "task": name, "query": list(items), "value": list(items.values())}))
                 paths.write_table(files[1], pd.DataFrame(
-                    [[model_id, name, family(task), task.metadata.main_score, value]], columns=SCORES))
-            for table, file, columns in zip(tables, files, (PER_QUERY, SCORES), strict=True):
+                    [[model_id, name, family(task), task.metadata.main_score, value]], columns=SCORE_COLUMNS))
+            for table, file, columns in zip(tables, files, (PER_QUERY_COLUMNS, SCORE_COLUMNS), strict=True):
                 table.append(paths.read_table(file, columns))
             bar.update()
     return pd.concat(tables[1], ignore_index=True), pd.concat(tables[0], ignore_index=True)
@@ -92,7 +92,7 @@ def _encoder_maker(profile: Profile, model_id: str, revision: str) -> partial:
 
     model = profile.model(model_id)
     runtime.prepare(profile.threads, model.seed or 0)
-    loaded = train.load_embedder(profile, model_id)
+    loaded = train.make_model(profile, model_id)
     attention = "causal" if model.seed is None else profile.varied(model.ablation).attention
     store = Embeddings(embedding_folder(profile, model_id))
     return partial(InstructedEncoder, loaded, model_meta(model_id, revision), attention, profile.suite.uninstructed,
@@ -101,12 +101,12 @@ def _encoder_maker(profile: Profile, model_id: str, revision: str) -> partial:
 
 def _made_by(profile: Profile, model_id: str) -> dict[str, Any]:
     """What decides a model's embedding of a text, beside code: weights and length limit. BM25 is its own name."""
-    if model_id == BM25:
-        return {"weights": BM25}
-    from hrsa.training.train import weights_key
+    if model_id == LEXICAL:
+        return {"weights": LEXICAL}
+    from hrsa.training.train import make_weights_key
 
     recipe = profile.varied(profile.model(model_id).ablation)
-    return {"weights": weights_key(profile, model_id), "max_length": recipe.max_length}
+    return {"weights": make_weights_key(profile, model_id), "max_length": recipe.max_length}
 
 
 def embedding_folder(profile: Profile, model_id: str) -> Path:
@@ -122,7 +122,7 @@ def _scorable(profile: Profile, model_id: str, revision: str) -> tuple[list, par
     from hrsa.evaluation.tasks import family, study_tasks
 
     tasks = list(study_tasks(profile))
-    if model_id == BM25:
+    if model_id == LEXICAL:
         from hrsa.evaluation.encoder import BM25Search, model_meta
 
         tasks = [task for task in tasks if family(task) == "retrieval"]
@@ -180,8 +180,8 @@ def evaluate_model(profile: Profile, model_id: str) -> Path:
     return paths.make(folder, build, (evaluate_model,), profile=profile.name, model=model_id, **made_from)
 
 
-def collect(profile: Profile, model_ids: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def make_scores(profile: Profile, model_ids: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(scores, per_query) of several models, one table each, evaluated first where they are not yet."""
     folders = [evaluate_model(profile, model_id) for model_id in model_ids]
     return tuple(pd.concat([paths.read_table(folder / file, columns) for folder in folders], ignore_index=True)
-                 for file, columns in (("scores.parquet", SCORES), ("per_query.parquet", PER_QUERY)))
+                 for file, columns in (("scores.parquet", SCORE_COLUMNS), ("per_query.parquet", PER_QUERY_COLUMNS)))

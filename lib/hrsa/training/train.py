@@ -21,11 +21,11 @@ from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Model, Profile, Recipe
 from hrsa.study.runtime import prepare
-from hrsa.texts.hard_negatives import mine
+from hrsa.texts.hard_negatives import make_triples
 from hrsa.texts.suite import query_prompt
 from hrsa.training import distributed
 from hrsa.training.batches import TRIPLE_COLUMNS, check_triples, draw_batches
-from hrsa.training.fingerprint import fingerprint, same_recipe, start_of
+from hrsa.training.fingerprint import run_fingerprint, same_recipe, start_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 _SAMPLE = 8  # texts of each kind that an export must embed as the model in memory does
 
 
-def train(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed: int, folder: Path, work: Path,
-          run: str) -> dict[str, Any]:
+def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed: int, folder: Path,
+                     work: Path, run: str) -> dict[str, Any]:
     """Train one embedder and write `model/`, `checkpoints/step-000015/`, `curve.parquet` and `fingerprint.json`.
 
     backbone: folder or hub id; name: what to call it in the fingerprint; triples: table with `TRIPLE_COLUMNS`; folder:
@@ -69,7 +69,7 @@ def train(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed:
         _export(model, weights, fresh, steps / _step(step))
 
     curve, weights = fit(model, triples, batches, recipe, seed, work, run, keep)
-    record = fingerprint(curve, recipe, seed, start, code_hash(train))
+    record = run_fingerprint(curve, recipe, seed, start, code_hash(train_on_triples))
     final = _export(model, weights, fresh, folder / "model")
     if distributed.rank() == 0:
         _write(final, triples.iloc[batches[0][:_SAMPLE]], recipe, folder, steps, curve, record)
@@ -135,7 +135,7 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
     """
     model = _embedder(profile, model_id)
     recipe = profile.varied(model.ablation)
-    texts = distributed.in_turn(lambda: mine(profile))
+    texts = distributed.in_turn(lambda: make_triples(profile))
     backbone = distributed.in_turn(lambda: backbone_folder(profile, model.backbone))
     arm = store.key(recipe=recipe.model_dump(mode="json"), seed=model.seed, threads=profile.threads, texts=texts.name,
                     code=code_hash(train_embedder))
@@ -149,8 +149,8 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
     def build(temporary: Path) -> None:
         prepare(profile.threads, model.seed)
         triples = store.read_table(texts / "triples.parquet", TRIPLE_COLUMNS)
-        record = train(backbone, model.backbone, triples, recipe, model.seed, temporary, store.scratch(folder),
-                       model_id)
+        record = train_on_triples(backbone, model.backbone, triples, recipe, model.seed, temporary,
+                                  store.scratch(folder), model_id)
         same_recipe({model_id: record, **_arms(profile, model, arm)})
 
     if distributed.agreed((folder / "provenance.json").is_file()):
@@ -164,7 +164,7 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
     return folder
 
 
-def weights_key(profile: Profile, model_id: str) -> str:
+def make_weights_key(profile: Profile, model_id: str) -> str:
     """What stands for a model's weights in keys: an embedder's artefact name (made first when needed), or the
     `backbone_key` of a backbone, with its number of blocks where the recipe keeps the first ones."""
     model = profile.model(model_id)
@@ -185,14 +185,14 @@ def _arms(profile: Profile, model: Model, arm: str) -> dict[str, dict[str, Any]]
     return found
 
 
-def arms(profile: Profile, model_id: str) -> dict[str, dict[str, Any]]:
+def make_fingerprints(profile: Profile, model_id: str) -> dict[str, dict[str, Any]]:
     """Fingerprints of the embedder `model_id` and of the other arms of its seed and recipe that are finished."""
     folder = train_embedder(profile, model_id)
     arm = store.read_json(folder / "provenance.json")["arm"]
     return _arms(profile, _embedder(profile, model_id), arm)
 
 
-def load_embedder(profile: Profile, model_id: str, step: int | None = None) -> SentenceTransformer:
+def make_model(profile: Profile, model_id: str, step: int | None = None) -> SentenceTransformer:
     """A model of the study as a SentenceTransformer, on `hrsa.study.runtime.device()`.
 
     A backbone's id gives the backbone as it came: causal, untrained, with mean pooling. An embedder's id gives its

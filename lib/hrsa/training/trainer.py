@@ -30,7 +30,7 @@ from hrsa.study.progress import progress
 from hrsa.study.runtime import device
 from hrsa.training import distributed
 from hrsa.training.batches import CUT, Collator, FixedBatchSampler, global_record
-from hrsa.training.fingerprint import CLIP
+from hrsa.training.fingerprint import MAX_GRAD_NORM
 from hrsa.training.infonce import MASKED, InfoNCE, text_id
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def arguments(recipe: Recipe, seed: int, work: Path) -> SentenceTransformerTrain
         per_device_train_batch_size=recipe.batch_size // distributed.count(),
         accelerator_config={"split_batches": True},
         learning_rate=recipe.learning_rate, lr_scheduler_type="cosine", weight_decay=recipe.weight_decay,
-        warmup_steps=math.ceil(recipe.warmup_ratio * recipe.steps), max_grad_norm=CLIP, optim="adamw_torch",
+        warmup_steps=math.ceil(recipe.warmup_ratio * recipe.steps), max_grad_norm=MAX_GRAD_NORM, optim="adamw_torch",
         bf16=recipe.precision == "bf16", use_cpu=device().type == "cpu",
         save_strategy="steps", save_steps=max(1, recipe.steps // SAVES), logging_strategy="steps", logging_steps=1,
         logging_nan_inf_filter=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,

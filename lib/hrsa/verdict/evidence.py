@@ -31,7 +31,7 @@ OWN = "this run"
 META = b"hrsa.evidence"
 
 
-def fingerprint(profile: Profile) -> dict[str, str]:
+def study_fingerprint(profile: Profile) -> dict[str, str]:
     """Hash of each part of a profile that must agree before scores may be joined; seeds may differ.
 
     The suite counts by the bytes of its files too, so that edited texts do not join with unedited ones; so do
@@ -61,7 +61,7 @@ def write(path: Path, profile: Profile, per_query: pd.DataFrame, source: str, fa
 
     `per_query`: model, task, query, value; `families`: the family of each task.
     """
-    meta = {"source": source, "profile": profile.name, "fingerprint": fingerprint(profile),
+    meta = {"source": source, "profile": profile.name, "fingerprint": study_fingerprint(profile),
             "statement": statement(profile), "families": dict(families),
             "provenance": store.provenance(code=code_hash(evaluate_model))}
     table = pa.Table.from_pandas(_checked(per_query, str(path))[COLUMNS], preserve_index=False)

@@ -57,9 +57,10 @@ def paired(per_query: pd.DataFrame, a: str, b: str, seeds: Sequence[int],
 
 def gather(profile: Profile) -> tuple[pd.DataFrame, pd.Series]:
     """Scores per query of all embedders without ablation, made first where missing, and the family of each task."""
-    from hrsa.evaluation.evaluate import collect
+    from hrsa.evaluation.evaluate import make_scores
 
-    scores, per_query = collect(profile, [m.id for m in profile.models() if m.seed is not None and m.ablation is None])
+    ids = [m.id for m in profile.models() if m.seed is not None and m.ablation is None]
+    scores, per_query = make_scores(profile, ids)
     return per_query, scores.drop_duplicates("task").set_index("task")["family"]
 
 

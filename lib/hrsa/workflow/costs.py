@@ -10,7 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 from hrsa.analysis import pairs
-from hrsa.evaluation.evaluate import BATCH
+from hrsa.evaluation.evaluate import TEXTS_PER_PASS
 from hrsa.models.size import Size
 from hrsa.report import chapters
 from hrsa.study import store
@@ -118,7 +118,7 @@ def fitting(size: Size, recipe: Recipe, gpus: int, limit: float) -> int | None:
 
 def passing_memory(size: Size, length: int) -> float:
     """Bytes of a model that only embeds: float32 weights, and a batch of the longest texts in one block."""
-    return 4.0 * size.parameters + BATCH * length * of_block(size, "fp32")
+    return 4.0 * size.parameters + TEXTS_PER_PASS * length * of_block(size, "fp32")
 
 
 class Load(NamedTuple):
