@@ -14,7 +14,13 @@ from tiny import tiny_backbone
 from hrsa.evaluation import evaluate
 from hrsa.evaluation.embedding_cache import Embeddings, cache_size, text_key
 from hrsa.evaluation.encoder import BM25Search, InstructedEncoder, model_meta, task_instruction
-from hrsa.evaluation.item_scores import per_item_scores, precision_at_positives, rescore, right_at_best_threshold, watch
+from hrsa.evaluation.item_scores import (
+    per_item_scores,
+    precision_at_positives,
+    recording,
+    rescore,
+    right_at_best_threshold,
+)
 from hrsa.evaluation.tasks import family, local_task, study_tasks
 from hrsa.models.embedder import assemble
 from hrsa.study import runtime
@@ -250,18 +256,29 @@ def test_ndcg_per_query_equals_the_formula(model, rng, tmp_path):
 
 
 def test_a_run_file_that_does_not_rescore_is_refused(model, rng, tmp_path):
-    task = local_task(make_task(rng, "retrieval"))
-    seen = watch(task)
+    task, scored = recording(local_task(make_task(rng, "retrieval")))
     with runtime.quiet():
         result = mteb.evaluate(encoder(model), task, cache=None, co2_tracker=False, prediction_folder=tmp_path,
                                show_progress_bar=False).task_results[0]
     file = tmp_path / task.prediction_file_name
     content = paths.read_json(file)
     content["default"]["test"]["q0"] = {d: -score for d, score in content["default"]["test"]["q0"].items()}
-    assert per_item_scores(task, result, file, seen)
+    assert per_item_scores(task, result, file, scored)
     paths.write_json(file, content)
     with pytest.raises(ValueError, match="re-score to mteb's ndcg_at_10"):
-        per_item_scores(task, result, file, seen)
+        per_item_scores(task, result, file, scored)
+
+
+def test_a_recording_leaves_the_task_as_it_was(model, rng, tmp_path):
+    task = local_task(make_task(rng, "retrieval"))
+    before, kind = dict(vars(task)), type(task)
+    _, items = evaluate.run_task(encoder(model), task, tmp_path)
+    assert vars(task) == before and type(task) is kind
+    assert items.keys() == task.dataset["default"]["test"]["relevant_docs"].keys()
+    recorder, scored = recording(task)
+    assert isinstance(recorder, kind) and type(recorder) is type(recording(task)[0]) and scored == {}
+    pair = local_task(make_task(rng, "pair"))
+    assert recording(pair) == (pair, {})
 
 
 def test_a_query_that_is_a_document_does_not_find_itself(model, rng, tmp_path):

@@ -21,7 +21,7 @@ and samples alone. mteb rounds retrieval means to five digits; the values here a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +40,32 @@ _SIMILARITIES = {"similarity": ("similarity_scores", 1), "cosine": ("cosine_scor
                 "manhattan": ("manhattan_distances", -1), "euclidean": ("euclidean_distances", -1)}
 
 
-def watch(task: Any) -> dict[tuple[str, str], tuple[dict, dict]]:
-    """Record what a retrieval task scores: (subset, split) -> (mteb's scores per query, judgements).
+def recording(task: Any) -> tuple[Any, dict[tuple[str, str], tuple[dict, dict]]]:
+    """A retrieval task that records what is scored, and its record: (subset, split) -> (mteb's scores, judgements).
 
-    mteb offers both to `task_specific_scores` and drops them afterwards. Empty for other families.
+    mteb hands both to `task_specific_scores`, which it leaves to subclasses, and drops them afterwards. The task
+    returned is of such a subclass, with the state of `task`. Tasks of other families come back as they are, with a
+    record that stays empty.
     """
-    seen: dict[tuple[str, str], tuple[dict, dict]] = {}
-    inner: Callable | None = getattr(task, "task_specific_scores", None)
-    if inner is not None:
-        def record(scores: dict, qrels: dict, results: dict, hf_split: str, hf_subset: str) -> dict:
-            seen[hf_subset, hf_split] = scores, qrels
-            return inner(scores, qrels, results, hf_split=hf_split, hf_subset=hf_subset)
+    scored: dict[tuple[str, str], tuple[dict, dict]] = {}
+    if not hasattr(task, "task_specific_scores"):
+        return task, scored
+    recorder = object.__new__(_recorder(type(task)))
+    vars(recorder).update(vars(task), scored=scored)
+    return recorder, scored
 
-        task.task_specific_scores = record
-    return seen
+
+@cache
+def _recorder(kind: type) -> type:
+    class Recorder(kind):
+        scored: dict[tuple[str, str], tuple[dict, dict]]
+
+        def task_specific_scores(self, scores: dict, qrels: dict, results: dict, hf_split: str,
+                                 hf_subset: str) -> dict[str, float]:
+            self.scored[hf_subset, hf_split] = scores, qrels
+            return super().task_specific_scores(scores, qrels, results, hf_split=hf_split, hf_subset=hf_subset)
+
+    return Recorder
 
 
 def rescore(run: dict[str, dict[str, float]], qrels: dict[str, dict[str, int]], measure: str,
@@ -149,26 +161,27 @@ def _of_subset(task: Any, prediction: Any, data: Any, scores: dict, scored: tupl
     return None
 
 
-def per_item_scores(task: Any, result: Any, predictions: Path, seen: dict) -> dict[str, float]:
+def per_item_scores(task: Any, result: Any, predictions: Path, scored: dict) -> dict[str, float]:
     """Values per item of a task that mteb has just scored, checked against its score (ValueError otherwise).
 
-    `result` is mteb's TaskResult, `predictions` the task's run file, `seen` what `watch` recorded. Item names are
+    `result` is mteb's TaskResult, `predictions` the task's run file, `scored` the record of
+    `recording`. Item names are
     mteb's query ids or row numbers, with `subset/split/` in front where a task has more than one of them.
     """
     runs = read_json(predictions) if predictions.is_file() else {}
     parts = [(split, scores) for split, subsets in result.scores.items() for scores in subsets]
-    items: dict[str, float] = {}
+    found: dict[str, float] = {}
     for split, scores in parts:
         subset = scores["hf_subset"]
         data = task.dataset.get(subset, task.dataset)
         run = runs.get(subset, {}).get(split)
-        values = _of_subset(task, run, data[split], scores, seen.get((subset, split)))
+        values = _of_subset(task, run, data[split], scores, scored.get((subset, split)))
         if values is None:
             values = {"all": scores["main_score"]}
         headline, mean = scores["main_score"], float(np.mean(list(values.values())))
-        if not abs(mean - headline) <= (_ROUNDED if seen else _TOLERANCE):
+        if not abs(mean - headline) <= (_ROUNDED if scored else _TOLERANCE):
             raise ValueError(f"{task.metadata.name} ({subset}, {split}): expected per-item values whose mean is "
                              f"mteb's {task.metadata.main_score} of {headline!r}, got {mean!r}")
         prefix = f"{subset}/{split}/" if len(parts) > 1 else ""
-        items |= {prefix + name: value for name, value in values.items()}
-    return items
+        found |= {prefix + name: value for name, value in values.items()}
+    return found
