@@ -419,7 +419,7 @@ def test_bm25_runs_as_a_model_on_the_retrieval_tasks(tmp_path, monkeypatch):
     folder = evaluate.evaluate_model(profile, "bm25")
     scores, items = evaluate.make_scores(profile, ["bm25"])
     assert set(scores["task"]) == {"ToolRetrieval", "ChampSolutionRetrieval"}
-    assert list(scores.columns) == evaluate.SCORE_COLUMNS and list(items.columns) == evaluate.PER_QUERY_COLUMNS
+    assert list(scores.columns) == evaluate.SCORE_COLUMNS and list(items.columns) == evaluate.QUERY_COLUMNS
     np.testing.assert_allclose(items.groupby("task")["value"].mean()[scores["task"]], scores["value"], atol=1e-9)
     assert (scores["value"] > 0.1).all()
     assert len(mteb.ResultCache(folder).load_results(include_remote=False)[0].task_results) == 2

@@ -26,7 +26,7 @@ def scored(rng, seeds):
                 level = LEVEL + (0.012 * (-1) ** seed if model.backbone != "base" else 0)
                 rows += [(f"{model.backbone}-s{seed}", task, f"q{i}", value) for task in FAMILIES
                          for i, value in enumerate(level + rng.normal(0, 0.002, 60))]
-    return pd.DataFrame(rows, columns=paired_scores.COLUMNS)
+    return pd.DataFrame(rows, columns=paired_scores.QUERY_COLUMNS)
 
 
 def keep(folder, per_query):
@@ -65,7 +65,7 @@ def test_more_seeds_from_elsewhere_narrow_the_verdict(rng, tmp_path):
 def test_a_run_joins_with_files_received(rng, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(store, "ROOT", tmp_path)
-    monkeypatch.setattr(paired_scores, "gather", paired_scores.finished)
+    monkeypatch.setattr(paired_scores, "make_query_scores", paired_scores.read_query_scores)
     monkeypatch.setattr(evidence, "study_fingerprint", lambda profile: {"verdict": str(profile.verdict.margin)})
     keep(tmp_path / "runs", scored(rng, (0, 1)))
     assert evidence.pooled(SMOKE).seeds == (0, 1)
@@ -77,6 +77,29 @@ def test_a_run_joins_with_files_received(rng, tmp_path, monkeypatch):
     evidence.write(other, wider, scored(rng, (2, 3)), "another laboratory", FAMILIES)
     with pytest.raises(ValueError, match="another for verdict"):
         evidence.pooled(SMOKE)
+
+
+def test_a_score_is_read_from_parquet_once(rng, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    monkeypatch.setattr(paired_scores, "make_query_scores", paired_scores.read_query_scores)
+    monkeypatch.setattr(evidence, "study_fingerprint", lambda profile: {})
+    keep(tmp_path / "runs", scored(rng, (0, 1)))
+    other = tmp_path / "data" / "evidence" / "smoke" / "lab.parquet"
+    evidence.write(other, SMOKE, scored(rng, (2, 3)), "another laboratory", FAMILIES)
+    seen = []
+    for module, name in ((store, "read_table"), (evidence, "read")):
+        monkeypatch.setattr(module, name, counting(getattr(module, name), seen))
+    evidence.pooled(SMOKE)
+    assert sorted(seen) == sorted([*(tmp_path / "runs").rglob("*-s*/*.parquet"), other])
+
+
+def counting(read, seen):
+    """`read`, which notes the paths that it is called with."""
+    def wrapped(path, *args, **kwargs):
+        seen.append(path)
+        return read(path, *args, **kwargs)
+    return wrapped
 
 
 def test_a_seed_without_both_arms_is_left_out(rng, tmp_path):

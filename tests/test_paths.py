@@ -50,8 +50,8 @@ def test_a_failed_build_leaves_nothing_and_keeps_its_scratch(tmp_path):
 def test_a_killed_writer_never_leaves_a_half_written_file_under_the_name(tmp_path):
     target = tmp_path / "table.parquet"
     code = (
-        "import time, sys; from pathlib import Path; from hrsa import paths\n"
-        f"with paths.atomic(Path({str(target)!r})) as t:\n"
+        "import time, sys; from pathlib import Path; from hrsa.study import store\n"
+        f"with store.atomic(Path({str(target)!r})) as t:\n"
         "    t.write_bytes(b'half'); print('writing', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:

@@ -7,6 +7,7 @@ tidy tables. BM25 runs as model `bm25` on the retrieval tasks; backbones as they
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,9 @@ from hrsa.study.runtime import quiet
 LEXICAL = "bm25"  # model id of the lexical baseline
 TEXTS_PER_PASS = 32  # texts per forward pass; sentence-transformers sorts them by length first
 SCORE_COLUMNS = ["model", "task", "family", "metric", "value"]
-PER_QUERY_COLUMNS = ["model", "task", "query", "value"]
+QUERY_COLUMNS = ["model", "task", "query", "value"]
+_SCORES, _PER_QUERY = "scores.parquet", "per_query.parquet"  # files of an evaluation
+_RESULTS, _PREDICTIONS = "results", "predictions"  # its folders: mteb's JSON, run files
 
 
 def run_task(model: Any, task: Any, work: Path) -> tuple[float, dict[str, float]]:
@@ -37,7 +40,7 @@ def run_task(model: Any, task: Any, work: Path) -> tuple[float, dict[str, float]
     from hrsa.evaluation.item_scores import per_item_scores, recording
 
     task, scored = recording(task)
-    predictions = work / "predictions"
+    predictions = work / _PREDICTIONS
     (predictions / task.prediction_file_name).unlink(missing_ok=True)  # mteb would add to that of a killed run
     settings = {"batch_size": TEXTS_PER_PASS, "show_progress_bar": False}
     try:
@@ -77,7 +80,7 @@ def _score_tasks(make_model: Any, model_id: str, tasks: list, work: Path) -> tup
                     {"model": model_id, "task": name, "query": list(per_item), "value": list(per_item.values())}))
                 store.write_table(files[1], pd.DataFrame(
                     [[model_id, name, family(task), task.metadata.main_score, value]], columns=SCORE_COLUMNS))
-            for table, file, columns in zip(tables, files, (PER_QUERY_COLUMNS, SCORE_COLUMNS), strict=True):
+            for table, file, columns in zip(tables, files, (QUERY_COLUMNS, SCORE_COLUMNS), strict=True):
                 table.append(store.read_table(file, columns))
             bar.update()
     return pd.concat(tables[1], ignore_index=True), pd.concat(tables[0], ignore_index=True)
@@ -172,16 +175,22 @@ def evaluate_model(profile: Profile, model_id: str) -> Path:
     def build(target: Path) -> None:
         tasks, make_model = _scorable(profile, model_id, folder.name.removeprefix(f"{model_id}-"))
         scores, per_query = _score_tasks(make_model, model_id, tasks, work)
-        for part in ("results", "predictions"):
+        for part in (_RESULTS, _PREDICTIONS):
             shutil.copytree(work / part, target / part)
-        store.write_table(target / "scores.parquet", scores)
-        store.write_table(target / "per_query.parquet", per_query)
+        store.write_table(target / _SCORES, scores)
+        store.write_table(target / _PER_QUERY, per_query)
 
     return store.make(folder, build, (evaluate_model,), profile=profile.name, model=model_id, **made_from)
 
 
 def make_scores(profile: Profile, model_ids: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(scores, per_query) of several models, one table each, evaluated first where they are not yet."""
-    folders = [evaluate_model(profile, model_id) for model_id in model_ids]
-    return tuple(pd.concat([store.read_table(folder / file, columns) for folder in folders], ignore_index=True)
-                 for file, columns in (("scores.parquet", SCORE_COLUMNS), ("per_query.parquet", PER_QUERY_COLUMNS)))
+    """Scores and scores per query of several models, one table each, evaluated first where they are not yet."""
+    return read_scores([evaluate_model(profile, model_id) for model_id in model_ids])
+
+
+def read_scores(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores and scores per query of finished evaluations, one table each; see `evaluate_model` for their columns."""
+    tables = [(store.read_table(folder / _SCORES, SCORE_COLUMNS), store.read_table(folder / _PER_QUERY, QUERY_COLUMNS))
+              for folder in folders]
+    scores, per_query = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
+    return scores, per_query
