@@ -67,9 +67,10 @@ def measure(n: int, q: int, options: argparse.Namespace) -> None:
     position = np.random.default_rng(options.seed).permutation(n)[:q]
     queries = [f"q{i:08d}" for i in position]
     marks = []
-    found = hard_negatives.search(queries, ["Find."] * q, passages, position,
-                                  Generator(options.dimensions, options.seed),
-                          Mining(embedder="generator"), 3, lambda done: marks.append((time.process_time(), done)))
+    found = hard_negatives.find_negatives(queries, ["Find."] * q, passages, position,
+                                          Generator(options.dimensions, options.seed),
+                                          Mining(embedder="generator"), 3,
+                                          lambda done: marks.append((time.process_time(), done)))
     searching = (marks[-1][0] - marks[0][0]) / sum(done for _, done in marks[1:])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     assert (found.negatives >= 0).all()

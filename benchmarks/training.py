@@ -5,8 +5,8 @@
 Texts are queries and passages of the suite's training tasks, in their own lengths and proportions, with 3 negatives
 drawn from the same task; the model is a random Qwen2 of 4 layers x 160 (that of the shipped backbones is 6 x 224)
 with a tokenizer trained on these texts, in float32 without dropout. Every passage of a batch is another text and no
-score is masked on our side, for the peer masks none: only so are both losses the same. Our pieces are those of one
-budget of tokens; the peer gets the best of several mini-batch sizes and the best of several token budgets, chosen
+score is masked on our side, for the peer masks none: only so are both losses the same. Our mini-batches are those of
+one budget of tokens; the peer gets the best of several mini-batch sizes and the best of several token budgets, chosen
 here beforehand. Both then run in turn on the same batches; seconds are CPU seconds of this process, without
 tokenising, which is the same for both. Memory is the growth of the peak resident set of a process of its own over one
 step (Linux only). The cost of intermediate checkpoints is that of whole runs of
@@ -62,7 +62,7 @@ from training_setup import NEGATIVES, batch_of, gradient, labels_of, make_loss, 
 from hrsa.models.embedder import assemble  # noqa: E402
 from hrsa.study.profile import Recipe  # noqa: E402
 from hrsa.study.runtime import prepare  # noqa: E402
-from hrsa.training.train import train  # noqa: E402
+from hrsa.training.train import train_on_triples  # noqa: E402
 
 
 def step(kind: str, model: SentenceTransformer, features: list[dict]) -> tuple[float, float]:
@@ -147,7 +147,8 @@ def checkpoints(folder: Path, texts: pd.DataFrame, work: Path) -> tuple[float, f
         began = time.process_time()
         (work / str(index)).mkdir()
         recipe = Recipe(**{**RUN, "steps": 1}) if kept is None else Recipe(**RUN, checkpoints=kept)
-        train(str(folder), "random", triples, recipe, 0, work / str(index), work / f"{index}-work", "benchmark")
+        train_on_triples(str(folder), "random", triples, recipe, 0, work / str(index), work / f"{index}-work",
+                         "benchmark")
         if kept is not None:
             seconds[kept].append(time.process_time() - began)
     return sum(seconds[()]) / 2, sum(seconds[KEPT]) / 2

@@ -69,8 +69,8 @@ def clean(task: Training) -> list[tuple[str, str]]:
 def training_table(task: Training, forbidden: set[bytes]) -> tuple[pd.DataFrame, dict]:
     """The task's pairs [query, positive] that share no 13-gram with evaluation, capped; and the counts."""
     pairs = clean(task)
-    hit = decontamination.overlapping((f"{q}\n{p}" for q, p in pairs), forbidden)
-    hit = [h or any(decontamination.overlapping(pair, forbidden)) for h, pair in zip(hit, pairs, strict=True)]
+    hit = decontamination.contaminated((f"{q}\n{p}" for q, p in pairs), forbidden)
+    hit = [h or any(decontamination.contaminated(pair, forbidden)) for h, pair in zip(hit, pairs, strict=True)]
     kept = [pair for pair, h in zip(pairs, hit, strict=True) if not h]
     counts = {"pairs": len(kept[: task.cap]), "available": len(pairs), "left out for overlap": sum(hit)}
     return pd.DataFrame(kept[: task.cap], columns=["query", "positive"]), counts

@@ -80,7 +80,7 @@ plots.histogram(texts.lengths(training), "words", hue="side", facet="task", xlab
 # that nobody marked.
 
 # %%
-mined = hard_negatives.mine(study)
+mined = hard_negatives.make_triples(study)
 report = store.read_json(mined / "report.json")
 plots.table(texts.mining_counts(report), f"Mining with {report['embedder']}: margin {report['margin']:g}, "
             f"{report['hard_negatives']} negatives for each pair; positive and negative: mean similarity")
@@ -140,7 +140,7 @@ plots.table(texts.evaluation_tasks(study), f"Local evaluation tasks of profile {
 # predict, their depth in the dictionary's hierarchy; the worked solutions have a topic and their number of steps.
 
 # %%
-plots.table(texts.probe_counts(suite.probe_texts(study)), "Probe texts of the suite; the target is a depth "
+plots.table(texts.probe_counts(suite.read_probe_texts(study)), "Probe texts of the suite; the target is a depth "
             "(general) or a number of steps (maths)", decimals=1)
 
 # %% [markdown]

@@ -36,7 +36,7 @@ from hrsa.report import plots
 from hrsa.report.prose import training
 from hrsa.study import load_profile, store
 from hrsa.training.fingerprint import flat, same_recipe
-from hrsa.training.train import arms, train_embedder
+from hrsa.training.train import make_fingerprints, train_embedder
 
 study, model = load_profile(profile), f"{backbone}-s{seed}"
 folder = train_embedder(study, model)
@@ -125,7 +125,7 @@ Markdown(f"A step took {curve['tokens'].mean():,.0f} tokens on average, padding 
 # between arms of one seed stops the study here.
 
 # %%
-records = arms(study, model)
+records = make_fingerprints(study, model)
 agreed = same_recipe(records)
 others = [name for name in records if name != model]
 compared = f"compared with {', '.join(others)}" if others else "no other arm of this seed is trained yet"

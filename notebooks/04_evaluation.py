@@ -27,7 +27,7 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa.evaluation.evaluate import collect
+from hrsa.evaluation.evaluate import make_scores
 from hrsa.report import plots, prose
 from hrsa.report.prose.scores import difference_table, kept_sentence, score_table
 from hrsa.study import load_profile
@@ -49,7 +49,7 @@ study = load_profile(profile)
 # %%
 models = [model.id for model in study.models() if model.ablation is None]
 baselines = ["bm25"] if study.suite.tasks else []
-scores, per_query = collect(study, baselines + models)
+scores, per_query = make_scores(study, baselines + models)
 Markdown(kept_sentence(study, models))
 
 # %% [markdown]

@@ -27,7 +27,7 @@ profile = "smoke"
 from IPython.display import Markdown
 
 from hrsa.analysis import ablations
-from hrsa.evaluation.evaluate import collect
+from hrsa.evaluation.evaluate import make_scores
 from hrsa.report import plots, prose
 from hrsa.report.prose.scores import score_table
 from hrsa.study import load_profile, store
@@ -53,7 +53,7 @@ plots.table(ablations.changes(study), f"Ablations of profile {study.name}, besid
 arms = {name for a in study.ablations for name in a.backbones}
 seeds = {seed for a in study.ablations for seed in a.seeds}
 models = [m.id for m in study.models() if m.backbone in arms and m.seed in seeds]
-scores, per_query = collect(study, models)
+scores, per_query = make_scores(study, models)
 plots.table(score_table(study, scores), f"Scores x 100 by condition and arm, seeds {sorted(seeds)}")
 
 # %%

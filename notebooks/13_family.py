@@ -76,7 +76,7 @@ Markdown(verdict.verdicts(tables["verdicts"]))
 
 # %%
 stated = study.verdict.model_dump()
-per_query, families = paired_scores.gather(study)
+per_query, families = paired_scores.make_query_scores(study)
 own = synthesis.score_verdicts(per_query, families, study.pairs, study.seeds, **stated)
 both = results.beside(tables["verdicts"].query("family == 'all'"), own.query("family == 'all'"))
 

@@ -104,13 +104,6 @@ def test_keep_selects_rows(embedder, rng):
         streamed(embedder, texts, keep=keep[1:])
 
 
-def test_batches_cover_every_text_within_the_budget(rng):
-    lengths = rng.integers(1, 40, size=50).tolist()
-    batches = hidden_states.token_batches(lengths, budget=64)
-    assert sorted(i for batch in batches for i in batch) == list(range(50))
-    assert all(len(b) * max(lengths[i] for i in b) <= 64 for b in batches)
-
-
 def test_nan_names_layer_and_text(embedder, rng):
     texts = [*texts_of(rng, 3), "w7 w39"]
     texts[:3] = [text.replace("w39", "w1") for text in texts[:3]]
@@ -126,7 +119,7 @@ def test_text_without_tokens_is_refused(embedder):
 
 
 def probe_table(rng, n=24):
-    """A table of the shape of `hrsa.texts.suite.probe_texts`."""
+    """A table of the shape of `hrsa.texts.suite.read_probe_texts`."""
     sets = np.array(["general", "maths"])[np.arange(n) % 2]
     return pd.DataFrame({"id": [f"t{i}" for i in range(n)], "set": sets,
                          "difficulty": np.where(sets == "maths", "1", ""),

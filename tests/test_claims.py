@@ -99,7 +99,7 @@ def scores(rng, shift=0.0, seeds=(0, 1, 2), arms=("base", "rlvr"), queries=120):
             for task, base in level.items():
                 value = base + rng.normal(0, 0.01, queries) + (shift if arm != "base" else 0)
                 rows += [(f"{arm}-s{seed}", task, f"q{i}", v) for i, v in enumerate(value)]
-    return pd.DataFrame(rows, columns=paired_scores.COLUMNS)
+    return pd.DataFrame(rows, columns=paired_scores.QUERY_COLUMNS)
 
 
 FAMILIES = pd.Series({"x": "retrieval", "y": "retrieval", "z": "pair"})
@@ -181,6 +181,14 @@ def test_evidence_joins_when_the_fingerprint_agrees(rng, tmp_path):
     joined, meta = evidence.join([tmp_path / "one.parquet", tmp_path / "two.parquet"])
     assert len(joined) == len(one) + len(two) and [m["source"] for m in meta] == ["machine one", "machine two"]
     assert paired_scores.seeds_of(joined, "base", "rlvr") == [0, 1, 2]
+
+
+def test_what_is_written_is_what_is_read(rng, tmp_path):
+    file = tmp_path / "one.parquet"
+    table, meta = evidence.write(file, load_profile("smoke"), scores(rng, queries=4), "one", FAMILIES)
+    read, read_meta = evidence.read(file)
+    pd.testing.assert_frame_equal(table, read, check_exact=True)
+    assert meta == read_meta and list(table.columns) == paired_scores.QUERY_COLUMNS
 
 
 @pytest.mark.parametrize(("section", "field", "value", "part"), [

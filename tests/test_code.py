@@ -19,11 +19,12 @@ from hrsa.study import code_hash as code
 from hrsa.study import store
 from hrsa.study.code_hash import check_unchanged, code_hash, notebook_hash
 from hrsa.study.profile import load_profile
-from hrsa.texts.hard_negatives import mine
+from hrsa.texts.hard_negatives import make_triples
 from hrsa.training.train import train_embedder
 
-STAGES = {"mine": (mine,), "train": (train_embedder,), "evaluate": (evaluate_model,), "record": (record_states,),
-          "compare": (compare_pair,), "dynamics": (dynamics,), "ablations": (last_states,), "merge": (merged_folder,)}
+STAGES = {"mine": (make_triples,), "train": (train_embedder,), "evaluate": (evaluate_model,),
+          "record": (record_states,), "compare": (compare_pair,), "dynamics": (dynamics,),
+          "ablations": (last_states,), "merge": (merged_folder,)}
 ARMS = {f"arm {b.name}": code_of(b) for b in load_profile("smoke").backbones}
 
 
@@ -147,7 +148,7 @@ def test_a_kernel_that_lives_on_sees_edits_and_refuses_to_make_with_old_code(pac
     check_unchanged(train_embedder)
     edit(package / "training/infonce.py", "temperature", "temperature_")
     assert code_hash(train_embedder) != before
-    check_unchanged(mine)
+    check_unchanged(make_triples)
     with pytest.raises(RuntimeError, match=r"hrsa\.training\.train\.train_embedder depends on: restart the kernel"):
         store.make(tmp_path / "made", lambda folder: None, (train_embedder,))
 

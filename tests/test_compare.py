@@ -372,7 +372,7 @@ def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch):
     written = (folder / "provenance.json").stat().st_mtime_ns
     recorded = sorted(path.name for path in (store.RUNS / "micro" / "states").iterdir())
     with monkeypatch.context() as alone:  # bootstrap, nulls, other metrics and probes live on what was recorded
-        alone.setattr(train, "load_embedder", no_model)
+        alone.setattr(train, "make_model", no_model)
         pairs.compare_pair(study, "base-vs-rlvr", "correlation")
         probes = store.read_table(pairs.compare_pair(study, "base-vs-rlvr", "probes") / "probes.parquet")
         assert pairs.compare_pair(study, "base-vs-rlvr", "cka") == folder

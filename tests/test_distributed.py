@@ -1,4 +1,4 @@
-"""Two processes train what one trains with the joint batch: by the documented command, on CPU."""
+"""Two processes train what one trains with the global batch: by the documented command, on CPU."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from hrsa.study import store
 from hrsa.study.profile import Profile, load_profile
 from hrsa.training import distributed
 from hrsa.training.batches import CUT
-from hrsa.training.gradient_cache import blank, pieces_of
+from hrsa.training.gradient_cache import blank, mini_batches_of
 from hrsa.training.infonce import MASKED, InfoNCE
 from hrsa.training.train import train_embedder
 from hrsa.workflow.commands import main
@@ -53,7 +53,7 @@ def read(folder):
              for part in ("model", "checkpoints/step-000002")})
 
 
-def test_two_processes_are_one_with_the_joint_batch(study, tmp_path):
+def test_two_processes_are_one_with_the_global_batch(study, tmp_path):
     (tmp_path / "launched.py").write_text(LAUNCHED, encoding="utf8")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu.yaml"),
                "--main_process_port", "0", str(tmp_path / "launched.py"), str(tmp_path), str(study), "a-s0"]
@@ -92,14 +92,14 @@ def test_blank_passes_change_nothing(tmp_path, rng):
     model = embedder(tiny_backbone(tmp_path, 0))
     features, labels = columns_of(model, rng)
     loss, expected, _ = gradients(model, features, labels, 160)
-    pieces, where = pieces_of(features, 40)
-    pieces += [blank(pieces[-1])] * 2
+    mini_batches, where = mini_batches_of(features, 40)
+    mini_batches += [blank(mini_batches[-1])] * 2
     module = InfoNCE(model, 0.1, 160)
-    distinct = module._embed(pieces, True)
+    distinct = module._embed(mini_batches, True)
     embeddings = distinct[where].requires_grad_()
     model.zero_grad()
     again = module._loss(embeddings, labels["ids"], torch.cat([labels["ids"][:, :2], labels["known"]], 1))
-    module._carry(pieces, torch.zeros_like(distinct).index_add_(0, where, embeddings.grad), torch.ones(()))
+    module._carry(mini_batches, torch.zeros_like(distinct).index_add_(0, where, embeddings.grad), torch.ones(()))
     got = {name: p.grad for name, p in model.named_parameters()}
     assert float(again) == pytest.approx(loss, rel=1e-5) and difference(got, expected) < 1e-6
 

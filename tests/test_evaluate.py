@@ -12,9 +12,15 @@ from sklearn.metrics import average_precision_score
 from tiny import tiny_backbone
 
 from hrsa.evaluation import evaluate
-from hrsa.evaluation.embedding_cache import Embeddings, size, text_key
+from hrsa.evaluation.embedding_cache import Embeddings, cache_size, text_key
 from hrsa.evaluation.encoder import BM25Search, InstructedEncoder, model_meta, task_instruction
-from hrsa.evaluation.item_scores import item_scores, precision_at_positives, rescore, right_at_best_threshold, watch
+from hrsa.evaluation.item_scores import (
+    per_item_scores,
+    precision_at_positives,
+    recording,
+    rescore,
+    right_at_best_threshold,
+)
 from hrsa.evaluation.tasks import family, local_task, study_tasks
 from hrsa.models.embedder import assemble
 from hrsa.study import runtime
@@ -195,7 +201,7 @@ def test_stored_embeddings_come_back_and_only_new_texts_are_encoded(model, rng, 
         evaluate.run_task(encoder(recorder, store=store), local_task(task), tmp_path / "c")
     encoded = {text for _, texts in recorder.calls for text in texts}
     assert encoded == {"a text that was not there", *second.test["sentence1"], *second.test["sentence2"]}
-    count, used = size(tmp_path / "s")
+    count, used = cache_size(tmp_path / "s")
     assert count == len(set(queries)) + len({*corpus, "a text that was not there"}) + len(encoded) - 1
     assert count * (4 * 32 + 32) < used == sum(f.stat().st_size for f in (tmp_path / "s").iterdir())
 
@@ -250,18 +256,29 @@ def test_ndcg_per_query_equals_the_formula(model, rng, tmp_path):
 
 
 def test_a_run_file_that_does_not_rescore_is_refused(model, rng, tmp_path):
-    task = local_task(make_task(rng, "retrieval"))
-    seen = watch(task)
+    task, scored = recording(local_task(make_task(rng, "retrieval")))
     with runtime.quiet():
         result = mteb.evaluate(encoder(model), task, cache=None, co2_tracker=False, prediction_folder=tmp_path,
                                show_progress_bar=False).task_results[0]
     file = tmp_path / task.prediction_file_name
     content = paths.read_json(file)
     content["default"]["test"]["q0"] = {d: -score for d, score in content["default"]["test"]["q0"].items()}
-    assert item_scores(task, result, file, seen)
+    assert per_item_scores(task, result, file, scored)
     paths.write_json(file, content)
     with pytest.raises(ValueError, match="re-score to mteb's ndcg_at_10"):
-        item_scores(task, result, file, seen)
+        per_item_scores(task, result, file, scored)
+
+
+def test_a_recording_leaves_the_task_as_it_was(model, rng, tmp_path):
+    task = local_task(make_task(rng, "retrieval"))
+    before, kind = dict(vars(task)), type(task)
+    _, items = evaluate.run_task(encoder(model), task, tmp_path)
+    assert vars(task) == before and type(task) is kind
+    assert items.keys() == task.dataset["default"]["test"]["relevant_docs"].keys()
+    recorder, scored = recording(task)
+    assert isinstance(recorder, kind) and type(recorder) is type(recording(task)[0]) and scored == {}
+    pair = local_task(make_task(rng, "pair"))
+    assert recording(pair) == (pair, {})
 
 
 def test_a_query_that_is_a_document_does_not_find_itself(model, rng, tmp_path):
@@ -400,9 +417,9 @@ def test_bm25_runs_as_a_model_on_the_retrieval_tasks(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RUNS", tmp_path)
     profile = profile_of(tasks=("ToolRetrieval", "ChampSolutionRetrieval", "BibleBookClustering"))
     folder = evaluate.evaluate_model(profile, "bm25")
-    scores, items = evaluate.collect(profile, ["bm25"])
+    scores, items = evaluate.make_scores(profile, ["bm25"])
     assert set(scores["task"]) == {"ToolRetrieval", "ChampSolutionRetrieval"}
-    assert list(scores.columns) == evaluate.SCORES and list(items.columns) == evaluate.PER_QUERY
+    assert list(scores.columns) == evaluate.SCORE_COLUMNS and list(items.columns) == evaluate.QUERY_COLUMNS
     np.testing.assert_allclose(items.groupby("task")["value"].mean()[scores["task"]], scores["value"], atol=1e-9)
     assert (scores["value"] > 0.1).all()
     assert len(mteb.ResultCache(folder).load_results(include_remote=False)[0].task_results) == 2

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from tiny import tiny_backbone
 
-from hrsa.training.gradient_cache import cut, pieces_of
+from hrsa.training.gradient_cache import mini_batches_of
 from hrsa.training.infonce import MASKED, InfoNCE, cosines, false_negatives, info_nce, near_positives, text_id
 
 B, NEGATIVES, PROMPT = 6, 2, "Instruct: find the match\nQuery:"
@@ -116,28 +116,19 @@ def test_text_ids_tell_texts_apart():
     assert all(-(2**63) <= text_id(str(i)) < 2**63 for i in range(100))
 
 
-def test_pieces_hold_every_text_once_within_the_budget(rng):
-    lengths = torch.tensor(rng.integers(1, 60, size=50))
-    pieces = cut(lengths, 128)
-    assert sorted(torch.cat(pieces).tolist()) == list(range(50))
-    for piece in pieces:
-        assert len(piece) * int(lengths[piece].max()) <= 128
-    assert [len(piece) for piece in cut(torch.tensor([200, 300]), 128)] == [1, 1]
-
-
 def test_padding_is_small(folder, rng):
     features, _ = columns_of(embedder(folder), rng, rows=64)
     tokens = sum(int(column["attention_mask"].sum()) for column in features)
     padded = sum(column["attention_mask"].numel() for column in features)
-    assert sum(piece.tokens for piece in pieces_of(features, 256)[0]) < 1.15 * tokens < padded
+    assert sum(batch.tokens for batch in mini_batches_of(features, 256)[0]) < 1.15 * tokens < padded
 
 
 def test_equal_texts_are_embedded_once(folder):
     model = embedder(folder)
     columns = [["stone", "moon", "stone"], ["river", "stone", "a river"], ["river", "river", "moon"]]
     features = [model.preprocess(texts, prompt=None if i else PROMPT + " ") for i, texts in enumerate(columns)]
-    pieces, where = pieces_of(features, 1000)
-    assert sum(len(piece.texts) for piece in pieces) == 2 + 4  # queries carry the instruction, so they are apart
+    mini_batches, where = mini_batches_of(features, 1000)
+    assert sum(len(batch.texts) for batch in mini_batches) == 2 + 4  # queries carry the instruction, so they are apart
     assert where.tolist() == [0, 1, 0, 2, 3, 4, 2, 2, 5]
 
 
@@ -178,11 +169,11 @@ def test_dropout_is_replayed(folder, rng, monkeypatch):
 
 
 def keeping_everything(embed):
-    """The same pieces with every graph kept: the un-cached loss under the same random numbers."""
-    def wrapped(self, pieces, training):
+    """The same mini-batches with every graph kept: the un-cached loss under the same random numbers."""
+    def wrapped(self, mini_batches, training):
         budget, self.chunk_tokens = self.chunk_tokens, 10**9
         try:
-            return embed(self, pieces, training)
+            return embed(self, mini_batches, training)
         finally:
             self.chunk_tokens = budget
     return wrapped
@@ -204,10 +195,10 @@ def test_only_the_budget_is_held(folder, rng):
     for rows in (8, 64):
         features, _ = columns_of(model, rng, rows)
         loss_module = InfoNCE(model, 0.1, 400)
-        pieces, _ = pieces_of(features, 100)
-        loss_module._embed(pieces, True)
-        assert 0 < sum(piece.tokens for piece in pieces if piece.kept is not None) <= 400
-        assert all(piece.tokens <= 100 for piece in pieces)
+        mini_batches, _ = mini_batches_of(features, 100)
+        loss_module._embed(mini_batches, True)
+        assert 0 < sum(batch.tokens for batch in mini_batches if batch.kept is not None) <= 400
+        assert all(batch.tokens <= 100 for batch in mini_batches)
 
 
 def test_known_positives_are_masked_and_counted(folder, rng):
@@ -256,7 +247,7 @@ def test_blocks_of_scores_change_nothing(folder, rng, monkeypatch):
     model = embedder(folder)
     features, labels = columns_of(model, rng)
     loss, whole, record = gradients(model, features, labels, 300)
-    monkeypatch.setattr("hrsa.training.infonce.SCORES", 40)
+    monkeypatch.setattr("hrsa.training.infonce._SCORES_HELD", 40)
     again, blocks, counts = gradients(model, features, labels, 300)
     assert again == pytest.approx(loss, rel=1e-5) and difference(whole, blocks) < 1e-6
     assert all(counts[name] == record[name] for name in (*MASKED, "tokens"))
@@ -299,12 +290,12 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_are_one_with_the_joint_batch(folder, rng, tmp_path):
+def test_two_processes_are_one_with_the_global_batch(folder, rng, tmp_path):
     model = embedder(folder)
     features, labels = columns_of(model, rng)
     labels["ids"][5, 2] = labels["ids"][0, 1]  # a duplicate that only the gathered batch shows
     labels["known"][0] = labels["ids"][4, 1]
-    loss, joint, record = gradients(model, features, labels, 200)
+    loss, whole, record = gradients(model, features, labels, 200)
     torch.save(([dict(column) for column in features], labels), tmp_path / "in")
     workers = [subprocess.Popen(
         [sys.executable, "-c", WORKER, str(Path(__file__).parent), str(folder), str(tmp_path / "in"),
@@ -314,6 +305,6 @@ def test_two_processes_are_one_with_the_joint_batch(folder, rng, tmp_path):
         results = [torch.load(tmp_path / f"out{rank}-{chunk_tokens}", weights_only=True) for rank in range(2)]
         assert np.mean([r[0] for r in results]) == pytest.approx(loss, rel=1e-5)
         for _, part, counts in results:
-            assert difference({k.removeprefix("module."): v for k, v in part.items()}, joint) < 1e-6
+            assert difference({k.removeprefix("module."): v for k, v in part.items()}, whole) < 1e-6
             assert all(counts[name] == record[name] for name in (*MASKED, "tokens"))
     assert record["duplicates"] > 0

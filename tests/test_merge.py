@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa.evaluation.evaluate import SCORES
+from hrsa.evaluation.evaluate import SCORE_COLUMNS
 from hrsa.report.prose import verdict
 from hrsa.study import store
 from hrsa.study.profile import load_profile
@@ -26,7 +26,7 @@ def scored(rng, seeds):
                 level = LEVEL + (0.012 * (-1) ** seed if model.backbone != "base" else 0)
                 rows += [(f"{model.backbone}-s{seed}", task, f"q{i}", value) for task in FAMILIES
                          for i, value in enumerate(level + rng.normal(0, 0.002, 60))]
-    return pd.DataFrame(rows, columns=paired_scores.COLUMNS)
+    return pd.DataFrame(rows, columns=paired_scores.QUERY_COLUMNS)
 
 
 def keep(folder, per_query):
@@ -35,7 +35,7 @@ def keep(folder, per_query):
         target = folder / "smoke" / "evaluation" / f"{model}-{'0' * 12}"
         store.write_table(target / "per_query.parquet", rows)
         store.write_table(target / "scores.parquet", pd.DataFrame(
-            [[model, task, family, "m", 0.5] for task, family in FAMILIES.items()], columns=SCORES))
+            [[model, task, family, "m", 0.5] for task, family in FAMILIES.items()], columns=SCORE_COLUMNS))
         store.write_json(target / "provenance.json", {"written": "2026-01-01T00:00:00Z"})
 
 
@@ -65,8 +65,8 @@ def test_more_seeds_from_elsewhere_narrow_the_verdict(rng, tmp_path):
 def test_a_run_joins_with_files_received(rng, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(store, "ROOT", tmp_path)
-    monkeypatch.setattr(paired_scores, "gather", paired_scores.finished)
-    monkeypatch.setattr(evidence, "fingerprint", lambda profile: {"verdict": str(profile.verdict.margin)})
+    monkeypatch.setattr(paired_scores, "make_query_scores", paired_scores.read_query_scores)
+    monkeypatch.setattr(evidence, "study_fingerprint", lambda profile: {"verdict": str(profile.verdict.margin)})
     keep(tmp_path / "runs", scored(rng, (0, 1)))
     assert evidence.pooled(SMOKE).seeds == (0, 1)
     other = tmp_path / "data" / "evidence" / "smoke" / "lab.parquet"
@@ -77,6 +77,29 @@ def test_a_run_joins_with_files_received(rng, tmp_path, monkeypatch):
     evidence.write(other, wider, scored(rng, (2, 3)), "another laboratory", FAMILIES)
     with pytest.raises(ValueError, match="another for verdict"):
         evidence.pooled(SMOKE)
+
+
+def test_a_score_is_read_from_parquet_once(rng, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    monkeypatch.setattr(paired_scores, "make_query_scores", paired_scores.read_query_scores)
+    monkeypatch.setattr(evidence, "study_fingerprint", lambda profile: {})
+    keep(tmp_path / "runs", scored(rng, (0, 1)))
+    other = tmp_path / "data" / "evidence" / "smoke" / "lab.parquet"
+    evidence.write(other, SMOKE, scored(rng, (2, 3)), "another laboratory", FAMILIES)
+    seen = []
+    for module, name in ((store, "read_table"), (evidence, "read")):
+        monkeypatch.setattr(module, name, counting(getattr(module, name), seen))
+    evidence.pooled(SMOKE)
+    assert sorted(seen) == sorted([*(tmp_path / "runs").rglob("*-s*/*.parquet"), other])
+
+
+def counting(read, seen):
+    """`read`, which notes the paths that it is called with."""
+    def wrapped(path, *args, **kwargs):
+        seen.append(path)
+        return read(path, *args, **kwargs)
+    return wrapped
 
 
 def test_a_seed_without_both_arms_is_left_out(rng, tmp_path):
@@ -109,7 +132,8 @@ def test_backbones_in_folders_count_by_their_bytes(tmp_path):
     def fingerprint(content):
         (tmp_path / "model.safetensors").write_bytes(content)
         folder = SMOKE.backbones[0].model_copy(update={"source": "folder", "path": str(tmp_path)})
-        return evidence.fingerprint(SMOKE.model_copy(update={"backbones": (folder, *SMOKE.backbones[1:])}))["models"]
+        profile = SMOKE.model_copy(update={"backbones": (folder, *SMOKE.backbones[1:])})
+        return evidence.study_fingerprint(profile)["models"]
 
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_text("{}")

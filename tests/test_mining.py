@@ -43,9 +43,9 @@ def test_select_equals_the_plain_rule_in_any_block_size(rng, monkeypatch):
     similarity = rng.uniform(0.1, 1, size=(20, n)).round(2).astype(np.float32)  # rounded: there are ties
     position = rng.integers(0, n, size=20)
     expected = plain(similarity, position, np.float32(0.95), int(0.1 * n), 4)
-    monkeypatch.setattr(negative_search, "LEAST", 1)
+    monkeypatch.setattr(negative_search, "_LEAST", 1)
     for block in (1, 3 * n, 2**24):
-        monkeypatch.setattr(negative_search, "BLOCK", block)
+        monkeypatch.setattr(negative_search, "_BLOCK", block)
         found = select(similarity, position, wanted=4, margin=0.95, skip_ranks=100, skip_share=0.1)
         assert [[j for j in row if j >= 0] for row in found.negatives.tolist()] == expected
         held = found.scores[found.negatives >= 0]
@@ -56,7 +56,7 @@ def test_select_equals_the_plain_rule_in_any_block_size(rng, monkeypatch):
 @pytest.mark.parametrize("k", [1, 7, 100, 3000])
 def test_nearest_holds_the_largest_in_order_whatever_the_sample_says(k, rng):
     for values in (rng.normal(size=5000), rng.integers(0, 9, 5000), np.sort(rng.normal(size=5000)), np.zeros(5000),
-                   np.where(np.arange(5000) % negative_search.STRIDE == 0, 1.0, rng.uniform(size=5000))):
+                   np.where(np.arange(5000) % negative_search._STRIDE == 0, 1.0, rng.uniform(size=5000))):
         found = negative_search._nearest(values.astype(np.float32), k)
         plainly = np.argsort(-values.astype(np.float32), kind="stable")
         assert len(found) >= k and (found == plainly[: len(found)]).all()
@@ -79,7 +79,7 @@ def test_slices_change_no_similarity_and_each_query_gets_its_instruction(monkeyp
     queries, passages = [f"q{i}" for i in range(50)], [f"p{i}" for i in range(30)]
     instructions = [("Find.", "Seek.")[i % 3 == 0] for i in range(50)]
     whole = negative_search.embedding_scores(Words(prompts={"query": "x"}), queries, passages, instructions)(0, 50)
-    monkeypatch.setattr(negative_search, "SLICE", 8)
+    monkeypatch.setattr(negative_search, "_SLICE", 8)
     model = Words(prompts={"query": "x"})
     score = negative_search.embedding_scores(model, queries, passages, instructions)
     parts = np.concatenate([score(start, min(start + 7, 50)) for start in range(0, 50, 7)])
@@ -92,13 +92,14 @@ def test_slices_change_no_similarity_and_each_query_gets_its_instruction(monkeyp
 
 
 def test_peak_memory_does_not_grow_with_the_number_of_queries(monkeypatch):
-    monkeypatch.setattr(negative_search, "SLICE", 100)
-    monkeypatch.setattr(negative_search, "BLOCK", 1)
+    monkeypatch.setattr(negative_search, "_SLICE", 100)
+    monkeypatch.setattr(negative_search, "_BLOCK", 1)
     passages, peaks = [f"p{i}" for i in range(1500)], {}
     for q in (300, 1500):
         queries = [f"q{i}" for i in range(q)]
         tracemalloc.start()
-        hard_negatives.search(queries, ["Find."] * q, passages, np.arange(q), Words(d=256), Mining(skip_share=0.1), 3)
+        hard_negatives.find_negatives(queries, ["Find."] * q, passages, np.arange(q), Words(d=256),
+                                      Mining(skip_share=0.1), 3)
         peaks[q] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     numbers = 1200 * 8 * 20  # of the results and the table of known answers; vectors would add 1200 * 4 * 256
@@ -106,9 +107,9 @@ def test_peak_memory_does_not_grow_with_the_number_of_queries(monkeypatch):
 
 
 def test_triples_are_written_part_by_part(tmp_path, monkeypatch):
-    monkeypatch.setattr(hard_negatives, "ROWS", 2)
+    monkeypatch.setattr(hard_negatives, "_ROWS_AT_A_TIME", 2)
     table = pairs(query=["cats", "dogs", "fish", "birds", "cats"], positive=ANIMALS)
-    triples, _ = hard_negatives.mine_table(table, Mining(embedder="bm25", skip_ranks=0, margin=1), 1, threads=1)
+    triples, _ = hard_negatives.mine_triples(table, Mining(embedder="bm25", skip_ranks=0, margin=1), 1, threads=1)
     hard_negatives.write_triples(tmp_path / "triples.parquet", triples)
     back = store.read_table(tmp_path / "triples.parquet")
     pd.testing.assert_frame_equal(back.assign(negatives=back["negatives"].map(list), negative_scores=back[
@@ -161,7 +162,7 @@ ANIMALS = ["cats purr and climb", "dogs bark and fetch", "fish swim in water", "
 
 def test_known_answers_of_the_same_query_are_never_negatives():
     table = pairs(query=["cats", "dogs", "fish", "birds", "cats"], positive=ANIMALS)
-    triples, _ = hard_negatives.mine_table(table, Mining(embedder="bm25", skip_ranks=0, margin=1), 2, threads=1)
+    triples, _ = hard_negatives.mine_triples(table, Mining(embedder="bm25", skip_ranks=0, margin=1), 2, threads=1)
     for row in triples.itertuples():
         assert not set(row.negatives) & set(table.loc[table["query"] == row.query, "positive"])
 
@@ -169,7 +170,7 @@ def test_known_answers_of_the_same_query_are_never_negatives():
 def test_negatives_of_the_file_are_kept_and_pairs_without_candidates_left_out():
     given = [["x", "y", "z"], [], [], [], []]
     table = pairs(query=["cats"] + ["dogs"] * 3 + ["cats"], positive=ANIMALS, negatives=given)
-    triples, report = hard_negatives.mine_table(table, Mining(embedder="bm25", skip_ranks=0), 2, threads=1)
+    triples, report = hard_negatives.mine_triples(table, Mining(embedder="bm25", skip_ranks=0), 2, threads=1)
     assert triples["negatives"].iloc[0] == ["x", "y"] and np.isnan(triples["positive_score"].iloc[0])
     facts = report["tasks"]["t"]
     assert facts["given"] == 1 and facts["left_out"] + facts["mined"] == 4 and facts["left_out"] > 0
@@ -178,20 +179,20 @@ def test_negatives_of_the_file_are_kept_and_pairs_without_candidates_left_out():
 
 def test_a_task_without_any_triple_is_refused():
     with pytest.raises(ValueError, match="at least one pair of t with 3 hard negatives, got none of 2"):
-        hard_negatives.mine_table(pairs(query=["a", "b"], positive=["one", "two"]), Mining(embedder="bm25"), 3,
-                                  threads=1)
+        hard_negatives.mine_triples(pairs(query=["a", "b"], positive=["one", "two"]), Mining(embedder="bm25"), 3,
+                                    threads=1)
 
 
 def test_no_negatives_asked_none_mined():
-    triples, report = hard_negatives.mine_table(pairs(query=["a", "b"], positive=["one", "two"]), Mining(), 0,
-                                                threads=1)
+    triples, report = hard_negatives.mine_triples(pairs(query=["a", "b"], positive=["one", "two"]), Mining(), 0,
+                                                  threads=1)
     assert triples["negatives"].tolist() == [[], []] and report["hard_negatives"] == 0
 
 
 def test_bm25_negatives_share_words_with_the_query():
     table = suite.load_training(SMOKE)
-    triples, report = hard_negatives.mine_table(table[table["task"] == "wn_usage"].reset_index(drop=True),
-                                        Mining(embedder="bm25"), 3, threads=1)
+    triples, report = hard_negatives.mine_triples(table[table["task"] == "wn_usage"].reset_index(drop=True),
+                                                  Mining(embedder="bm25"), 3, threads=1)
     assert (triples["negatives"].str.len() == 3).all()
     facts = report["tasks"]["wn_usage"]
     assert facts["largest_ratio"] <= 0.95 + 1e-6 and facts["skipped_ranks"] == 6
@@ -200,7 +201,8 @@ def test_bm25_negatives_share_words_with_the_query():
 def test_minilm_is_found_in_its_package_and_ranks_by_meaning():
     table = pairs(query=["feline pets", "canine pets", "sea animals", "winged animals", "rodent catchers"],
                   positive=ANIMALS)
-    triples, report = hard_negatives.mine_table(table, Mining(embedder="minilm", skip_ranks=0, margin=1), 2, threads=1)
+    options = Mining(embedder="minilm", skip_ranks=0, margin=1)
+    triples, report = hard_negatives.mine_triples(table, options, 2, threads=1)
     row = triples.iloc[1]
     assert row["positive_score"] > max(row["negative_scores"]) > min(row["negative_scores"])
     assert report["embedder"] == "minilm" and report["tasks"]["t"]["suspect_share"] < 1
@@ -216,21 +218,21 @@ def test_missing_minilm_is_named(monkeypatch):
 def test_mine_writes_triples_and_report_once(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "RUNS", tmp_path)
     profile = SMOKE.model_copy(update={"suite": SMOKE.suite.model_copy(update={"train": ("pg_docs", "wn_define")})})
-    folder = hard_negatives.mine(profile)
-    assert hard_negatives.mine(profile) == folder
+    folder = hard_negatives.make_triples(profile)
+    assert hard_negatives.make_triples(profile) == folder
     triples = store.read_table(folder / "triples.parquet", ["row", "task", "instruction", "query", "positive",
                                                            "negatives", "positive_score", "negative_scores"])
     report = store.read_json(folder / "report.json")
     assert sum(facts["mined"] for facts in report["tasks"].values()) == len(triples)
-    assert all(len(facts["examples"]) == hard_negatives.EXAMPLES for facts in report["tasks"].values())
+    assert all(len(facts["examples"]) == hard_negatives._SHOWN_PER_TASK for facts in report["tasks"].values())
     other = profile.model_copy(update={"recipe": profile.recipe.model_copy(update={"hard_negatives": 1})})
-    assert hard_negatives.mine(other) != folder
+    assert hard_negatives.make_triples(other) != folder
 
 
 def test_chapter_tables_say_what_mining_did():
     training = suite.load_training(SMOKE)
     few = training.groupby("task").head(20).reset_index(drop=True)
-    _, report = hard_negatives.mine_table(few, Mining(embedder="bm25"), 3, threads=1)
+    _, report = hard_negatives.mine_triples(few, Mining(embedder="bm25"), 3, threads=1)
     counts = texts.mining_counts(report).set_index("task")
     assert counts["pairs mined"].sum() == sum(facts["mined"] for facts in report["tasks"].values())
     assert texts.margin_sentence(report).startswith("Every mined negative has at most 95%")

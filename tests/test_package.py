@@ -98,7 +98,7 @@ def installed(tmp_path, monkeypatch, rng):
 def study(installed, tmp_path, monkeypatch):
     """A profile with the package as base and two arms of adapters; its real text from this file."""
     monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr("hrsa.texts.pretraining.pretraining_text", lambda: (TEXTS[5:], TEXTS[:5]))
+    monkeypatch.setattr("hrsa.texts.pretraining.read_pretraining_text", lambda: (TEXTS[5:], TEXTS[:5]))
     monkeypatch.setattr(ship, "FOLDER", tmp_path / "shipped")
     monkeypatch.setattr(untrained, "FOLDER", tmp_path / "results")
     return Profile.model_validate({

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa.evaluation.evaluate import SCORES
+from hrsa.evaluation.evaluate import SCORE_COLUMNS
 from hrsa.study import store
 from hrsa.study.profile import load_profile
 from hrsa.verdict import evidence, paired_scores
@@ -92,7 +92,7 @@ def test_refusals(rng):
 def test_command_line(rng, tmp_path, capsys):
     rows = [(f"{arm}-s{seed}", task, f"q{i}", rng.random()) for arm in ("base", "rlvr", "sft") for seed in (0, 1)
             for task in "xy" for i in range(10)]
-    table = pd.DataFrame(rows, columns=paired_scores.COLUMNS)
+    table = pd.DataFrame(rows, columns=paired_scores.QUERY_COLUMNS)
     families = {"x": "pair", "y": "pair"}
     evidence.write(tmp_path / "e.parquet", load_profile("smoke"), table, "here", families)
     size = ["--profile", "smoke", "--margin", "0.05", "--seeds", "3", "--queries", "50"]
@@ -124,11 +124,11 @@ def test_plan_of_a_finished_run(rng, tmp_path, monkeypatch, capsys):
             folder = tmp_path / "smoke" / "evaluation" / f"{arm}-s{seed}-{key}"
             made[folder.name] = rng.normal(0, 0.02, 30)
             rows = [(f"{arm}-s{seed}", "x", f"q{i}", value) for i, value in enumerate(made[folder.name])]
-            store.write_table(folder / "per_query.parquet", pd.DataFrame(rows, columns=paired_scores.COLUMNS))
+            store.write_table(folder / "per_query.parquet", pd.DataFrame(rows, columns=paired_scores.QUERY_COLUMNS))
             store.write_table(folder / "scores.parquet", pd.DataFrame(
-                [[f"{arm}-s{seed}", "x", "pair", "max_ap", 0.5]], columns=SCORES))
+                [[f"{arm}-s{seed}", "x", "pair", "max_ap", 0.5]], columns=SCORE_COLUMNS))
             store.write_json(folder / "provenance.json", {"written": f"2026-01-0{day}T00:00:00Z", "seconds": 36.0})
-    found = paired_scores.finished(load_profile("smoke"))[0].query("model == 'base-s0'")["value"]
+    found = paired_scores.read_query_scores(load_profile("smoke"))[0].query("model == 'base-s0'")["value"]
     assert found.tolist() == pytest.approx(made[f"base-s0-{'a' * 12}"].tolist())
     assert main(["power", "--profile", "smoke", "--seeds", "3", "--queries", "30"]) == 0
     assert "from seeds [0, 1], 1 tasks, 30 queries" in capsys.readouterr().out

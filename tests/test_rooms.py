@@ -11,6 +11,7 @@ from hrsa.study.code_hash import PACKAGE
 ROOMS = ("study", "texts", "similarity", "models", "training", "evaluation", "analysis", "verdict", "report",
          "workflow")
 MOST = {"similarity": 16}  # modules of a folder, its face not counted; 12 elsewhere
+UNIQUE = {"texts", "training", "evaluation"}  # rooms whose public names no other module defines
 LINES = 400  # of a file
 
 
@@ -71,6 +72,30 @@ def test_library_code_imports_modules_and_not_faces():
     faces = {name for name, path in files().items() if path.name == "__init__.py"}
     assert [f"{name} -> {target}" for name, targets in imports().items() for target in targets & faces
             if name not in faces] == []
+
+
+def public(path):
+    """Names without an underscore that a module defines, its logger aside."""
+    return {name for statement in ast.parse(path.read_text(encoding="utf8")).body for name in bound(statement)
+            if not name.startswith("_")} - {"log"}
+
+
+def bound(statement):
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+    return set()
+
+
+def test_a_public_name_means_one_thing():
+    where = {}
+    for module, path in files().items():
+        for name in public(path):
+            where.setdefault(name, []).append(module)
+    several = {name: modules for name, modules in where.items() if len(modules) > 1}
+    assert {name: modules for name, modules in several.items() if {room(m) for m in modules} & UNIQUE} == {}
 
 
 def test_no_folder_is_crowded_and_no_file_long():

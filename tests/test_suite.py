@@ -51,13 +51,13 @@ def test_no_evaluation_or_probe_text_in_training(reserved):
     for task in TRAIN:
         pairs = pd.read_parquet(file_of("train/tasks.json", task, task))
         for side in ("query", "positive"):
-            found = decontamination.overlapping(pairs[side], reserved)
+            found = decontamination.contaminated(pairs[side], reserved)
             assert not any(found), (task, side, pairs[side][found].head(3).tolist())
 
 
 def test_the_overlap_check_sees_a_planted_text(reserved):
     planted = pd.read_parquet(file_of("eval/tasks.json", "BibleBookClustering", "test"))["sentences"].iloc[0]
-    assert decontamination.overlapping([f"Before. {planted} After."], reserved) == [True]
+    assert decontamination.contaminated([f"Before. {planted} After."], reserved) == [True]
 
 
 @pytest.mark.parametrize("card_file", CARDS)

@@ -115,7 +115,7 @@ def test_every_format_gives_the_same_pairs(form, rows, tmp_path):
 def test_a_data_set_is_known_by_its_content(tmp_path):
     for name, rows in (("a", PLAIN), ("b", PLAIN), ("c", PLAIN[:2])):
         datasets.Dataset.from_list(rows).save_to_disk(tmp_path / name)
-    keys = [training_sources.training(with_suite(train=(str(tmp_path / name),)))[0].hash() for name in "abc"]
+    keys = [training_sources.named_sources(with_suite(train=(str(tmp_path / name),)))[0].hash() for name in "abc"]
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -133,7 +133,7 @@ def test_hub_names_are_read_through_datasets(tmp_path, monkeypatch):
     profile = with_suite(train=("hub:org/pairs", "hub:org/pairs/small:dev"), max_pairs=None)
     assert suite.load_training(profile)["task"].unique().tolist() == ["pairs", "pairs-small"]
     assert asked == [("org/pairs", None, "train"), ("org/pairs", "small", "dev")]
-    assert len({source.hash() for source in training_sources.training(profile)}) == 1, "the same content"
+    assert len({source.hash() for source in training_sources.named_sources(profile)}) == 1, "the same content"
 
 
 def test_hub_name_without_network_is_named(monkeypatch):
@@ -224,20 +224,20 @@ def test_good_task_then_missing_column_empty_text_and_lost_document(own_suite):
 
 
 def test_probe_texts_have_labels_targets_and_even_difficulties():
-    probes = suite.probe_texts(SMOKE)
+    probes = suite.read_probe_texts(SMOKE)
     assert probes["id"].is_unique and probes["text"].is_unique
     assert set(probes["set"]) == {"general", "maths"}
     assert probes["topic"].notna().all() and probes["target"].notna().all()
     assert (probes.groupby("set")["target"].std() > 1).all()
     first = probes[probes["set"] == "maths"].head(150)
     assert first["difficulty"].value_counts().to_dict() == {"easy": 50, "moderate": 50, "hard": 50}
-    pd.testing.assert_frame_equal(probes, suite.probe_texts(SMOKE))
+    pd.testing.assert_frame_equal(probes, suite.read_probe_texts(SMOKE))
 
 
 def test_too_few_probe_texts_are_refused():
     analysis = SMOKE.analysis.model_copy(update={"texts_per_set": 100_000})
     with pytest.raises(ValueError, match="texts_per_set=100000"):
-        suite.probe_texts(SMOKE.model_copy(update={"analysis": analysis}))
+        suite.read_probe_texts(SMOKE.model_copy(update={"analysis": analysis}))
 
 
 def test_overlap_finds_a_copied_run_of_words_and_no_shorter_one(rng):
@@ -246,8 +246,8 @@ def test_overlap_finds_a_copied_run_of_words_and_no_shorter_one(rng):
     start = int(rng.integers(0, 187))
     copied, shorter = words[start : start + 13], words[start : start + 12]
     both = ["new " + ", ".join(copied).upper() + " end", " ".join(["new", *shorter, "end"])]
-    assert decontamination.overlapping(both, known) == [True, False]
-    assert decontamination.overlapping(["Yes, indeed!", "yes"], decontamination.index(["yes indeed"])) == [True, False]
+    assert decontamination.contaminated(both, known) == [True, False]
+    assert decontamination.contaminated(["Yes, indeed!", "yes"], decontamination.index(["yes indeed"])) == [True, False]
 
 
 def test_docstrings_of_a_file(tmp_path):
@@ -260,7 +260,7 @@ def test_docstrings_of_a_file(tmp_path):
 def test_pretraining_text_is_split_by_hash_and_capped(monkeypatch):
     monkeypatch.setattr(pretraining, "PACKAGES", ("statsmodels",))
     monkeypatch.setattr(pretraining, "PRETRAINING_CHARACTERS", 1_000_000)
-    train, held_out = pretraining.pretraining_text()
+    train, held_out = pretraining.read_pretraining_text()
     assert 900_000 < sum(map(len, train + held_out)) <= 1_000_000
     assert not set(train) & set(held_out) and len(train) == len(set(train))
     assert 0.002 < len(held_out) / len(train) < 0.06
@@ -269,7 +269,8 @@ def test_pretraining_text_is_split_by_hash_and_capped(monkeypatch):
 
 def test_pretraining_text_leaves_out_evaluation_text(monkeypatch):
     leak = suite.load_task("PerlFAQRetrieval", SMOKE).corpus["text"].iloc[0]
-    monkeypatch.setattr(pretraining, "documents", lambda: [leak, f"Quoted: {leak}", "nothing of the kind " * 20])
-    train, held_out = pretraining.pretraining_text()
+    documents = [leak, f"Quoted: {leak}", "nothing of the kind " * 20]
+    monkeypatch.setattr(pretraining, "package_documents", lambda: documents)
+    train, held_out = pretraining.read_pretraining_text()
     assert not any(leak in text for text in train + held_out)
     assert any("nothing of the kind" in text for text in train + held_out)

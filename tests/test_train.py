@@ -1,4 +1,4 @@
-"""Training: order of batches, pooling, export, resume after SIGKILL, fingerprints, switches and errors."""
+"""Training: batches, pooling, export, resume after SIGKILL, fingerprints, switches and errors."""
 
 import json
 import os
@@ -25,9 +25,9 @@ from hrsa.study import store
 from hrsa.study.profile import Profile, Recipe
 from hrsa.study.runtime import prepare
 from hrsa.texts.suite import query_prompt
-from hrsa.training.batches import batches, check_triples
+from hrsa.training.batches import check_triples, draw_batches
 from hrsa.training.fingerprint import same_recipe
-from hrsa.training.train import arms, load_embedder, train, train_embedder, weights_key
+from hrsa.training.train import make_fingerprints, make_model, make_weights_key, train_embedder, train_on_triples
 from hrsa.training.trainer import CURVE, newest_checkpoint
 
 SIZES = {"stones": 40, "rivers": 20, "moons": 12}
@@ -70,7 +70,8 @@ def backbones(tmp_path_factory):
 def run(backbone, folder, seed=0, triples=None, **change):
     folder.mkdir(parents=True, exist_ok=True)
     table = triples_table() if triples is None else triples
-    return train(backbone, Path(backbone).name, table, recipe(**change), seed, folder, folder / "work", "test")
+    return train_on_triples(backbone, Path(backbone).name, table, recipe(**change), seed, folder, folder / "work",
+                            "test")
 
 
 @pytest.fixture(scope="module")
@@ -87,36 +88,36 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-# --- order of batches
+# --- batches
 
 
 def test_batches_are_of_one_group_and_pure(rng):
     groups = rng.choice(["x", "y", "z"], size=200, p=[0.6, 0.3, 0.1])
     seed = int(rng.integers(1000))
-    order = batches(groups, 4, 30, seed)
-    assert order.shape == (30, 4) and all(len(set(groups[rows])) == 1 for rows in order)
-    assert np.array_equal(order, batches(groups.copy(), 4, 30, seed))
-    other = batches(groups, 4, 30, seed + 1)
-    assert not np.array_equal(order, other)
-    assert {tuple(sorted(rows)) for rows in order} != {tuple(sorted(rows)) for rows in other}
+    batches = draw_batches(groups, 4, 30, seed)
+    assert batches.shape == (30, 4) and all(len(set(groups[rows])) == 1 for rows in batches)
+    assert np.array_equal(batches, draw_batches(groups.copy(), 4, 30, seed))
+    other = draw_batches(groups, 4, 30, seed + 1)
+    assert not np.array_equal(batches, other)
+    assert {tuple(sorted(rows)) for rows in batches} != {tuple(sorted(rows)) for rows in other}
 
 
 def test_a_pass_takes_groups_by_size_and_no_triple_twice():
     groups = np.array(["x"] * 41 + ["y"] * 20 + ["z"] * 7)
-    order = batches(groups, 4, 16, 0)  # 10 + 5 + 1 batches make a pass
-    first = order.ravel()
+    batches = draw_batches(groups, 4, 16, 0)  # 10 + 5 + 1 batches make a pass
+    first = batches.ravel()
     assert len(set(first)) == len(first)
-    assert [sum(groups[rows[0]] == name for rows in order) for name in "xyz"] == [10, 5, 1]
+    assert [sum(groups[rows[0]] == name for rows in batches) for name in "xyz"] == [10, 5, 1]
     left = [set(np.flatnonzero(groups == "z")) - set(rows) for seed in range(20)
-            for rows in batches(groups, 4, 16, seed) if groups[rows[0]] == "z"]
+            for rows in draw_batches(groups, 4, 16, seed) if groups[rows[0]] == "z"]
     assert set.union(*left) == set(np.flatnonzero(groups == "z"))  # what a pass leaves out changes
 
 
 def test_too_few_triples():
     with pytest.raises(ValueError, match=r"batch_size=4 triples of every task, got \{'y': 3\}"):
-        batches(np.array(["x"] * 9 + ["y"] * 3), 4, 2, 0)
+        draw_batches(np.array(["x"] * 9 + ["y"] * 3), 4, 2, 0)
     with pytest.raises(ValueError, match="no triples"):
-        batches(np.array([], dtype=str), 4, 2, 0)
+        draw_batches(np.array([], dtype=str), 4, 2, 0)
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -188,9 +189,9 @@ def test_cut_texts_are_counted_one_by_one(backbones, tmp_path):
     table, limit, steps = triples_table(), 14, 4
     run(backbones[0], tmp_path, steps=steps, max_length=limit, checkpoints=())
     curve = store.read_table(tmp_path / "curve.parquet")
-    order = batches((table["task"] + "\t" + table["instruction"]).to_numpy(dtype=str), BATCH, steps, 0)
+    batches = draw_batches((table["task"] + "\t" + table["instruction"]).to_numpy(dtype=str), BATCH, steps, 0)
     tokenizer = exact_prompts(AutoTokenizer.from_pretrained(backbones[0]))
-    for (_, seen), rows in zip(curve.iterrows(), order, strict=True):
+    for (_, seen), rows in zip(curve.iterrows(), batches, strict=True):
         batch = table.iloc[rows]
         queries = [query_prompt(batch["instruction"].iloc[0]) + text for text in batch["query"]]
         passages = [*batch["positive"], *(text for given in batch["negatives"] for text in given[:2])]
@@ -377,20 +378,20 @@ def test_the_stage(study):
                                                   "export.json", "provenance.json"}
     other = train_embedder(study, "b-s0")
     causal = train_embedder(study, "a-s0-causal")
-    assert len({folder, other, causal}) == 3 and set(arms(study, "b-s0")) == {"a-s0", "b-s0"}
-    assert set(arms(study, "a-s0-causal")) == {"a-s0-causal"}
+    assert len({folder, other, causal}) == 3 and set(make_fingerprints(study, "b-s0")) == {"a-s0", "b-s0"}
+    assert set(make_fingerprints(study, "a-s0-causal")) == {"a-s0-causal"}
     for model_id, step, attention in (("a", None, "causal"), ("a-s0", 0, "causal"), ("a-s0", 2, "bidirectional"),
                                       ("a-s0", None, "bidirectional"), ("a-s0-causal", None, "causal")):
-        model = load_embedder(study, model_id, step)
+        model = make_model(study, model_id, step)
         leak_probe(model[0].model, model.tokenizer, attention)
-    assert same(load_embedder(study, "a").state_dict(), load_embedder(study, "a-s0", 0).state_dict())
-    assert not same(load_embedder(study, "a-s0", 2).state_dict(), load_embedder(study, "a-s0").state_dict())
+    assert same(make_model(study, "a").state_dict(), make_model(study, "a-s0", 0).state_dict())
+    assert not same(make_model(study, "a-s0", 2).state_dict(), make_model(study, "a-s0").state_dict())
     example = nearest(study, "a-s0")
     assert example["what"].tolist() == ["query", "its positive", "nearest passage"]
     assert example["cosine"][2] >= example["cosine"][1]
     for call, message in ((lambda: train_embedder(study, "a"), "got the backbone 'a'"),
-                          (lambda: load_embedder(study, "a-s0", 1), r"one of \[0, 2\], got 1"),
-                          (lambda: load_embedder(study, "a", 2), "step 0 or None")):
+                          (lambda: make_model(study, "a-s0", 1), r"one of \[0, 2\], got 1"),
+                          (lambda: make_model(study, "a", 2), "step 0 or None")):
         with pytest.raises(ValueError, match=message):
             call()
 
@@ -422,9 +423,9 @@ def test_evaluation_refuses_an_embedder_whose_switch_is_undone(study):
 def test_the_first_blocks_of_embedder_and_untrained_backbone_alike(study):
     cut = study.model_copy(update={"recipe": study.recipe.model_copy(update={"layers": 1})})
     for model_id, step in (("a", None), ("a-s0", 0), ("a-s0", 2), ("a-s0", None)):
-        assert len(load_embedder(cut, model_id, step)[0].model.layers) == 1
-    assert len(load_embedder(study, "a")[0].model.layers) == 2
-    assert weights_key(cut, "a") == f"{weights_key(study, 'a')}-first-1"
+        assert len(make_model(cut, model_id, step)[0].model.layers) == 1
+    assert len(make_model(study, "a")[0].model.layers) == 2
+    assert make_weights_key(cut, "a") == f"{make_weights_key(study, 'a')}-first-1"
     assert set(study.recipe.model_dump(mode="json")) == set(cut.recipe.model_dump(mode="json")) - {"layers"}
 
 

@@ -40,7 +40,7 @@ def tokenizer():
 def micro(tmp_path, monkeypatch):
     """A profile with a micro trio, its artefacts under a temporary folder, its real text from this file."""
     monkeypatch.setattr(store, "RUNS", tmp_path)
-    monkeypatch.setattr("hrsa.texts.pretraining.pretraining_text", lambda: (TEXTS[12:], TEXTS[:12]))
+    monkeypatch.setattr("hrsa.texts.pretraining.read_pretraining_text", lambda: (TEXTS[12:], TEXTS[:12]))
     return Profile.model_validate({
         "name": "micro", "title": "micro", "seeds": [0], "pairs": [], "zoo": MICRO, "backbones": [
             {"name": "base", "source": "zoo", "arm": "base"},

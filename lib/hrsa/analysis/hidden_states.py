@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hrsa.models.token_batches import token_batches
+
 if TYPE_CHECKING:
     import torch
 
@@ -43,19 +45,6 @@ def tokenise(tokenizer: Any, texts: list[str], max_length: int) -> list[list[int
     return ids
 
 
-def token_batches(lengths: list[int], budget: int) -> list[list[int]]:
-    """Indices of texts in batches whose padded size stays within `budget` tokens, longest texts first.
-
-    A text longer than the budget makes a batch of its own. Sorting by length keeps padding small.
-    """
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
-
-
 def stream_states(
     model: Any, tokenizer: Any, texts: list[str], max_length: int, keep: np.ndarray | None = None,
     batch_tokens: int = BATCH_TOKENS, head: Sequence[Any] = (),
@@ -73,7 +62,7 @@ def stream_states(
     if keep is not None and keep.shape != (starts[-1],):
         raise ValueError(f"expected a mask over {starts[-1]} tokens, got shape {keep.shape}: make it from the same "
                          "tokenizer, texts and max_length")
-    for batch in token_batches([len(row) for row in ids], batch_tokens):
+    for batch in token_batches(np.array([len(row) for row in ids]), batch_tokens):
         states, real = _forward(model, [ids[i] for i in batch], tokenizer.pad_token_id)  # (l, b, t, d), (b, t)
         text_of = np.repeat(batch, [len(ids[i]) for i in batch])
         rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in batch])
@@ -84,7 +73,7 @@ def stream_states(
         real_and_wanted[real] = real.new_tensor(wanted)
         flat = np.stack([layer[real_and_wanted].float().cpu().numpy() for layer in states])  # (l, n, d)
         _check_finite(flat, text_of[wanted])
-        yield Batch(rows[wanted], flat, np.array(batch), _pooled(head, states[-1], real) if head else None)
+        yield Batch(rows[wanted], flat, batch, _pooled(head, states[-1], real) if head else None)
 
 
 def _forward(model: Any, ids: list[list[int]], pad: int) -> tuple[list[torch.Tensor], torch.Tensor]:

@@ -75,7 +75,7 @@ def write_states(folder: Path, embedder: Any, texts: pd.DataFrame, analysis: Ana
                  ceiling: bool = False) -> None:
     """Fill `folder` with the states and pooled vectors of one model; the memory used does not grow with the texts.
 
-    `embedder` is a SentenceTransformer, `texts` the table of `hrsa.texts.suite.probe_texts`, `analysis` the profile's
+    `embedder` is a SentenceTransformer, `texts` the table of `suite.read_probe_texts`, `analysis` the profile's
     section, `run` the name that the progress bar shows. Files: layer-00.npy ... (n, d) float32 in the order of the
     labels in layers.json; tokens.parquet (see `align.sample_units`; a row is an `analysis.unit`); pooled.npy
     (texts, d), as the model pools, without an instruction, and pooled.parquet with id, set, difficulty, topic and
@@ -177,7 +177,7 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
     See `write_states` for the files. The same texts and tokens are taken for every model whose tokenizer is equal.
     """
     from hrsa.texts import own_probes, suite
-    from hrsa.training.train import weights_key
+    from hrsa.training.train import make_weights_key
 
     own = profile.analysis.texts
     files = sorted((store.SUITE / "probe").iterdir()) if own is None else [store.ROOT / own]
@@ -185,7 +185,7 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
     ceiling = step is None and has_ceiling(profile, model_id)
     name = model_id if step is None else f"{model_id}-step-{step:06d}"
     used = profile.analysis.model_dump(include={"texts_per_set", "max_length", "max_tokens", "probe_texts", "unit"})
-    origin = weights_key(profile, model_id)
+    origin = make_weights_key(profile, model_id)
     key = store.key(analysis=used, texts=content, model=origin, step=step, ceiling=ceiling, threads=profile.threads,
                     code=code_hash(record_states))
 
@@ -193,9 +193,9 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
         from hrsa.study import runtime
         from hrsa.training import train
 
-        table = suite.probe_texts(profile) if own is None else own_probes.read_texts(own)
+        table = suite.read_probe_texts(profile) if own is None else own_probes.read_texts(own)
         runtime.prepare(profile.threads, units.SAMPLE_SEED)
-        write_states(folder, train.load_embedder(profile, model_id, step), table, profile.analysis, name, ceiling)
+        write_states(folder, train.make_model(profile, model_id, step), table, profile.analysis, name, ceiling)
 
     return store.make(store.artefact(profile.name, "states", name, key), build, (record_states,), model=origin,
                       step=step)

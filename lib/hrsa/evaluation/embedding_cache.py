@@ -29,7 +29,7 @@ def text_key(prompt: str, text: str) -> bytes:
     return hashlib.sha256(f"{prompt}\0{text}".encode()).digest()
 
 
-def size(folder: Path) -> tuple[int, int]:
+def cache_size(folder: Path) -> tuple[int, int]:
     """How many texts a folder of embeddings holds, and its bytes on disk; (0, 0) for one that is not there."""
     files = sorted(folder.glob("*.safetensors"))
     return len(Embeddings(folder).where), sum(file.stat().st_size for file in files)

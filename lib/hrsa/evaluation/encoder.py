@@ -102,7 +102,7 @@ class InstructedEncoder(AbsEncoder):
 
 
 class BM25Search:
-    """BM25 behind mteb's `SearchProtocol`: indexes a task's corpus, then ranks it for each query, no instruction."""
+    """What mteb's `SearchProtocol` asks of BM25: index a task's corpus, then rank it for each bare query."""
 
     def __init__(self, mteb_model_meta: Any):
         self.mteb_model_meta = mteb_model_meta
@@ -121,6 +121,7 @@ class BM25Search:
             depth = top_k if top_ranked is None else self.ranker.n
             ranked = [(self.ids[i], score) for i, score in self.ranker.top(text, depth)]
             if top_ranked is not None:
-                ranked = [(document, score) for document, score in ranked if document in set(top_ranked[name])]
+                allowed = set(top_ranked[name])
+                ranked = [(document, score) for document, score in ranked if document in allowed]
             found[name] = dict(ranked[:top_k])
         return found

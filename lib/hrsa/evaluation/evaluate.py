@@ -7,6 +7,7 @@ tidy tables. BM25 runs as model `bm25` on the retrieval tasks; backbones as they
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -14,32 +15,34 @@ from typing import Any
 
 import pandas as pd
 
-from hrsa.study import store as paths
+from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Profile
 from hrsa.study.progress import progress
 from hrsa.study.runtime import quiet
 
-BM25 = "bm25"  # model id of the lexical baseline
-BATCH = 32  # texts per forward pass; sentence-transformers sorts them by length first
-SCORES = ["model", "task", "family", "metric", "value"]
-PER_QUERY = ["model", "task", "query", "value"]
+LEXICAL = "bm25"  # model id of the lexical baseline
+TEXTS_PER_PASS = 32  # texts per forward pass; sentence-transformers sorts them by length first
+SCORE_COLUMNS = ["model", "task", "family", "metric", "value"]
+QUERY_COLUMNS = ["model", "task", "query", "value"]
+_SCORES, _PER_QUERY = "scores.parquet", "per_query.parquet"  # files of an evaluation
+_RESULTS, _PREDICTIONS = "results", "predictions"  # its folders: mteb's JSON, run files
 
 
 def run_task(model: Any, task: Any, work: Path) -> tuple[float, dict[str, float]]:
-    """Score one mteb model on one mteb task: (headline score, value per item), see `hrsa.evaluation.item_scores`.
+    """Score one mteb model on one mteb task: (headline score, per-item scores), see `hrsa.evaluation.item_scores`.
 
     Leaves mteb's JSON under `work/results/` (where `mteb.ResultCache(work)` reads it) and the run file under
     `work/predictions/`. Raises RuntimeError naming the task when anything fails.
     """
     import mteb
 
-    from hrsa.evaluation.item_scores import item_scores, watch
+    from hrsa.evaluation.item_scores import per_item_scores, recording
 
-    seen = watch(task)
-    predictions = work / "predictions"
+    task, scored = recording(task)
+    predictions = work / _PREDICTIONS
     (predictions / task.prediction_file_name).unlink(missing_ok=True)  # mteb would add to that of a killed run
-    settings = {"batch_size": BATCH, "show_progress_bar": False}
+    settings = {"batch_size": TEXTS_PER_PASS, "show_progress_bar": False}
     try:
         preloaded = task.data_loaded
         task.load_data()
@@ -48,7 +51,7 @@ def run_task(model: Any, task: Any, work: Path) -> tuple[float, dict[str, float]
         if found.exceptions:
             raise RuntimeError(found.exceptions[0].exception)
         result = found.task_results[0]
-        items = item_scores(task, result, predictions / task.prediction_file_name, seen)
+        per_item = per_item_scores(task, result, predictions / task.prediction_file_name, scored)
     except Exception as error:
         raise RuntimeError(f"evaluation of {model.mteb_model_meta.name} failed on {task.metadata.name}: {error}. No "
                            "score was kept for it and no average is taken without it; correct the cause and run "
@@ -56,10 +59,10 @@ def run_task(model: Any, task: Any, work: Path) -> tuple[float, dict[str, float]
     if not preloaded:
         task.unload_data()
     score = result.get_score()
-    if len(items) > 1 and sum(len(subsets) for subsets in result.scores.values()) == 1:
-        score = sum(items.values()) / len(items)  # mteb's, before it rounds retrieval scores to five digits
+    if len(per_item) > 1 and sum(len(subsets) for subsets in result.scores.values()) == 1:
+        score = sum(per_item.values()) / len(per_item)  # mteb's, before it rounds retrieval scores to five digits
     mteb.ResultCache(work).save_to_cache(result, model.mteb_model_meta, encode_kwargs=settings)
-    return float(score), items
+    return float(score), per_item
 
 
 def _score_tasks(make_model: Any, model_id: str, tasks: list, work: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -72,13 +75,13 @@ def _score_tasks(make_model: Any, model_id: str, tasks: list, work: Path) -> tup
             name = task.metadata.name
             files = [work / "tables" / f"{name}.{part}.parquet" for part in ("items", "score")]
             if not files[1].is_file():
-                value, items = run_task(make_model(), task, work)
-                paths.write_table(files[0], pd.DataFrame(
-                    {"model": model_id, "task": name, "query": list(items), "value": list(items.values())}))
-                paths.write_table(files[1], pd.DataFrame(
-                    [[model_id, name, family(task), task.metadata.main_score, value]], columns=SCORES))
-            for table, file, columns in zip(tables, files, (PER_QUERY, SCORES), strict=True):
-                table.append(paths.read_table(file, columns))
+                value, per_item = run_task(make_model(), task, work)
+                store.write_table(files[0], pd.DataFrame(
+                    {"model": model_id, "task": name, "query": list(per_item), "value": list(per_item.values())}))
+                store.write_table(files[1], pd.DataFrame(
+                    [[model_id, name, family(task), task.metadata.main_score, value]], columns=SCORE_COLUMNS))
+            for table, file, columns in zip(tables, files, (QUERY_COLUMNS, SCORE_COLUMNS), strict=True):
+                table.append(store.read_table(file, columns))
             bar.update()
     return pd.concat(tables[1], ignore_index=True), pd.concat(tables[0], ignore_index=True)
 
@@ -92,29 +95,29 @@ def _encoder_maker(profile: Profile, model_id: str, revision: str) -> partial:
 
     model = profile.model(model_id)
     runtime.prepare(profile.threads, model.seed or 0)
-    loaded = train.load_embedder(profile, model_id)
+    loaded = train.make_model(profile, model_id)
     attention = "causal" if model.seed is None else profile.varied(model.ablation).attention
-    store = Embeddings(embedding_folder(profile, model_id))
+    kept = Embeddings(embedding_folder(profile, model_id))
     return partial(InstructedEncoder, loaded, model_meta(model_id, revision), attention, profile.suite.uninstructed,
-                   store)
+                   kept)
 
 
 def _made_by(profile: Profile, model_id: str) -> dict[str, Any]:
     """What decides a model's embedding of a text, beside code: weights and length limit. BM25 is its own name."""
-    if model_id == BM25:
-        return {"weights": BM25}
-    from hrsa.training.train import weights_key
+    if model_id == LEXICAL:
+        return {"weights": LEXICAL}
+    from hrsa.training.train import make_weights_key
 
     recipe = profile.varied(profile.model(model_id).ablation)
-    return {"weights": weights_key(profile, model_id), "max_length": recipe.max_length}
+    return {"weights": make_weights_key(profile, model_id), "max_length": recipe.max_length}
 
 
 def embedding_folder(profile: Profile, model_id: str) -> Path:
     """Where a model's embeddings of evaluation texts are kept (see `embedding_cache`), for every list of tasks."""
-    key = paths.key(**_made_by(profile, model_id), threads=profile.threads,
+    key = store.key(**_made_by(profile, model_id), threads=profile.threads,
                     code=code_hash(_encoder_maker),
                     versions=[metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")])
-    return paths.artefact(profile.name, "embeddings", model_id, key)
+    return store.artefact(profile.name, "embeddings", model_id, key)
 
 
 def _scorable(profile: Profile, model_id: str, revision: str) -> tuple[list, partial]:
@@ -122,7 +125,7 @@ def _scorable(profile: Profile, model_id: str, revision: str) -> tuple[list, par
     from hrsa.evaluation.tasks import family, study_tasks
 
     tasks = list(study_tasks(profile))
-    if model_id == BM25:
+    if model_id == LEXICAL:
         from hrsa.evaluation.encoder import BM25Search, model_meta
 
         tasks = [task for task in tasks if family(task) == "retrieval"]
@@ -141,10 +144,10 @@ def _scorable(profile: Profile, model_id: str, revision: str) -> tuple[list, par
 def _suite_key(profile: Profile) -> str:
     """Hash of what the profile is scored on: names, caps, and the files of the local tasks."""
     suite = profile.suite
-    files = {name: [paths.file_hash(file) for file in sorted((paths.SUITE / "eval" / name).glob("*"))]
+    files = {name: [store.file_hash(file) for file in sorted((store.SUITE / "eval" / name).glob("*"))]
              for name in suite.tasks}
-    cards = paths.file_hash(paths.SUITE / "eval" / "tasks.json") if suite.tasks else None  # instructions, metrics
-    return paths.key(files=files, cards=cards, **suite.model_dump(
+    cards = store.file_hash(store.SUITE / "eval" / "tasks.json") if suite.tasks else None  # instructions, metrics
+    return store.key(files=files, cards=cards, **suite.model_dump(
         include={"tasks", "benchmarks", "max_docs", "max_queries", "uninstructed"}))
 
 
@@ -166,22 +169,28 @@ def evaluate_model(profile: Profile, model_id: str) -> Path:
     """
     made_from = {**_made_by(profile, model_id), "suite": _suite_key(profile), "mteb": metadata.version("mteb"),
                  "threads": profile.threads, "code": code_hash(evaluate_model)}
-    folder = paths.artefact(profile.name, "evaluation", model_id, paths.key(**made_from))
-    work = paths.scratch(folder)
+    folder = store.artefact(profile.name, "evaluation", model_id, store.key(**made_from))
+    work = store.scratch(folder)
 
     def build(target: Path) -> None:
         tasks, make_model = _scorable(profile, model_id, folder.name.removeprefix(f"{model_id}-"))
         scores, per_query = _score_tasks(make_model, model_id, tasks, work)
-        for part in ("results", "predictions"):
+        for part in (_RESULTS, _PREDICTIONS):
             shutil.copytree(work / part, target / part)
-        paths.write_table(target / "scores.parquet", scores)
-        paths.write_table(target / "per_query.parquet", per_query)
+        store.write_table(target / _SCORES, scores)
+        store.write_table(target / _PER_QUERY, per_query)
 
-    return paths.make(folder, build, (evaluate_model,), profile=profile.name, model=model_id, **made_from)
+    return store.make(folder, build, (evaluate_model,), profile=profile.name, model=model_id, **made_from)
 
 
-def collect(profile: Profile, model_ids: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(scores, per_query) of several models, one table each, evaluated first where they are not yet."""
-    folders = [evaluate_model(profile, model_id) for model_id in model_ids]
-    return tuple(pd.concat([paths.read_table(folder / file, columns) for folder in folders], ignore_index=True)
-                 for file, columns in (("scores.parquet", SCORES), ("per_query.parquet", PER_QUERY)))
+def make_scores(profile: Profile, model_ids: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores and scores per query of several models, one table each, evaluated first where they are not yet."""
+    return read_scores([evaluate_model(profile, model_id) for model_id in model_ids])
+
+
+def read_scores(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores and scores per query of finished evaluations, one table each; see `evaluate_model` for their columns."""
+    tables = [(store.read_table(folder / _SCORES, SCORE_COLUMNS), store.read_table(folder / _PER_QUERY, QUERY_COLUMNS))
+              for folder in folders]
+    scores, per_query = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
+    return scores, per_query

@@ -21,7 +21,7 @@ and samples alone. mteb rounds retrieval means to five digits; the values here a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,36 +31,48 @@ from scipy import stats
 
 from hrsa.study.store import read_json
 
-TOLERANCE = 1e-9
-ROUNDED = 5e-6 + TOLERANCE  # mteb's retrieval means have five digits
-MEASURES = {"ndcg": ("ndcg_cut", "ndcg_cut"), "map": ("map_cut", "map_cut"), "recall": ("recall", "recall"),
+_TOLERANCE = 1e-9
+_ROUNDED = 5e-6 + _TOLERANCE  # mteb's retrieval means have five digits
+_MEASURES = {"ndcg": ("ndcg_cut", "ndcg_cut"), "map": ("map_cut", "map_cut"), "recall": ("recall", "recall"),
             "precision": ("P", "P")}
-ITEMISED = ("PairClassification", "STS", "Classification", "Clustering")
-SIMILARITIES = {"similarity": ("similarity_scores", 1), "cosine": ("cosine_scores", 1), "dot": ("dot_scores", 1),
+_ITEMISED = ("PairClassification", "STS", "Classification", "Clustering")
+_SIMILARITIES = {"similarity": ("similarity_scores", 1), "cosine": ("cosine_scores", 1), "dot": ("dot_scores", 1),
                 "manhattan": ("manhattan_distances", -1), "euclidean": ("euclidean_distances", -1)}
 
 
-def watch(task: Any) -> dict[tuple[str, str], tuple[dict, dict]]:
-    """Record what a retrieval task scores: (subset, split) -> (mteb's scores per query, judgements).
+def recording(task: Any) -> tuple[Any, dict[tuple[str, str], tuple[dict, dict]]]:
+    """A retrieval task that records what is scored, and its record: (subset, split) -> (mteb's scores, judgements).
 
-    mteb offers both to `task_specific_scores` and drops them afterwards. Empty for other families.
+    mteb hands both to `task_specific_scores`, which it leaves to subclasses, and drops them afterwards. The task
+    returned is of such a subclass, with the state of `task`. Tasks of other families come back as they are, with a
+    record that stays empty.
     """
-    seen: dict[tuple[str, str], tuple[dict, dict]] = {}
-    inner: Callable | None = getattr(task, "task_specific_scores", None)
-    if inner is not None:
-        def record(scores: dict, qrels: dict, results: dict, hf_split: str, hf_subset: str) -> dict:
-            seen[hf_subset, hf_split] = scores, qrels
-            return inner(scores, qrels, results, hf_split=hf_split, hf_subset=hf_subset)
+    scored: dict[tuple[str, str], tuple[dict, dict]] = {}
+    if not hasattr(task, "task_specific_scores"):
+        return task, scored
+    recorder = object.__new__(_recorder(type(task)))
+    vars(recorder).update(vars(task), scored=scored)
+    return recorder, scored
 
-        task.task_specific_scores = record
-    return seen
+
+@cache
+def _recorder(kind: type) -> type:
+    class Recorder(kind):
+        scored: dict[tuple[str, str], tuple[dict, dict]]
+
+        def task_specific_scores(self, scores: dict, qrels: dict, results: dict, hf_split: str,
+                                 hf_subset: str) -> dict[str, float]:
+            self.scored[hf_subset, hf_split] = scores, qrels
+            return super().task_specific_scores(scores, qrels, results, hf_split=hf_split, hf_subset=hf_subset)
+
+    return Recorder
 
 
 def rescore(run: dict[str, dict[str, float]], qrels: dict[str, dict[str, int]], measure: str,
             ignore_identical_ids: bool = False) -> dict[str, float]:
     """A measure such as `ndcg_at_10` per query of a run {query: {document: score}}, by pytrec_eval."""
     name, k = measure.split("_at_")
-    asked, answered = MEASURES[name]
+    asked, answered = _MEASURES[name]
     if ignore_identical_ids:
         run = {query: {d: score for d, score in found.items() if d != query} for query, found in run.items()}
     scores = pytrec_eval.RelevanceEvaluator(qrels, {f"{asked}.{k}"}).evaluate(run)
@@ -71,11 +83,11 @@ def _retrieval(task: Any, run: dict, scored: tuple[dict, dict], measure: str) ->
     mteb_scores, qrels = scored
     values = rescore(run, qrels, measure, task.ignore_identical_ids)
     name, k = measure.split("_at_")
-    theirs = {query: scores[f"{MEASURES[name][1]}_{k}"] for query, scores in mteb_scores.items()}
-    if values.keys() != theirs.keys() or any(abs(values[q] - theirs[q]) > TOLERANCE for q in values):
+    theirs = {query: scores[f"{_MEASURES[name][1]}_{k}"] for query, scores in mteb_scores.items()}
+    if values.keys() != theirs.keys() or any(abs(values[q] - theirs[q]) > _TOLERANCE for q in values):
         worst = max(abs(values.get(q, 0) - theirs.get(q, 0)) for q in values | theirs)
         raise ValueError(f"{task.metadata.name}: expected run files that re-score to mteb's {measure} per query "
-                         f"within {TOLERANCE}, got a difference of {worst:.2g} over {len(theirs)} queries")
+                         f"within {_TOLERANCE}, got a difference of {worst:.2g} over {len(theirs)} queries")
     return values
 
 
@@ -104,8 +116,8 @@ def _pair(labels: list, prediction: dict, scores: dict, metric: str) -> dict[str
     if kind not in ("ap", "accuracy"):
         return None
     if source == "max":
-        source = max(SIMILARITIES, key=lambda name: scores[f"{name}_{kind}"])
-    field, sign = SIMILARITIES[source]
+        source = max(_SIMILARITIES, key=lambda name: scores[f"{name}_{kind}"])
+    field, sign = _SIMILARITIES[source]
     of_pairs = precision_at_positives if kind == "ap" else right_at_best_threshold
     return of_pairs(sign * np.asarray(prediction[field]), np.asarray(labels))
 
@@ -115,7 +127,7 @@ def _sts(gold: list, prediction: dict, metric: str) -> dict[str, float] | None:
     source, _, kind = metric.rpartition("_")
     if kind not in ("pearson", "spearman"):
         return None
-    columns = [np.asarray(gold, float), np.asarray(prediction[SIMILARITIES[source or "similarity"][0]], float)]
+    columns = [np.asarray(gold, float), np.asarray(prediction[_SIMILARITIES[source or "similarity"][0]], float)]
     if kind == "spearman":
         columns = [stats.rankdata(column) for column in columns]
     product = np.prod([stats.zscore(column) for column in columns], axis=0)  # (n,)
@@ -130,11 +142,11 @@ def _classification(gold: list, prediction: list[list]) -> dict[str, float]:
 def _of_subset(task: Any, prediction: Any, data: Any, scores: dict, scored: tuple | None) -> dict[str, float] | None:
     """Items of one subset of one split, or None when this kind of score has none."""
     kind, metric = task.metadata.type, task.metadata.main_score
-    if prediction is None and (scored is not None or kind in ITEMISED):
+    if prediction is None and (scored is not None or kind in _ITEMISED):
         raise ValueError(f"{task.metadata.name}: expected a run file with every subset, got none: mteb wrote no "
                          f"predictions for this {kind} task")
     if scored is not None:
-        usable = re.fullmatch(rf"({'|'.join(MEASURES)})_at_\d+", metric) and not task.skip_first_result
+        usable = re.fullmatch(rf"({'|'.join(_MEASURES)})_at_\d+", metric) and not task.skip_first_result
         return _retrieval(task, prediction, scored, metric) if usable else None
     if kind == "PairClassification":
         labels = data[task.label_column_name]
@@ -149,26 +161,27 @@ def _of_subset(task: Any, prediction: Any, data: Any, scores: dict, scored: tupl
     return None
 
 
-def item_scores(task: Any, result: Any, predictions: Path, seen: dict) -> dict[str, float]:
+def per_item_scores(task: Any, result: Any, predictions: Path, scored: dict) -> dict[str, float]:
     """Values per item of a task that mteb has just scored, checked against its score (ValueError otherwise).
 
-    `result` is mteb's TaskResult, `predictions` the task's run file, `seen` what `watch` recorded. Item names are
+    `result` is mteb's TaskResult, `predictions` the task's run file, `scored` the record of
+    `recording`. Item names are
     mteb's query ids or row numbers, with `subset/split/` in front where a task has more than one of them.
     """
     runs = read_json(predictions) if predictions.is_file() else {}
     parts = [(split, scores) for split, subsets in result.scores.items() for scores in subsets]
-    items: dict[str, float] = {}
+    found: dict[str, float] = {}
     for split, scores in parts:
         subset = scores["hf_subset"]
         data = task.dataset.get(subset, task.dataset)
         run = runs.get(subset, {}).get(split)
-        values = _of_subset(task, run, data[split], scores, seen.get((subset, split)))
+        values = _of_subset(task, run, data[split], scores, scored.get((subset, split)))
         if values is None:
             values = {"all": scores["main_score"]}
         headline, mean = scores["main_score"], float(np.mean(list(values.values())))
-        if not abs(mean - headline) <= (ROUNDED if seen else TOLERANCE):
+        if not abs(mean - headline) <= (_ROUNDED if scored else _TOLERANCE):
             raise ValueError(f"{task.metadata.name} ({subset}, {split}): expected per-item values whose mean is "
                              f"mteb's {task.metadata.main_score} of {headline!r}, got {mean!r}")
         prefix = f"{subset}/{split}/" if len(parts) > 1 else ""
-        items |= {prefix + name: value for name, value in values.items()}
-    return items
+        found |= {prefix + name: value for name, value in values.items()}
+    return found

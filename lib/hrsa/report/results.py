@@ -40,7 +40,7 @@ def export(profile: Profile, folder: Path | None = None) -> Path:
     """
     folder = folder or FOLDER / profile.name
     stated = profile.verdict.model_dump()
-    per_query, families = paired_scores.gather(profile)
+    per_query, families = paired_scores.make_query_scores(profile)
     arguments = (profile.pairs, profile.seeds)
     with progress(4, "results", profile.name, "table") as bar:
         tables = {"verdicts": synthesis.score_verdicts(per_query, families, *arguments, **stated)}
@@ -66,7 +66,7 @@ def export(profile: Profile, folder: Path | None = None) -> Path:
 
 def hours(profile: Profile) -> float:
     """Hours of computing that the artefacts of this profile took, all processes added up."""
-    files = (store.RUNS / profile.name).rglob("provenance.json")
+    files = (store.RUNS / profile.name).rglob(store.PROVENANCE)
     return sum(store.read_json(file)["seconds"] for file in files) / 3600
 
 

@@ -31,6 +31,7 @@ RUNS = ROOT / "data" / "runs"
 FIGURES = ROOT / "figures"
 NOTEBOOKS = ROOT / "notebooks"
 BOOK = ROOT / "jupyter_book"
+PROVENANCE = "provenance.json"  # in every finished artefact, written last
 VERSIONS_OF = ("torch", "transformers", "sentence-transformers", "mteb", "trl", "numpy", "scikit-learn")
 
 
@@ -137,7 +138,7 @@ def make(folder: Path, build: Callable[[Path], None], by: tuple[Callable, ...], 
     `provenance.json` (seconds it took, versions, commit and `recorded`). Errors leave nothing under the final name.
     RuntimeError when that code has changed on disk since this process started.
     """
-    if (folder / "provenance.json").is_file():
+    if (folder / PROVENANCE).is_file():
         return folder
     check_unchanged(*by)
     start = time.monotonic()
@@ -146,6 +147,6 @@ def make(folder: Path, build: Callable[[Path], None], by: tuple[Callable, ...], 
         temporary.mkdir(parents=True)
         build(temporary)
         seconds = round(time.monotonic() - start, 1)
-        write_json(temporary / "provenance.json", provenance(name=folder.name, seconds=seconds, **recorded))
+        write_json(temporary / PROVENANCE, provenance(name=folder.name, seconds=seconds, **recorded))
     shutil.rmtree(scratch(folder), ignore_errors=True)
     return folder

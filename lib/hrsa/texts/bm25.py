@@ -43,5 +43,3 @@ class BM25:
         scores = self.scores(query)  # (n,)
         order = np.argsort(-scores, kind="stable")[:k]
         return [(int(i), float(scores[i])) for i in order if scores[i] > 0]
-
-

@@ -1,4 +1,4 @@
-"""Do two sets of texts share long word sequences? Used to keep evaluation and probe texts out of training."""
+"""Decontamination: evaluation and probe texts are kept out of training, by the word sequences that texts share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable
 
 from hrsa.study import store
-from hrsa.texts import decontamination
 
 GRAM = 13  # words; the length that GPT-3's contamination study settled on (Brown et al. 2020, appendix C)
 
@@ -20,8 +19,8 @@ def grams(text: str, n: int = GRAM) -> set[bytes]:
     words = re.findall(r"\w+", text.lower())
     if not words:
         return set()
-    pieces = (" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1)))
-    return {hashlib.blake2b(piece.encode(), digest_size=8).digest() for piece in pieces}
+    sequences = (" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1)))
+    return {hashlib.blake2b(sequence.encode(), digest_size=8).digest() for sequence in sequences}
 
 
 def index(texts: Iterable[str], n: int = GRAM) -> set[bytes]:
@@ -29,15 +28,15 @@ def index(texts: Iterable[str], n: int = GRAM) -> set[bytes]:
     return set().union(*(grams(text, n) for text in texts))
 
 
-def overlapping(texts: Iterable[str], known: set[bytes], n: int = GRAM) -> list[bool]:
+def contaminated(texts: Iterable[str], known: set[bytes], n: int = GRAM) -> list[bool]:
     """For each text, whether it shares a sequence of `n` words with the texts that `known` was made from."""
     return [not grams(text, n).isdisjoint(known) for text in texts]
 
 
 def reserved() -> set[bytes]:
-    """Word sequences of every evaluation and probe text: what no training text may contain (see `overlap`)."""
+    """Word sequences of every evaluation and probe text: what no training text may contain (see `contaminated`)."""
     texts: list[str] = []
     for path in sorted([*store.SUITE.glob("eval/*/*.parquet"), *store.SUITE.glob("probe/*.parquet")]):
         table = store.read_table(path)
         texts += [text for c in ("text", "sentences", "sentence1", "sentence2") if c in table for text in table[c]]
-    return decontamination.index(texts)
+    return index(texts)

@@ -24,19 +24,27 @@ from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Mining, Profile
 from hrsa.study.progress import progress
 from hrsa.texts import suite, training_sources
-from hrsa.texts.negative_search import REFERENCE_TOKENS, Known, Mined, bm25_scores, embedding_scores, reference, select
+from hrsa.texts.negative_search import (
+    REFERENCE_TOKENS,
+    Known,
+    Mined,
+    bm25_scores,
+    embedding_scores,
+    load_reference,
+    select,
+)
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = 3  # per task, in the report
+_SHOWN_PER_TASK = 3  # per task, in the report
 QUANTILES = (0.05, 0.5, 0.95)  # of a negative's share of its positive's similarity, in the report
-ROWS = 50_000  # triples turned into parquet at a time
+_ROWS_AT_A_TIME = 50_000  # triples turned into parquet at a time
 SCHEMA = pa.schema({"row": pa.int64(), "task": pa.string(), "instruction": pa.string(), "query": pa.string(),
                     "positive": pa.string(), "negatives": pa.list_(pa.string()), "positive_score": pa.float64(),
                     "negative_scores": pa.list_(pa.float64())})
 
 
-def mine(profile: Profile) -> Path:
+def make_triples(profile: Profile) -> Path:
     """Training triples of a profile; the artefact's folder.
 
     `triples.parquet` [row, task, instruction, query, positive, negatives, positive_score, negative_scores] and
@@ -44,33 +52,33 @@ def mine(profile: Profile) -> Path:
     a task keeps no pair, or as `texts.load_training` does.
     """
     wanted = max([profile.recipe.hard_negatives] + [profile.varied(a.name).hard_negatives for a in profile.ablations])
-    files = {source.task: source.hash() for source in training_sources.training(profile)}
+    files = {source.task: source.hash() for source in training_sources.named_sources(profile)}
     tokens = min(REFERENCE_TOKENS, profile.recipe.max_length)
     key = store.key(mining=profile.suite.mining.model_dump(), max_pairs=profile.suite.max_pairs, files=files,
-                    hard_negatives=wanted, tokens=tokens, code=code_hash(mine))
+                    hard_negatives=wanted, tokens=tokens, code=code_hash(make_triples))
 
     def build(folder: Path) -> None:
         training = suite.load_training(profile)
-        triples, report = mine_table(training, profile.suite.mining, wanted, profile.threads, tokens)
+        triples, report = mine_triples(training, profile.suite.mining, wanted, profile.threads, tokens)
         write_triples(folder / "triples.parquet", triples)
         store.write_json(folder / "report.json", report)
 
-    return store.make(store.artefact(profile.name, "texts", "triples", key), build, (mine,), files=files)
+    return store.make(store.artefact(profile.name, "texts", "triples", key), build, (make_triples,), files=files)
 
 
 def write_triples(path: Path, triples: pd.DataFrame) -> None:
     """Write triples as parquet, part by part: a passage is many rows' negative, and all at once would not fit."""
     with store.atomic(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-        for start in range(0, len(triples), ROWS):
-            part = triples.iloc[start : start + ROWS]
+        for start in range(0, len(triples), _ROWS_AT_A_TIME):
+            part = triples.iloc[start : start + _ROWS_AT_A_TIME]
             writer.write_table(pa.Table.from_pandas(part, SCHEMA, preserve_index=False))
 
 
-def mine_table(training: pd.DataFrame, options: Mining, wanted: int, threads: int,
-               tokens: int = REFERENCE_TOKENS) -> tuple[pd.DataFrame, dict]:
+def mine_triples(training: pd.DataFrame, options: Mining, wanted: int, threads: int,
+                 tokens: int = REFERENCE_TOKENS) -> tuple[pd.DataFrame, dict]:
     """Triples and the report for a table of training pairs (see `texts.load_training`); `wanted` negatives each."""
     given = training["negatives"].str.len() >= max(wanted, 1)
-    model = None if given.all() or wanted == 0 else reference(options.embedder, threads, tokens)
+    model = None if given.all() or wanted == 0 else load_reference(options.embedder, threads, tokens)
     parts, tasks = [], {}
     with progress(len(training), "mining", options.embedder, unit="pair") as bar:
         for task, group in training.groupby("task", sort=False):
@@ -107,8 +115,8 @@ def _mine_task(pairs: pd.DataFrame, options: Mining, wanted: int, model: Any,
         advance(len(pairs))
         return _TaskResult(_as_given(pairs, 0), {})
     passages, position = np.unique(pairs["positive"].to_numpy(dtype=object), return_inverse=True)
-    found = search(pairs["query"].tolist(), pairs["instruction"].tolist(), list(passages), position, model, options,
-                   wanted, advance)
+    found = find_negatives(pairs["query"].tolist(), pairs["instruction"].tolist(), list(passages), position, model,
+                           options, wanted, advance)
     complete = (found.negatives >= 0).all(axis=1)
     log.info("mined %d of %d pairs", int(complete.sum()), len(pairs))
     table = pairs[complete].assign(
@@ -118,8 +126,8 @@ def _mine_task(pairs: pd.DataFrame, options: Mining, wanted: int, model: Any,
     return _TaskResult(table, _report(table, pairs, found, passages, options))
 
 
-def search(queries: list[str], instructions: list[str], passages: list[str], position: np.ndarray, model: Any,
-           options: Mining, wanted: int, advance: Callable[[int], Any] = lambda done: None) -> Mined:
+def find_negatives(queries: list[str], instructions: list[str], passages: list[str], position: np.ndarray, model: Any,
+                   options: Mining, wanted: int, advance: Callable[[int], Any] = lambda done: None) -> Mined:
     """`wanted` negatives among `passages` for each of `queries` (q); position (q,) is the row of its positive."""
     if options.embedder == "bm25":
         score = bm25_scores(queries, passages)
@@ -132,7 +140,7 @@ def _report(table: pd.DataFrame, pairs: pd.DataFrame, found: Mined, passages: np
             options: Mining) -> dict[str, Any]:
     """What mining did to one task, as JSON."""
     n, complete = len(passages), (found.negatives >= 0).all(axis=1)
-    shown = table.head(EXAMPLES)[["query", "positive", "negatives", "positive_score", "negative_scores"]]
+    shown = table.head(_SHOWN_PER_TASK)[["query", "positive", "negatives", "positive_score", "negative_scores"]]
     ratio = found.scores[complete] / np.where(found.positive_score > 0, found.positive_score, np.nan)[complete, None]
     ratio = ratio[np.isfinite(ratio)]
     return {
@@ -151,7 +159,7 @@ def _report(table: pd.DataFrame, pairs: pd.DataFrame, found: Mined, passages: np
 def _suspects(pairs: pd.DataFrame, found: Mined, passages: np.ndarray) -> list[dict[str, Any]]:
     """The pairs whose nearest refused passage comes closest to the query beside the positive, as records."""
     lead = found.nearest_score - found.positive_score
-    rows = [i for i in np.argsort(-lead, kind="stable")[:EXAMPLES] if found.nearest[i] >= 0]
+    rows = [i for i in np.argsort(-lead, kind="stable")[:_SHOWN_PER_TASK] if found.nearest[i] >= 0]
     return [{"query": pairs["query"].iloc[i], "positive": pairs["positive"].iloc[i],
              "suspect": passages[found.nearest[i]], "positive_score": float(found.positive_score[i]),
              "suspect_score": float(found.nearest_score[i])} for i in rows]

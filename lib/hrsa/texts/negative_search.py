@@ -19,15 +19,15 @@ import pandas as pd
 from hrsa.study.profile import Mining
 from hrsa.texts import suite
 
-BLOCK = 2**24  # similarities held at a time: 64 MB of float32
-LEAST = 128  # queries in a block however many passages there are: fewer make slow products
-SLICE = 8192  # texts embedded at a time
-STRIDE = 64  # of the sample that tells where a ranking's first part begins
+_BLOCK = 2**24  # similarities held at a time: 64 MB of float32
+_LEAST = 128  # queries in a block however many passages there are: fewer make slow products
+_SLICE = 8192  # texts embedded at a time
+_STRIDE = 64  # of the sample that tells where a ranking's first part begins
 REFERENCE_TOKENS = 128  # at most, of a text, by the reference embedder; and no more than the recipe trains on
-Scores = Callable[[int, int], np.ndarray]  # (start, stop) of queries -> (b, n passages) similarities
+BlockScores = Callable[[int, int], np.ndarray]  # (start, stop) of queries -> (b, n passages) similarities
 
 
-class Rows(Protocol):
+class RightPassages(Protocol):
     """Row numbers of the right passages of query i."""
 
     def __getitem__(self, i: int) -> np.ndarray: ...
@@ -66,7 +66,7 @@ class Known:
         return self.rows[self.starts[query] : self.starts[query + 1]]
 
 
-def select(score: Scores, known: Rows, position: np.ndarray, n: int, options: Mining, wanted: int,
+def select(score: BlockScores, known: RightPassages, position: np.ndarray, n: int, options: Mining, wanted: int,
            advance: Callable[[int], Any] = lambda done: None) -> Mined:
     """Choose `wanted` negatives for each query from `n` passages, block by block.
 
@@ -76,7 +76,7 @@ def select(score: Scores, known: Rows, position: np.ndarray, n: int, options: Mi
     (arXiv 2407.15831).
     """
     skipped = min(options.skip_ranks, int(options.skip_share * n))
-    found, step = Mined.empty(len(position), wanted), max(LEAST, BLOCK // n)
+    found, step = Mined.empty(len(position), wanted), max(_LEAST, _BLOCK // n)
     for start in range(0, len(position), step):
         stop = min(start + step, len(position))
         for i, similarity in zip(range(start, stop), score(start, stop), strict=True):
@@ -116,8 +116,8 @@ def _nearest(similarity: np.ndarray, k: int) -> np.ndarray:
     n = len(similarity)
     if k >= n:
         return np.argsort(-similarity, kind="stable")
-    sample = similarity[::STRIDE]
-    rank = int(k / STRIDE + 4 * (k / STRIDE) ** 0.5) + 4
+    sample = similarity[::_STRIDE]
+    rank = int(k / _STRIDE + 4 * (k / _STRIDE) ** 0.5) + 4
     found = np.flatnonzero(similarity >= _largest(sample, rank)) if rank < len(sample) else ()
     if len(found) < k:
         found = np.flatnonzero(similarity >= _largest(similarity, k))
@@ -129,7 +129,7 @@ def _largest(values: np.ndarray, k: int) -> float:
     return np.partition(values, len(values) - k)[len(values) - k]
 
 
-def reference(name: str, threads: int, tokens: int = REFERENCE_TOKENS) -> Any:
+def load_reference(name: str, threads: int, tokens: int = REFERENCE_TOKENS) -> Any:
     """The reference embedder: `minilm` (weights in an installed package) or a SentenceTransformer; None for bm25."""
     if name == "bm25":
         return None
@@ -153,11 +153,11 @@ def minilm_folder() -> Path:
     return folder
 
 
-def embedding_scores(model: Any, queries: list[str], passages: list[str], instructions: list[str]) -> Scores:
+def embedding_scores(model: Any, queries: list[str], passages: list[str], instructions: list[str]) -> BlockScores:
     """Cosine similarity by a SentenceTransformer, for blocks of queries in order.
 
     instructions: one per query; a model that has a query prompt gets them in the study's template. The passages'
-    vectors (n, d) are held in float32, those of `SLICE` queries at a time.
+    vectors (n, d) are held in float32, those of `_SLICE` queries at a time.
     """
     y = _unit_vectors(model, passages)  # (n, d)
     instructed = bool((model.prompts or {}).get("query"))
@@ -166,7 +166,7 @@ def embedding_scores(model: Any, queries: list[str], passages: list[str], instru
     def score(start: int, stop: int) -> np.ndarray:
         nonlocal held, first
         if start < first or stop > first + len(held):
-            first, end = start, max(stop, start + SLICE)
+            first, end = start, max(stop, start + _SLICE)
             held = _instructed(model, queries[start:end], instructions[start:end] if instructed else None)
         return held[start - first : stop - first] @ y.T  # (b, n)
 
@@ -186,8 +186,8 @@ def _instructed(model: Any, queries: list[str], instructions: list[str] | None) 
 def _unit_vectors(model: Any, strings: list[str], prompt: str | None = None) -> np.ndarray:
     """Unit vectors (n, d) float32, embedded slice by slice into one array."""
     vectors = None
-    for start in range(0, len(strings), SLICE):
-        part = model.encode(strings[start : start + SLICE], prompt=prompt, normalize_embeddings=True,
+    for start in range(0, len(strings), _SLICE):
+        part = model.encode(strings[start : start + _SLICE], prompt=prompt, normalize_embeddings=True,
                             convert_to_numpy=True, show_progress_bar=False)  # (b, d)
         if vectors is None:
             vectors = np.empty((len(strings), part.shape[1]), np.float32)
@@ -195,7 +195,7 @@ def _unit_vectors(model: Any, strings: list[str], prompt: str | None = None) -> 
     return vectors
 
 
-def bm25_scores(queries: list[str], passages: list[str]) -> Scores:
+def bm25_scores(queries: list[str], passages: list[str]) -> BlockScores:
     """BM25 of each query against all passages."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "IProgress not found")  # tqdm.auto, which bm25s imports in a notebook

@@ -9,15 +9,14 @@ import numpy as np
 import pandas as pd
 
 from hrsa.study import store
+from hrsa.texts.suite import PROBE_COLUMNS, TEXT_SEED
 
-COLUMNS = ["id", "set", "difficulty", "text", "topic", "target"]
-NAMES = {"label": "topic"}  # what a file may call a column -> what it is called here
-SEED = 0  # of the order: the first texts of a set are then a sample of it
+_NAMES = {"label": "topic"}  # what a file may call a column -> what it is called here
 
 
 def read_texts(path: Path | str) -> pd.DataFrame:
     """Texts of a .txt (one a line, empty lines do not count), .jsonl or .parquet file: [id, set, difficulty, text,
-    topic, target], in a seeded order.
+    topic, target], in a seeded order, so that the first texts of a set are a sample of it.
 
     Tables need a column text and may have id, set (default "texts"), difficulty, label or topic (a class) and target
     (a number); what is not there is missing. A relative path counts from the repository. ValueError: no such file, an
@@ -26,7 +25,7 @@ def read_texts(path: Path | str) -> pd.DataFrame:
     path = store.ROOT / path
     if not path.is_file():
         raise ValueError(f"expected a file of texts, got {path}, which is not there: correct its path")
-    table = _table(path).rename(columns=NAMES)
+    table = _table(path).rename(columns=_NAMES)
     if "text" not in table or table.empty:
         raise ValueError(f"expected rows with a column `text` in {path.name}, got {len(table)} rows with columns "
                          f"{list(table.columns)}: add it")
@@ -43,7 +42,7 @@ def read_texts(path: Path | str) -> pd.DataFrame:
     table["target"] = pd.to_numeric(table["target"])
     table["id"], table["set"] = table["id"].astype(str), table["set"].astype(str)
     table["topic"] = [None if pd.isna(label) else str(label) for label in table["topic"]]
-    return table.sample(frac=1, random_state=SEED).reset_index(drop=True)[COLUMNS]
+    return table.sample(frac=1, random_state=TEXT_SEED).reset_index(drop=True)[PROBE_COLUMNS]
 
 
 def _table(path: Path) -> pd.DataFrame:

@@ -1,18 +1,19 @@
-"""Prose inside installed packages: what their docstrings say. Read at run time, so that nothing is copied here."""
+"""Text to pretrain on: the suite's training texts, and the docstrings of installed packages, read at run time."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import inspect
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from hrsa.study import store
-from hrsa.texts import decontamination, pretraining
-from hrsa.texts.decontamination import reserved
-from hrsa.texts.suite import log
+from hrsa.texts.decontamination import grams, reserved
+
+log = logging.getLogger(__name__)
 
 PRETRAINING_CHARACTERS = 10_000_000
 HELD_OUT = 0.02  # of the pretraining documents
@@ -20,7 +21,7 @@ HELD_OUT = 0.02  # of the pretraining documents
 # Scientific packages that the environment has anyway. NetworkX is an evaluation task and must stay out.
 PACKAGES = ("numpy", "scipy", "sympy", "pandas", "sklearn", "matplotlib", "statsmodels")
 TRIPLE_QUOTED = re.compile(r'("""|\'\'\')(.*?)\1', re.S)
-SHORTEST, LONGEST = 200, 4000  # characters of a document: shorter ones are labels, longer ones mostly listings
+_SHORTEST, _LONGEST = 200, 4000  # characters of a document: shorter ones are labels, longer ones mostly listings
 
 
 def digest(text: str) -> int:
@@ -28,7 +29,7 @@ def digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def documents() -> list[str]:
+def package_documents() -> list[str]:
     """Docstrings of the packages, in the order of their files; ValueError names a package that is not installed."""
     found = []
     for name in PACKAGES:
@@ -38,7 +39,7 @@ def documents() -> list[str]:
         folder = Path(spec.submodule_search_locations[0])
         for file in sorted(folder.rglob("*.py")):
             if not re.search(r"/tests?/", file.as_posix()[len(folder.as_posix()):]):
-                found += [text for text in docstrings(file) if SHORTEST <= len(text) <= LONGEST]
+                found += [text for text in docstrings(file) if _SHORTEST <= len(text) <= _LONGEST]
     return found
 
 
@@ -54,22 +55,22 @@ def docstrings(file: Path) -> Iterator[str]:
             yield re.sub(r"\n{3,}", "\n\n", inspect.cleandoc(match.group(2))).strip()
 
 
-def pretraining_text() -> tuple[list[str], list[str]]:
+def read_pretraining_text() -> tuple[list[str], list[str]]:
     """Documents of real text to pretrain on, and held-out ones: at most 10 million characters in all.
 
     The suite's training texts and the documentation inside installed packages, each once, in an order that hashes
     decide (so that it is the same everywhere and a new document moves no other), without any document that shares 13
     successive words with an evaluation or probe text.
     """
-    documents: list[str] = []
+    found: list[str] = []
     for path in sorted((store.SUITE / "train").glob("*.parquet")):
         table = store.read_table(path, ["query", "positive"])
-        documents += [f"{q}\n{p}" for q, p in zip(table["query"], table["positive"], strict=True)]
-    documents += pretraining.documents()
-    order = sorted({pretraining.digest(text): text for text in documents}.items())
+        found += [f"{q}\n{p}" for q, p in zip(table["query"], table["positive"], strict=True)]
+    found += package_documents()
+    order = sorted({digest(text): text for text in found}.items())
     kept, characters, forbidden = ([], []), 0, reserved()
     for key, text in order:
-        if characters + len(text) <= PRETRAINING_CHARACTERS and decontamination.grams(text).isdisjoint(forbidden):
+        if characters + len(text) <= PRETRAINING_CHARACTERS and grams(text).isdisjoint(forbidden):
             characters += len(text)
             kept[key % 2**32 < HELD_OUT * 2**32].append(text)  # not the bits that decide the order
     log.info("pretraining text: %d documents, %d held out, %d characters", len(kept[0]), len(kept[1]), characters)

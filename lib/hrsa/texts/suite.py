@@ -2,7 +2,7 @@
 
 What is committed lies in `data/suite`, described by `train/tasks.json`, `eval/tasks.json` and `probe/sets.json`;
 `data/build_suite.py` makes it. A profile may also name files and data sets of its own to train on
-(`texts.training_sources`).
+(`hrsa.texts.training_sources`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from hrsa.texts import training_sources
 log = logging.getLogger(__name__)
 
 QUERY_TEMPLATE = "Instruct: {instruction}\nQuery: "  # then the query; passages carry no instruction
-SEED = 0  # of every cap: all models of all profiles see the same sample
+TEXT_SEED = 0  # of every cap and order: all models of all profiles see the same sample
+PROBE_COLUMNS = ["id", "set", "difficulty", "text", "topic", "target"]
 FAMILIES = {
     "retrieval": {"corpus": ["id", "text"], "queries": ["id", "text"], "qrels": ["query-id", "corpus-id", "score"]},
     "clustering": {"test": ["sentences", "labels"]},
@@ -58,10 +59,10 @@ def load_training(profile: Profile) -> pd.DataFrame:
 
     `negatives` is a list of texts that the source itself gives, empty where it gives none (the suite's files). The cap
     takes the first rows of a seeded shuffle. Raises ValueError for a missing column, an empty text or an unknown task,
-    and as `sources.training` and `sources.Source.read` do.
+    and as `training_sources.named_sources` and `Source.read` do.
     """
     parts = []
-    for source in training_sources.training(profile):
+    for source in training_sources.named_sources(profile):
         table = source.read()
         _check_texts(source.place, table, ["instruction", "query", "positive"])
         _check_negatives(source.place, table["negatives"])
@@ -95,7 +96,7 @@ def _first(table: pd.DataFrame, limit: int | None) -> pd.DataFrame:
     """The first `limit` rows of a seeded shuffle, in their old order (None: all)."""
     if limit is None or len(table) <= limit:
         return table
-    chosen = np.random.default_rng(SEED).permutation(len(table))[:limit]
+    chosen = np.random.default_rng(TEXT_SEED).permutation(len(table))[:limit]
     return table.iloc[np.sort(chosen)].reset_index(drop=True)
 
 
@@ -142,7 +143,7 @@ def _cap_retrieval(name: str, tables: dict, max_queries: int | None, max_docs: i
     return {"corpus": corpus, "queries": queries, "qrels": qrels}
 
 
-def probe_texts(profile: Profile) -> pd.DataFrame:
+def read_probe_texts(profile: Profile) -> pd.DataFrame:
     """Probe texts [id, set, difficulty, text, topic, target], each set in a seeded order.
 
     `set` is general (dictionary entries; topic: lexicographer file; target: depth in WordNet) or maths (worked
@@ -150,19 +151,16 @@ def probe_texts(profile: Profile) -> pd.DataFrame:
     every first part of a set the difficulties are as even as their numbers allow, so `groupby("set").head(n)` is a
     sample that `analysis.texts_per_set` can take.
     """
-    wanted = ["id", "set", "difficulty", "text", "topic", "target"]
     parts = []
     for name in store.read_json(store.SUITE / "probe" / "sets.json"):
         path = store.SUITE / "probe" / f"{name}.parquet"
-        table = store.read_table(path, wanted)
+        table = store.read_table(path, PROBE_COLUMNS)
         _check_texts(path, table, ["id", "text", "topic"])
-        table = table.sample(frac=1, random_state=SEED)
+        table = table.sample(frac=1, random_state=TEXT_SEED)
         turn = table.groupby("difficulty").cumcount()
         parts.append(table.iloc[np.argsort(turn, kind="stable")])
     texts = pd.concat(parts, ignore_index=True)
     if texts.groupby("set").size().min() < profile.analysis.texts_per_set:
         raise ValueError(f"expected at least analysis.texts_per_set={profile.analysis.texts_per_set} probe texts in "
                          f"each set, got {texts.groupby('set').size().to_dict()}: lower it")
-    return texts[wanted]
-
-
+    return texts[PROBE_COLUMNS]

@@ -21,7 +21,7 @@ from hrsa.study.profile import Profile
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMATS = (".parquet", ".jsonl")
+_FORMATS = (".parquet", ".jsonl")
 HUB = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
 SPLIT = "train"
 FORMS = '{"query": [instruction, text], "pos": [...], "neg": [...]} or {"instruction", "query", "positive"}'
@@ -80,7 +80,7 @@ class Source:
         return found
 
 
-def training(profile: Profile) -> list[Source]:
+def named_sources(profile: Profile) -> list[Source]:
     """What `suite.train` names, in order: tasks of the suite, paths of parquet or jsonl files, folders written by
     `datasets`' `save_to_disk` (`path[:split]`), and hub data sets (`hub:org/name[/config][:split]`).
 
@@ -104,7 +104,7 @@ def _source(name: str, known: dict[str, Any]) -> Source:
                       parts["repository"], parts["config"], parts["split"] or SPLIT)
     path, _, split = name.partition(":")
     place = store.ROOT / path
-    if (place.suffix in FORMATS and place.is_file() and not split) or place.is_dir():
+    if (place.suffix in _FORMATS and place.is_file() and not split) or place.is_dir():
         return Source(place.stem if place.is_file() else place.name, place, split=split or SPLIT)
     raise ValueError(f"expected in suite.train a task, one of {sorted(known)}, the path of a .parquet or .jsonl file, "
                      f"of a folder written by save_to_disk, or hub:org/name[/config][:split], got {name!r}: "

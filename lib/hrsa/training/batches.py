@@ -1,4 +1,4 @@
-"""Which triples make which batch, and what triples must be like to train on."""
+"""The batches of a training run: which triples each holds, its sampler and collator, and what triples must be like."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from hrsa.training.infonce import text_id
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-CUT = ("queries_cut", "passages_cut")
+CUT = ("queries_cut", "passages_cut")  # texts that were longer than the model reads
+TRIPLE_COLUMNS = ["task", "instruction", "query", "positive", "negatives"]
 
-COLUMNS = ["task", "instruction", "query", "positive", "negatives"]
 
-
-def batches(groups: np.ndarray, batch_size: int, steps: int, seed: int) -> np.ndarray:
+def draw_batches(groups: np.ndarray, batch_size: int, steps: int, seed: int) -> np.ndarray:
     """Rows of each batch, (steps, batch_size): a pure function of its arguments.
 
     groups (rows,): group of each triple (its task and instruction). Every pass shuffles each group, cuts it into
@@ -39,21 +38,21 @@ def batches(groups: np.ndarray, batch_size: int, steps: int, seed: int) -> np.nd
                          "the task out")
     chance = np.random.default_rng([seed, batch_size])
     members = [np.flatnonzero(groups == name) for name in names]
-    order: list[np.ndarray] = []
-    while len(order) < steps:
+    drawn: list[np.ndarray] = []
+    while len(drawn) < steps:
         one_pass = []
         for rows in members:
             full = len(rows) // batch_size * batch_size
             one_pass += list(chance.permutation(rows)[:full].reshape(-1, batch_size))
-        order += [one_pass[i] for i in chance.permutation(len(one_pass))]
-    return np.stack(order[:steps])
+        drawn += [one_pass[i] for i in chance.permutation(len(one_pass))]
+    return np.stack(drawn[:steps])
 
 
 def check_triples(triples: pd.DataFrame, negatives: int) -> None:
     """ValueError unless `triples` has all columns, no empty text, and at least `negatives` negatives in each row."""
-    missing = [name for name in COLUMNS if name not in triples]
+    missing = [name for name in TRIPLE_COLUMNS if name not in triples]
     if missing:
-        raise ValueError(f"expected columns {COLUMNS}, got {list(triples.columns)}: add {missing}")
+        raise ValueError(f"expected columns {TRIPLE_COLUMNS}, got {list(triples.columns)}: add {missing}")
     for name in ("query", "positive"):
         empty = triples.index[triples[name].str.strip() == ""]
         if len(empty):
@@ -66,26 +65,26 @@ def check_triples(triples: pd.DataFrame, negatives: int) -> None:
                          "mine from a larger corpus")
 
 
-class Order(DefaultBatchSampler):
-    """Hands out batches in the given order: order (steps, b), rows of the data set."""
+class FixedBatchSampler(DefaultBatchSampler):
+    """A batch sampler that hands out given batches: (steps, b), rows of the data set."""
 
-    def __init__(self, order: np.ndarray):
-        super().__init__(range(order.size), batch_size=order.shape[1], drop_last=True)
-        self.order = order
+    def __init__(self, batches: np.ndarray):
+        super().__init__(range(batches.size), batch_size=batches.shape[1], drop_last=True)
+        self.batches = batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from self.order.tolist()
+        yield from self.batches.tolist()
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.batches)
 
 
 class Collator:
-    """Rows of one task -> tokenised columns query, positive, negative_1 ... for the trainer, and labels for the loss.
+    """Turns rows of one task into tokenised columns query, positive, negative_1 ... and labels for the loss.
 
     known: query -> identifiers of all its positives in the training set. Besides the columns a batch carries `rows`
     (hash of the texts of each row, in order) and `cut` (how many queries, and how many passages, were longer than the
-    model's max_seq_length and lost tokens). A process sees its share of the joint batch alone.
+    model's max_seq_length and lost tokens). A process sees its own share of the global batch.
     """
 
     valid_label_columns = ("label",)
@@ -121,8 +120,8 @@ class Collator:
         return sum(len(ids) > limit for ids in whole)
 
 
-def joint_record(rows: list[str], cut: list[int], where: torch.device) -> dict[str, Any]:
-    """Of the joint batch: hash of its texts in order (`batch`), and how many texts were cut (`CUT`).
+def global_record(rows: list[str], cut: list[int], where: torch.device) -> dict[str, Any]:
+    """What one step of all processes consumed: hash of its texts in order (`batch`), and how many were cut (`CUT`).
 
     rows: hash of each row of this process's share; cut: its `cut`. The same for any number of processes.
     """

@@ -1,4 +1,4 @@
-"""Several processes that train one model: who they are, what they hold together, and that they agree.
+"""Distributed training: the processes that train one model, what they exchange, and that they agree.
 
 Started alone, a process is rank 0 of one and everything here is the identity. `accelerate launch` and torchrun set the
 environment that `start` reads.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=12)  # the others wait while rank 0 mines negatives or makes a backbone
+_TIMEOUT = timedelta(hours=12)  # the others wait while rank 0 mines negatives or makes a backbone
 
 
 def start() -> None:
@@ -25,17 +25,17 @@ def start() -> None:
         import torch
         from accelerate import PartialState
 
-        PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        PartialState(cpu=not torch.cuda.is_available(), timeout=_TIMEOUT)
 
 
-def _together() -> bool:
+def _is_distributed() -> bool:
     dist = sys.modules.get("torch.distributed")  # a process that did not import it has joined no group
     return dist is not None and dist.is_available() and dist.is_initialized()
 
 
 def count() -> int:
     """How many processes train together."""
-    if not _together():
+    if not _is_distributed():
         return 1
     import torch.distributed as dist
 
@@ -44,7 +44,7 @@ def count() -> int:
 
 def rank() -> int:
     """Number of this process, from 0; rank 0 writes."""
-    if not _together():
+    if not _is_distributed():
         return 0
     import torch.distributed as dist
 
@@ -53,19 +53,19 @@ def rank() -> int:
 
 def gathered(local: Tensor) -> tuple[Tensor, int]:
     """Rows (n, ...) of all processes, rank after rank, and where this process's rows begin. All bring equally many."""
-    if not _together():
+    if not _is_distributed():
         return local, 0
     import torch
     import torch.distributed as dist
 
-    parts = [torch.empty_like(local) for _ in range(count())]
-    dist.all_gather(parts, local.contiguous())
-    return torch.cat(parts), rank() * len(local)
+    shares = [torch.empty_like(local) for _ in range(count())]
+    dist.all_gather(shares, local.contiguous())
+    return torch.cat(shares), rank() * len(local)
 
 
 def summed(value: Tensor) -> Tensor:
     """Sum over processes, in place."""
-    if _together():
+    if _is_distributed():
         import torch.distributed as dist
 
         dist.all_reduce(value)
@@ -74,7 +74,7 @@ def summed(value: Tensor) -> Tensor:
 
 def largest(value: Tensor) -> Tensor:
     """Entry by entry the largest of all processes, in place."""
-    if _together():
+    if _is_distributed():
         import torch.distributed as dist
 
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
@@ -83,7 +83,7 @@ def largest(value: Tensor) -> Tensor:
 
 def agreed(value: T) -> T:
     """Rank 0's value, in every process."""
-    if not _together():
+    if not _is_distributed():
         return value
     import torch.distributed as dist
 
@@ -94,7 +94,7 @@ def agreed(value: T) -> T:
 
 def wait() -> None:
     """Go on when all processes are here."""
-    if _together():
+    if _is_distributed():
         import torch.distributed as dist
 
         dist.barrier()

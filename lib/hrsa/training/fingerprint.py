@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "accelerate", "peft", "tokenizers", "datasets", "numpy")
-CLIP = 1.0  # largest norm of the gradient, as the trainer of the published recipe has it by default
+MAX_GRAD_NORM = 1.0  # largest norm of the gradient, as the trainer of the published recipe has it by default
 START = "start"  # the one section in which arms of a seed may differ
 
 
@@ -47,7 +47,7 @@ def start_of(model: SentenceTransformer, backbone: str) -> dict[str, Any]:
             "parameters": sum(p.numel() for p in model.parameters())}
 
 
-def fingerprint(curve: pd.DataFrame, recipe: Recipe, seed: int, start: dict[str, Any], code: str) -> dict[str, Any]:
+def run_fingerprint(curve: pd.DataFrame, recipe: Recipe, seed: int, start: dict[str, Any], code: str) -> dict[str, Any]:
     """The record of one run.
 
     curve: one row per step with `batch` (hash of the queries, positives and negatives that the step consumed, in
@@ -62,7 +62,7 @@ def fingerprint(curve: pd.DataFrame, recipe: Recipe, seed: int, start: dict[str,
         "seed": seed,
         "recipe": recipe.model_dump(mode="json"),
         "pooling": {"mode": "mean", "include_prompt": False},
-        "optimiser": {"name": "AdamW", "schedule": "cosine", "clip": CLIP},
+        "optimiser": {"name": "AdamW", "schedule": "cosine", "clip": MAX_GRAD_NORM},
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "code": code,
         START: start,

@@ -1,4 +1,4 @@
-"""A batch of texts -> forward passes of bounded size, and what is needed to run one of them again exactly.
+"""The gradient cache's mini-batches: forward passes of bounded size, and what it takes to run one again exactly.
 
 Texts are sorted by length before they are cut, so that padding is small; equal texts are embedded once. Letters: n
 texts, k distinct texts, b rows of a batch, t sequence.
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from hrsa.models.token_batches import token_batches
 
 Features = dict[str, Any]
 
@@ -39,8 +41,8 @@ class Moment:
 
 
 @dataclass
-class Piece:
-    """Texts embedded in one forward pass."""
+class MiniBatch:
+    """A mini-batch of the gradient cache: texts embedded in one forward pass."""
 
     texts: Tensor  # positions among the k distinct texts
     features: Features
@@ -49,24 +51,11 @@ class Piece:
     kept: Tensor | None = None  # embeddings with their graph
 
 
-def blank(piece: Piece) -> Piece:
-    """A pass over the last, shortest text of `piece` whose embedding is thrown away: it counts for nothing."""
-    features = {key: value[-1:] if isinstance(value, Tensor) else value for key, value in piece.features.items()}
-    return Piece(piece.texts[:0], features, features["input_ids"].numel())
-
-
-def cut(lengths: Tensor, budget: int) -> list[Tensor]:
-    """Positions of texts, longest first, in pieces whose padded size (texts x longest) is at most `budget` tokens.
-
-    lengths (n,): tokens of each text. A text longer than the budget is a piece of its own.
-    """
-    order = torch.argsort(lengths, descending=True, stable=True)  # (n,)
-    pieces, begin = [], 0
-    while begin < len(order):
-        size = max(1, budget // max(1, int(lengths[order[begin]])))
-        pieces.append(order[begin : begin + size])
-        begin += size
-    return pieces
+def blank(mini_batch: MiniBatch) -> MiniBatch:
+    """A pass over the last, shortest text of `mini_batch` whose embedding is thrown away: it counts for nothing."""
+    features = {key: value[-1:] if isinstance(value, Tensor) else value
+                for key, value in mini_batch.features.items()}
+    return MiniBatch(mini_batch.texts[:0], features, features["input_ids"].numel())
 
 
 def _merged(columns: list[Features]) -> Features:
@@ -76,12 +65,12 @@ def _merged(columns: list[Features]) -> Features:
     return {key: torch.cat([pad(c[key], (0, width - c[key].shape[1])) for c in columns]) for key in keys}  # (n, t)
 
 
-def pieces_of(features: list[Features], budget: int) -> tuple[list[Piece], Tensor]:
-    """Cut the texts of all columns into pieces; those that share an instruction (`prompt_length`) are sorted together.
+def mini_batches_of(features: list[Features], budget: int) -> tuple[list[MiniBatch], Tensor]:
+    """Cut the texts of all columns into mini-batches; texts of one instruction (`prompt_length`) are sorted together.
 
     features: one tokenised column each, as sentence-transformers hands them to a loss: `input_ids` and
-    `attention_mask` (b, t). Equal texts are taken once. Returns the pieces and, for each of the n texts (column after
-    column), its position among the k distinct ones. ValueError when padding is not on the right.
+    `attention_mask` (b, t). Equal texts are taken once. Returns the mini-batches and, for each of the n texts (column
+    after column), its position among the k distinct ones. ValueError when padding is not on the right.
     """
     if not all(bool(column["attention_mask"][:, 0].all()) for column in features):
         raise ValueError("expected texts of at least one token, padded on the right; got a first token that is "
@@ -96,11 +85,11 @@ def pieces_of(features: list[Features], budget: int) -> tuple[list[Piece], Tenso
         first, inverse = _distinct(merged)
         where[members] = (distinct + inverse).reshape(len(members), rows)
         lengths = merged["attention_mask"].sum(1).cpu()[first]  # (k,)
-        for piece in cut(lengths, budget):
-            longest = int(lengths[piece[0]])
-            content = {key: value[first[piece].to(value.device), :longest] for key, value in merged.items()}
+        for batch in map(torch.from_numpy, token_batches(lengths.numpy(), budget)):
+            longest = int(lengths[batch[0]])
+            content = {key: value[first[batch].to(value.device), :longest] for key, value in merged.items()}
             content |= {"prompt_length": prompt_length} if prompt_length else {}
-            result.append(Piece(distinct + piece, content | {"modality": "text"}, longest * len(piece)))
+            result.append(MiniBatch(distinct + batch, content | {"modality": "text"}, longest * len(batch)))
         distinct += len(first)
     return result, where.flatten()
 

@@ -1,9 +1,9 @@
 """InfoNCE over in-batch, cross-device and hard negatives, with exact gradient caching.
 
-A loss module for sentence-transformers' trainer. Embeddings are computed in pieces cut by a token budget from texts
-sorted by length, so that padding is small and memory does not grow with the batch; the loss is taken over all of
-them; then each piece is run again, with the same random state, to carry its gradient into the weights (GradCache,
-arXiv 2101.06983). Pieces that fit into the budget together keep their graph and are not run again.
+A loss module for sentence-transformers' trainer. Embeddings are computed in mini-batches cut by a token budget
+from texts sorted by length, so that padding is small and memory does not grow with the batch; the loss is taken over
+all of them; then each mini-batch is run again, with the same random state, to carry its gradient into the weights
+(GradCache, arXiv 2101.06983). Mini-batches that fit into the budget together keep their graph and are not run again.
 Letters: b queries of this process, p passages of all processes, n texts, k distinct texts, t sequence, d dimensions.
 """
 
@@ -19,11 +19,11 @@ from torch.nn.functional import cross_entropy, normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from hrsa.training import distributed
-from hrsa.training.gradient_cache import Features, Moment, Piece, blank, pieces_of
+from hrsa.training.gradient_cache import Features, MiniBatch, Moment, blank, mini_batches_of
 
-PIECES = 4  # forward passes that share the token budget: shorter ones pad less, four keep a GPU busy
+MINI_BATCHES = 4  # forward passes that share the token budget: shorter ones pad less, four keep a GPU busy
 MASKED = ("duplicates", "known", "near")  # why a score is left out, in the order in which reasons are tried
-SCORES = 2**20  # scores held at once (4 MiB in float32), in blocks of queries: memory stays flat in the batch
+_SCORES_HELD = 2**20  # scores held at once (4 MiB in float32), in blocks of queries: memory stays flat in the batch
 
 
 def text_id(text: str) -> int:
@@ -69,7 +69,7 @@ def info_nce(scores: Tensor, own: Tensor, mask: Tensor, temperature: float) -> T
 
 
 def _sharded(model: nn.Module) -> bool:
-    """Whether the weights are spread over processes (FSDP), so that every forward and backward pass is a joint one."""
+    """Whether the weights are spread over processes (FSDP): then all must make as many forward and backward passes."""
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
     return any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules())
@@ -95,7 +95,7 @@ class InfoNCE(nn.Module):
     model: a SentenceTransformer; temperature > 0; chunk_tokens: tokens, padding included, whose activations may be
     held at once; margin: as for `near_positives`, None masks none of them. Under torch.distributed the passages of
     all processes are negatives; every process must bring the same number of queries, and the mean of the processes'
-    losses and gradients is that of the joint batch. After each forward pass `record` holds, of the joint batch, the
+    losses and gradients is that of the global batch. After each forward pass `record` holds, of the global batch, the
     loss, the count of tokens without padding, and of scores left out: those of passages that repeat the query's own
     positive or the query itself (`duplicates`), else one of its other positives (`known`), else `near` positives.
     """
@@ -106,22 +106,22 @@ class InfoNCE(nn.Module):
         self.record: dict[str, float | int] = {}
 
     def forward(self, sentence_features: list[Features], labels: dict[str, Tensor] | None = None) -> Tensor:
-        """Mean loss over this process's queries; its backward pass runs the pieces.
+        """Mean loss over this process's queries; its backward pass runs the mini-batches.
 
-        sentence_features: as for `pieces_of`. labels: `ids` (b, columns) identifiers of the texts (`text_id`) and
-        `known` (b, m) identifiers of each query's positives, filled up with any of them; None takes texts of equal
-        tokens as equal and knows no positive but the row's own.
+        sentence_features: as for `mini_batches_of`. labels: `ids` (b, columns) identifiers of the texts (`text_id`)
+        and `known` (b, m) identifiers of each query's positives, filled up with any of them; None takes texts of
+        equal tokens as equal and knows no positive but the row's own.
         """
         features, training = list(sentence_features), torch.is_grad_enabled()
         if len(features) < 2:
             raise ValueError(f"expected columns query, positive and negatives, got {len(features)} column(s)")
         ids = _token_ids(features) if labels is None else labels["ids"]
         known = torch.cat([ids[:, :2], *([] if labels is None else [labels["known"]])], dim=1)  # (b, m)
-        pieces, where = pieces_of(features, max(1, self.chunk_tokens // PIECES))
+        mini_batches, where = mini_batches_of(features, max(1, self.chunk_tokens // MINI_BATCHES))
         if _sharded(self.model):  # as many passes in every process
-            most = int(distributed.largest(torch.tensor(len(pieces), device=ids.device)))
-            pieces += [blank(pieces[-1]) for _ in range(most - len(pieces))]
-        distinct = self._embed(pieces, training)  # (k, d)
+            most = int(distributed.largest(torch.tensor(len(mini_batches), device=ids.device)))
+            mini_batches += [blank(mini_batches[-1]) for _ in range(most - len(mini_batches))]
+        distinct = self._embed(mini_batches, training)  # (k, d)
         embeddings = distinct[where.to(distinct.device)].requires_grad_(training)  # (n, d)
         loss = self._loss(embeddings, ids, known)
         tokens = sum(column["attention_mask"].sum() for column in features)
@@ -129,30 +129,30 @@ class InfoNCE(nn.Module):
                         "tokens": int(distributed.summed(tokens))}
         if training:
             gradients = torch.zeros_like(distinct).index_add_(0, where.to(distinct.device), embeddings.grad)
-            loss.requires_grad_().register_hook(partial(self._carry, pieces, gradients))
+            loss.requires_grad_().register_hook(partial(self._carry, mini_batches, gradients))
         return loss
 
-    def _embed(self, pieces: list[Piece], training: bool) -> Tensor:
-        """Embeddings (k, d) of the distinct texts, detached; the last pieces that fit the budget keep their graph."""
-        left, keep, sharded = self.chunk_tokens, len(pieces), _sharded(self.model)
-        while training and keep and not sharded and pieces[keep - 1].tokens <= left:
+    def _embed(self, mini_batches: list[MiniBatch], training: bool) -> Tensor:
+        """Embeddings (k, d) of distinct texts, detached; the last mini-batches within the budget keep their graph."""
+        left, keep, sharded = self.chunk_tokens, len(mini_batches), _sharded(self.model)
+        while training and keep and not sharded and mini_batches[keep - 1].tokens <= left:
             keep -= 1
-            left -= pieces[keep].tokens
+            left -= mini_batches[keep].tokens
         outputs = []
-        for index, piece in enumerate(pieces):
+        for index, mini_batch in enumerate(mini_batches):
             kept = training and index >= keep
-            piece.moment = Moment(piece.features["input_ids"].device)
-            last = keep == 0 and index == len(pieces) - 1
+            mini_batch.moment = Moment(mini_batch.features["input_ids"].device)
+            last = keep == 0 and index == len(mini_batches) - 1
             with torch.set_grad_enabled(kept), _no_sync(self.model, last):
-                output = self._pass(piece)
+                output = self._pass(mini_batch)
             outputs.append(output.detach())
-            piece.kept = output if kept else None
-        order = torch.argsort(torch.cat([piece.texts for piece in pieces]))
+            mini_batch.kept = output if kept else None
+        order = torch.argsort(torch.cat([mini_batch.texts for mini_batch in mini_batches]))
         return torch.cat(outputs)[order.to(outputs[0].device)]
 
-    def _pass(self, piece: Piece) -> Tensor:
-        """Embeddings (texts of the piece, d)."""
-        return self.model(dict(piece.features))["sentence_embedding"][: len(piece.texts)]
+    def _pass(self, mini_batch: MiniBatch) -> Tensor:
+        """Embeddings (texts of the mini-batch, d)."""
+        return self.model(dict(mini_batch.features))["sentence_embedding"][: len(mini_batch.texts)]
 
     def _mask(self, scores: Tensor, passages: Tensor, own: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Scores left out (b, p), and how many for each reason in `MASKED`; known as for `_loss`."""
@@ -175,7 +175,7 @@ class InfoNCE(nn.Module):
         passage_ids, _ = distributed.gathered(ids[:, 1:].T.flatten())  # (p,)
         own = begin + places[:count]
         total, masked = embeddings.new_zeros((), dtype=exact), places.new_zeros(len(MASKED))
-        step = max(1, SCORES // len(passages))
+        step = max(1, _SCORES_HELD // len(passages))
         for rows in (slice(i, i + step) for i in range(0, count, step)):
             scores = cosines(queries[rows], passages)
             mask, counts = self._mask(scores, passage_ids, own[rows], known[rows])
@@ -189,16 +189,16 @@ class InfoNCE(nn.Module):
             embeddings.grad = torch.cat([queries.grad, theirs]).to(embeddings.dtype)
         return total
 
-    def _carry(self, pieces: list[Piece], gradients: Tensor, scale: Tensor) -> None:
-        """Carry the gradients (k, d) of the embeddings, times `scale`, into the weights, piece by piece."""
-        kept = [piece for piece in pieces if piece.kept is not None]
-        again = [piece for piece in pieces if piece.kept is None]
+    def _carry(self, mini_batches: list[MiniBatch], gradients: Tensor, scale: Tensor) -> None:
+        """Carry the gradients (k, d) of the embeddings, times `scale`, into the weights, one mini-batch at a time."""
+        kept = [mini_batch for mini_batch in mini_batches if mini_batch.kept is not None]
+        again = [mini_batch for mini_batch in mini_batches if mini_batch.kept is None]
         if kept:
-            own = [gradients[piece.texts.to(gradients.device)] * scale for piece in kept]
-            torch.autograd.backward([piece.kept for piece in kept], own)
-            for piece in kept:
-                piece.kept = None
-        for piece in again:
-            gradient = gradients[piece.texts.to(gradients.device)] * scale
-            with torch.enable_grad(), piece.moment.again(), _no_sync(self.model, piece is again[-1]):
-                self._pass(piece).backward(gradient)
+            own = [gradients[mini_batch.texts.to(gradients.device)] * scale for mini_batch in kept]
+            torch.autograd.backward([mini_batch.kept for mini_batch in kept], own)
+            for mini_batch in kept:
+                mini_batch.kept = None
+        for mini_batch in again:
+            gradient = gradients[mini_batch.texts.to(gradients.device)] * scale
+            with torch.enable_grad(), mini_batch.moment.again(), _no_sync(self.model, mini_batch is again[-1]):
+                self._pass(mini_batch).backward(gradient)

@@ -1,4 +1,4 @@
-"""Contrastive training of an embedder from a backbone: the stage, its data order, and loading what it made.
+"""Contrastive training of an embedder from a backbone: the stage, and loading what it made.
 
     hrsa train PROFILE MODEL          also under `accelerate launch` or torchrun (docs/distributed.md)
 
@@ -21,11 +21,11 @@ from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Model, Profile, Recipe
 from hrsa.study.runtime import prepare
-from hrsa.texts.hard_negatives import mine
+from hrsa.texts.hard_negatives import make_triples
 from hrsa.texts.suite import query_prompt
 from hrsa.training import distributed
-from hrsa.training.batches import COLUMNS, batches, check_triples
-from hrsa.training.fingerprint import fingerprint, same_recipe, start_of
+from hrsa.training.batches import TRIPLE_COLUMNS, check_triples, draw_batches
+from hrsa.training.fingerprint import run_fingerprint, same_recipe, start_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,17 +33,16 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 log = logging.getLogger(__name__)
-EXAMPLES = 8  # texts of each kind that an export must embed as the model in memory does
+_SAMPLE = 8  # texts of each kind that an export must embed as the model in memory does
 
 
-def train(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed: int, folder: Path, work: Path,
-          run: str) -> dict[str, Any]:
+def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed: int, folder: Path,
+                     work: Path, run: str) -> dict[str, Any]:
     """Train one embedder and write `model/`, `checkpoints/step-000015/`, `curve.parquet` and `fingerprint.json`.
 
-    backbone: folder or hub id; name: what to call it in the fingerprint; triples: table with `COLUMNS`; folder: where
-    to write; work: where unfinished work waits to be resumed. Of several processes rank 0 alone writes. Returns the
-    fingerprint. Raises ValueError for unfit triples, RuntimeError when the attention is not that of the recipe or the
-    export differs.
+    backbone: folder or hub id; name: what to call it in the fingerprint; triples: table with `TRIPLE_COLUMNS`; folder:
+    where to write; work: where unfinished work waits to be resumed. Rank 0 writes. Returns the fingerprint. Raises
+    ValueError for unfit triples, RuntimeError when the attention is not that of the recipe or the export differs.
     """
     from hrsa.models.embedder import assemble
     from hrsa.training.trainer import fit
@@ -53,7 +52,7 @@ def train(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed:
     if late:
         raise ValueError(f"expected recipe.checkpoints within recipe.steps={recipe.steps}, got {late}: remove them")
     groups = triples["task"].str.cat(triples["instruction"], sep="\t").to_numpy(dtype=str)
-    order = batches(groups, recipe.batch_size, recipe.steps, seed)
+    batches = draw_batches(groups, recipe.batch_size, recipe.steps, seed)
     first = triples.drop_duplicates("task")
     prompts = {task: query_prompt(text) for task, text in zip(first["task"], first["instruction"], strict=True)}
 
@@ -69,11 +68,11 @@ def train(backbone: str, name: str, triples: pd.DataFrame, recipe: Recipe, seed:
     def keep(step: int, weights: dict[str, Any] | None) -> None:
         _export(model, weights, fresh, steps / _step(step))
 
-    curve, weights = fit(model, triples, order, recipe, seed, work, run, keep)
-    record = fingerprint(curve, recipe, seed, start, code_hash(train))
+    curve, weights = fit(model, triples, batches, recipe, seed, work, run, keep)
+    record = run_fingerprint(curve, recipe, seed, start, code_hash(train_on_triples))
     final = _export(model, weights, fresh, folder / "model")
     if distributed.rank() == 0:
-        _write(final, triples.iloc[order[0][:EXAMPLES]], recipe, folder, steps, curve, record)
+        _write(final, triples.iloc[batches[0][:_SAMPLE]], recipe, folder, steps, curve, record)
     return record
 
 
@@ -130,13 +129,13 @@ def _embedder(profile: Profile, model_id: str) -> Model:
 def train_embedder(profile: Profile, model_id: str) -> Path:
     """Folder of the embedder `model_id` (such as `base-s0`), trained first if it is not there yet.
 
-    An interrupted run goes on where it was when called again. Several processes (`joint.start`) train one model on the
-    joint batch; rank 0 writes. Raises ValueError for a backbone's id, for unfit triples, and when the run differs from
-    another arm of its seed in anything but the initial weights.
+    An interrupted run goes on where it was when called again. Several processes (`distributed.start`) train one model,
+    each on its share of every batch; rank 0 writes. Raises ValueError for a backbone's id, for unfit triples, and when
+    the run differs from another arm of its seed in anything but the initial weights.
     """
     model = _embedder(profile, model_id)
     recipe = profile.varied(model.ablation)
-    texts = distributed.in_turn(lambda: mine(profile))
+    texts = distributed.in_turn(lambda: make_triples(profile))
     backbone = distributed.in_turn(lambda: backbone_folder(profile, model.backbone))
     arm = store.key(recipe=recipe.model_dump(mode="json"), seed=model.seed, threads=profile.threads, texts=texts.name,
                     code=code_hash(train_embedder))
@@ -149,9 +148,9 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
 
     def build(temporary: Path) -> None:
         prepare(profile.threads, model.seed)
-        triples = store.read_table(texts / "triples.parquet", COLUMNS)
-        record = train(backbone, model.backbone, triples, recipe, model.seed, temporary, store.scratch(folder),
-                       model_id)
+        triples = store.read_table(texts / "triples.parquet", TRIPLE_COLUMNS)
+        record = train_on_triples(backbone, model.backbone, triples, recipe, model.seed, temporary,
+                                  store.scratch(folder), model_id)
         same_recipe({model_id: record, **_arms(profile, model, arm)})
 
     if distributed.agreed((folder / "provenance.json").is_file()):
@@ -165,7 +164,7 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
     return folder
 
 
-def weights_key(profile: Profile, model_id: str) -> str:
+def make_weights_key(profile: Profile, model_id: str) -> str:
     """What stands for a model's weights in keys: an embedder's artefact name (made first when needed), or the
     `backbone_key` of a backbone, with its number of blocks where the recipe keeps the first ones."""
     model = profile.model(model_id)
@@ -186,14 +185,14 @@ def _arms(profile: Profile, model: Model, arm: str) -> dict[str, dict[str, Any]]
     return found
 
 
-def arms(profile: Profile, model_id: str) -> dict[str, dict[str, Any]]:
+def make_fingerprints(profile: Profile, model_id: str) -> dict[str, dict[str, Any]]:
     """Fingerprints of the embedder `model_id` and of the other arms of its seed and recipe that are finished."""
     folder = train_embedder(profile, model_id)
     arm = store.read_json(folder / "provenance.json")["arm"]
     return _arms(profile, _embedder(profile, model_id), arm)
 
 
-def load_embedder(profile: Profile, model_id: str, step: int | None = None) -> SentenceTransformer:
+def make_model(profile: Profile, model_id: str, step: int | None = None) -> SentenceTransformer:
     """A model of the study as a SentenceTransformer, on `hrsa.study.runtime.device()`.
 
     A backbone's id gives the backbone as it came: causal, untrained, with mean pooling. An embedder's id gives its

@@ -1,8 +1,8 @@
-"""The loop of contrastive training: sentence-transformers' trainer with our loss, order of batches and checkpoints.
+"""The loop of contrastive training: sentence-transformers' trainer with our loss, batch sampler and checkpoints.
 
 Checkpoints hold the trained weights, the optimiser, the schedule, the random state and the log; one counts only when
 its marker, written last, lists every file with its size. A run that was killed goes on from the newest whole one and
-ends with the same bits. The order of batches is given from outside and the loop adds no chance of its own to it.
+ends with the same bits. The batches are given from outside; the loop draws none.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from hrsa.study.profile import Recipe
 from hrsa.study.progress import progress
 from hrsa.study.runtime import device
 from hrsa.training import distributed
-from hrsa.training.batches import CUT, Collator, Order, joint_record
-from hrsa.training.fingerprint import CLIP
+from hrsa.training.batches import CUT, Collator, FixedBatchSampler, global_record
+from hrsa.training.fingerprint import MAX_GRAD_NORM
 from hrsa.training.infonce import MASKED, InfoNCE, text_id
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class _Trainer(SentenceTransformerTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self.began = time.monotonic()
-        self.seen = joint_record(inputs.pop("rows"), inputs.pop("cut"), self.args.device)
+        self.seen = global_record(inputs.pop("rows"), inputs.pop("cut"), self.args.device)
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -115,8 +115,8 @@ class _Trainer(SentenceTransformerTrainer):
         distributed.wait()
 
     def weights(self) -> Weights | None:
-        """Under FSDP all weights, whole, on the CPU (a joint call; empty but in rank 0); else None: the model has
-        them."""
+        """Under FSDP all weights, whole, on the CPU (every process must call; empty but in rank 0); else None, for the
+        model has them."""
         return self.accelerator.get_state_dict(self.model_wrapped) if self.is_fsdp_enabled else None
 
 
@@ -144,21 +144,21 @@ def arguments(recipe: Recipe, seed: int, work: Path) -> SentenceTransformerTrain
         per_device_train_batch_size=recipe.batch_size // distributed.count(),
         accelerator_config={"split_batches": True},
         learning_rate=recipe.learning_rate, lr_scheduler_type="cosine", weight_decay=recipe.weight_decay,
-        warmup_steps=math.ceil(recipe.warmup_ratio * recipe.steps), max_grad_norm=CLIP, optim="adamw_torch",
+        warmup_steps=math.ceil(recipe.warmup_ratio * recipe.steps), max_grad_norm=MAX_GRAD_NORM, optim="adamw_torch",
         bf16=recipe.precision == "bf16", use_cpu=device().type == "cpu",
         save_strategy="steps", save_steps=max(1, recipe.steps // SAVES), logging_strategy="steps", logging_steps=1,
         logging_nan_inf_filter=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
     )
 
 
-def _trainer(model: SentenceTransformer, triples: pd.DataFrame, order: np.ndarray, recipe: Recipe,
+def _trainer(model: SentenceTransformer, triples: pd.DataFrame, batches: np.ndarray, recipe: Recipe,
              args: SentenceTransformerTrainingArguments, watch: _Watch) -> _Trainer:
-    """The trainer that hands the rows of `triples` to our loss in the given order."""
+    """The trainer that hands the rows of `triples` to our loss, batch by batch."""
     known: dict[str, dict[int, None]] = {}
     for query, positive in zip(triples["query"], triples["positive"], strict=True):
         known.setdefault(query, {})[text_id(positive)] = None
     columns = ["instruction", "query", "positive", "negatives"]
-    args.batch_sampler = lambda dataset, **rest: Order(order)
+    args.batch_sampler = lambda dataset, **rest: FixedBatchSampler(batches)
     trainer = _Trainer(
         model=model, args=args, train_dataset=Dataset.from_pandas(triples[columns], preserve_index=False),
         loss=InfoNCE(model, recipe.temperature, recipe.chunk_tokens, recipe.near_positive_margin),
@@ -168,11 +168,11 @@ def _trainer(model: SentenceTransformer, triples: pd.DataFrame, order: np.ndarra
     return trainer
 
 
-def fit(model: SentenceTransformer, triples: pd.DataFrame, order: np.ndarray, recipe: Recipe, seed: int, work: Path,
+def fit(model: SentenceTransformer, triples: pd.DataFrame, batches: np.ndarray, recipe: Recipe, seed: int, work: Path,
         run: str, keep: Callable[[int, Weights | None], None]) -> tuple[pd.DataFrame, Weights | None]:
     """Train `model` in place, from the newest whole checkpoint in `work` if there is one.
 
-    triples: columns task, instruction, query, positive, negatives; order (steps, b): rows of each batch, which is of
+    triples: columns task, instruction, query, positive, negatives; batches (steps, b): rows of each batch, which is of
     one task; keep(step, weights) is called after each of `recipe.checkpoints`, by all processes alike; weights: as
     `_Trainer.weights`. work: a folder that all processes see. Returns one row per step with the columns `CURVE`, and
     the final weights likewise. Raises FloatingPointError naming the step when the loss stops being finite.
@@ -180,7 +180,7 @@ def fit(model: SentenceTransformer, triples: pd.DataFrame, order: np.ndarray, re
     if recipe.gradient_checkpointing:
         model[0].model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     watch = _Watch(run, recipe.checkpoints)
-    trainer = _trainer(model, triples, order, recipe, arguments(recipe, seed, work), watch)
+    trainer = _trainer(model, triples, batches, recipe, arguments(recipe, seed, work), watch)
     watch.keep = lambda step: keep(step, trainer.weights())
     resume = distributed.agreed(newest_checkpoint(work))
     if resume:
@@ -189,7 +189,7 @@ def fit(model: SentenceTransformer, triples: pd.DataFrame, order: np.ndarray, re
     weights = trainer.weights()
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     curve = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
-    tasks = triples["task"].to_numpy()[order[:, 0]]  # (steps,); a batch is of one task
+    tasks = triples["task"].to_numpy()[batches[:, 0]]  # (steps,); a batch is of one task
     curve = curve.assign(task=tasks[curve["step"] - 1])[CURVE]
     log.info("%s: %d queries and %d passages cut; scores masked: %d duplicates, %d known positives, %d near positives",
              run, *curve[[*CUT, *MASKED]].sum())

@@ -13,7 +13,7 @@ import pandas as pd
 
 from hrsa.analysis import intervals
 from hrsa.analysis.ablations import RECIPE, UNTRAINED, condition
-from hrsa.evaluation.evaluate import BM25
+from hrsa.evaluation.evaluate import LEXICAL
 from hrsa.similarity.metrics import METRICS
 from hrsa.study.profile import Model, Profile
 from hrsa.verdict import paired_scores
@@ -30,7 +30,7 @@ def described(profile: Profile, table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(
         arm=["BM25" if model is None else model.backbone for model in models],
         seed=pd.array([None if model is None else model.seed for model in models], dtype="Int64"),
-        condition=[BM25 if model is None else condition(model) for model in models])
+        condition=[LEXICAL if model is None else condition(model) for model in models])
 
 
 def family_scores(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:

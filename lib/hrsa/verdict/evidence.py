@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -24,14 +24,14 @@ from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Profile
 from hrsa.verdict import paired_scores
-from hrsa.verdict.paired_scores import COLUMNS, _checked
+from hrsa.verdict.paired_scores import QUERY_COLUMNS, _checked
 from hrsa.verdict.statement import ESTIMAND, statement
 
 OWN = "this run"
 META = b"hrsa.evidence"
 
 
-def fingerprint(profile: Profile) -> dict[str, str]:
+def study_fingerprint(profile: Profile) -> dict[str, str]:
     """Hash of each part of a profile that must agree before scores may be joined; seeds may differ.
 
     The suite counts by the bytes of its files too, so that edited texts do not join with unedited ones; so do
@@ -56,17 +56,21 @@ def fingerprint(profile: Profile) -> dict[str, str]:
     }
 
 
-def write(path: Path, profile: Profile, per_query: pd.DataFrame, source: str, families: Mapping[str, str]) -> None:
-    """Write an evidence file; `source` names the machine or laboratory.
+def write(path: Path, profile: Profile, per_query: pd.DataFrame, source: str,
+          families: Mapping[str, str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Write an evidence file and return what `read` gives for it; `source` names the machine or laboratory.
 
     `per_query`: model, task, query, value; `families`: the family of each task.
     """
-    meta = {"source": source, "profile": profile.name, "fingerprint": fingerprint(profile),
+    meta = {"source": source, "profile": profile.name, "fingerprint": study_fingerprint(profile),
             "statement": statement(profile), "families": dict(families),
             "provenance": store.provenance(code=code_hash(evaluate_model))}
-    table = pa.Table.from_pandas(_checked(per_query, str(path))[COLUMNS], preserve_index=False)
+    written = json.dumps(meta).encode()
+    table = pa.Table.from_pandas(_checked(per_query, str(path))[QUERY_COLUMNS], preserve_index=False)
+    table = table.replace_schema_metadata({META: written})
     with store.atomic(Path(path)) as temporary:
-        pq.write_table(table.replace_schema_metadata({META: json.dumps(meta).encode()}), temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd")
+    return table.to_pandas(), json.loads(written)
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -88,17 +92,32 @@ def join(files: Sequence[Path]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     Raises ValueError when fingerprints differ (naming the parts that do), or when two files hold the same model and
     query with another score: an arm and seed counts once.
     """
-    if not files:
-        raise ValueError("expected evidence files to join, got none")
-    loaded = [read(Path(file)) for file in files]
-    first = loaded[0][1]["fingerprint"]
-    for file, (_, meta) in zip(files, loaded, strict=True):
-        differing = sorted(part for part in first if meta["fingerprint"].get(part) != first[part])
+    return _joined(_loaded(files))
+
+
+class _Loaded(NamedTuple):
+    """An evidence file in memory."""
+
+    file: str
+    per_query: pd.DataFrame
+    meta: dict[str, Any]
+
+
+def _loaded(files: Sequence[Path]) -> list[_Loaded]:
+    return [_Loaded(Path(file).name, *read(Path(file))) for file in files]
+
+
+def _joined(loaded: Sequence[_Loaded]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    if not loaded:
+        raise ValueError("expected evidence files to join, got none: name one, or more")
+    first = loaded[0].meta["fingerprint"]
+    for one in loaded:
+        differing = sorted(part for part in first if one.meta["fingerprint"].get(part) != first[part])
         if differing:
-            raise ValueError(f"expected the fingerprint of {Path(files[0]).name} in {Path(file).name}, got another "
-                             f"for {', '.join(differing)}: only runs of one recipe, suite and margin join")
-    table = pd.concat([scores for scores, _ in loaded], ignore_index=True).drop_duplicates(ignore_index=True)
-    return _checked(table, "the joined files"), [meta for _, meta in loaded]
+            raise ValueError(f"expected the fingerprint of {loaded[0].file} in {one.file}, got another "
+                             f"for {', '.join(differing)}: leave it out, for runs of one recipe, suite and margin join")
+    table = pd.concat([one.per_query for one in loaded], ignore_index=True).drop_duplicates(ignore_index=True)
+    return _checked(table, "the joined files"), [one.meta for one in loaded]
 
 
 @dataclass(frozen=True)
@@ -118,7 +137,7 @@ def received(profile: Profile) -> list[Path]:
 
 def share(profile: Profile, path: Path, source: str) -> Path:
     """Write what has been scored here as an evidence file for others; `source` names machine or laboratory."""
-    per_query, families = paired_scores.finished(profile)
+    per_query, families = paired_scores.read_query_scores(profile)
     write(path, profile, per_query, source, families)
     return path
 
@@ -127,28 +146,31 @@ def pooled(profile: Profile) -> Pool:
     """This run's scores, made first where missing and kept as `data/runs/<profile>/evidence.parquet`, joined with
     the files received. ValueError when a file does not join."""
     own = store.RUNS / profile.name / "evidence.parquet"
-    per_query, families = paired_scores.gather(profile)
-    write(own, profile, per_query, OWN, families)
-    return pool(profile, [own, *received(profile)])
+    per_query, families = paired_scores.make_query_scores(profile)
+    written = write(own, profile, per_query, OWN, families)
+    return _pool(profile, [_Loaded(own.name, *written), *_loaded(received(profile))])
 
 
 def pool(profile: Profile, files: Sequence[Path]) -> Pool:
-    """Evidence files as one body of scores; ValueError as `join`, and when no seed
-    is complete."""
-    per_query, metas = join(files)
+    """Evidence files as one body of scores; ValueError as `join`, and when no seed is complete."""
+    return _pool(profile, _loaded(files))
+
+
+def _pool(profile: Profile, loaded: Sequence[_Loaded]) -> Pool:
+    per_query, metas = _joined(loaded)
     seeds = set.intersection(*(set(paired_scores.seeds_of(per_query, pair.a, pair.b)) for pair in profile.pairs))
     if not seeds:
         raise ValueError(f"expected scores of both arms of {', '.join(p.name for p in profile.pairs)} for a seed, got "
                          f"those of {sorted(per_query['model'].unique())}: join files that complete a seed")
-    rows = [_described(Path(file), meta) for file, meta in zip(files, metas, strict=True)]
     families = {task: family for meta in metas for task, family in meta["families"].items()}
-    return Pool(per_query, pd.Series(families), tuple(sorted(seeds)), pd.DataFrame(rows))
+    return Pool(per_query, pd.Series(families), tuple(sorted(seeds)), pd.DataFrame(map(_described, loaded)))
 
 
-def _described(file: Path, meta: dict) -> dict:
-    table, made = read(file)[0], meta["provenance"]
+def _described(loaded: _Loaded) -> dict[str, Any]:
+    """The row of `Pool.sources` for one evidence file."""
+    table, meta, made = loaded.per_query, loaded.meta, loaded.meta["provenance"]
     models = sorted(table["model"].unique())
     seeds = sorted({int(found[1]) for model in models if (found := re.search(r"-s(\d+)$", model))})
-    return {"source": meta["source"], "file": file.name, "seeds": ", ".join(map(str, seeds)), "models": len(models),
+    return {"source": meta["source"], "file": loaded.file, "seeds": ", ".join(map(str, seeds)), "models": len(models),
             "scores": len(table), "written": made["written"], "commit": made["commit"][:10], "code": made["code"],
             "statement": meta["statement"]["hash"]}

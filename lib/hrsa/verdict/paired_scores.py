@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hrsa.evaluation.evaluate import QUERY_COLUMNS, make_scores, read_scores
 from hrsa.study import store
 from hrsa.study.profile import Model, Profile
 
-COLUMNS = ["model", "task", "query", "value"]
-
 
 def _checked(per_query: pd.DataFrame, where: str) -> pd.DataFrame:
-    missing = [name for name in COLUMNS if name not in per_query.columns]
+    missing = [name for name in QUERY_COLUMNS if name not in per_query.columns]
     if missing:
-        raise ValueError(f"expected columns {COLUMNS} in {where}, got {list(per_query.columns)}: add {missing}")
+        raise ValueError(f"expected columns {QUERY_COLUMNS} in {where}, got {list(per_query.columns)}: add {missing}")
     twice = per_query[per_query.duplicated(["model", "task", "query"])]
     if len(twice):
         row = twice.iloc[0]
@@ -55,45 +54,47 @@ def paired(per_query: pd.DataFrame, a: str, b: str, seeds: Sequence[int],
     return wide[ids[a]].to_numpy().T, wide[ids[b]].to_numpy().T, tasks
 
 
-def gather(profile: Profile) -> tuple[pd.DataFrame, pd.Series]:
+def make_query_scores(profile: Profile) -> tuple[pd.DataFrame, pd.Series]:
     """Scores per query of all embedders without ablation, made first where missing, and the family of each task."""
-    from hrsa.evaluation.evaluate import collect
-
-    scores, per_query = collect(profile, [m.id for m in profile.models() if m.seed is not None and m.ablation is None])
-    return per_query, scores.drop_duplicates("task").set_index("task")["family"]
+    return _with_families(*make_scores(profile, [model.id for model in _embedders(profile)]))
 
 
-def finished(profile: Profile) -> tuple[pd.DataFrame, pd.Series]:
-    """As `gather`, from the evaluations that are there (the newest of each embedder); makes nothing.
+def read_query_scores(profile: Profile) -> tuple[pd.DataFrame, pd.Series]:
+    """As `make_query_scores`, from the evaluations that are there (the newest of each embedder); makes nothing.
 
     ValueError when there is none.
     """
-    tables = []
-    for m in profile.models():
-        found = _artefacts(profile, "evaluation", m.id) if m.seed is not None and m.ablation is None else []
-        if found:
-            newest = max(found, key=lambda folder: store.read_json(folder / "provenance.json")["written"])
-            tables.append((store.read_table(newest / "scores.parquet"), store.read_table(newest / "per_query.parquet")))
-    if not tables:
+    found = [_artefacts(profile, "evaluation", model.id) for model in _embedders(profile)]
+    newest = [max(folders, key=lambda folder: store.read_json(folder / store.PROVENANCE)["written"])
+              for folders in found if folders]
+    if not newest:
         raise ValueError(f"expected scores of embedders of profile {profile.name}, got none: run "
                          f"`make book PROFILE={profile.name}` first, or name evidence files")
-    scores, per_query = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
-    return per_query[COLUMNS], scores.drop_duplicates("task").set_index("task")["family"]
+    return _with_families(*read_scores(newest))
+
+
+def _with_families(scores: pd.DataFrame, per_query: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """Scores per query, and the family of each task."""
+    return per_query[QUERY_COLUMNS], scores.drop_duplicates("task").set_index("task")["family"]
+
+
+def _embedders(profile: Profile) -> list[Model]:
+    """The embedders that a verdict rests on: those without ablation."""
+    return [model for model in profile.models() if model.seed is not None and model.ablation is None]
 
 
 def _artefacts(profile: Profile, stage: str, name: str) -> list[Path]:
     """Finished artefacts of a model, of whatever key."""
     folders = sorted((store.RUNS / profile.name / stage).glob(f"{name}-[0-9a-f]*"))
-    return [f for f in folders if len(f.name) == len(name) + 13 and (f / "provenance.json").is_file()]
+    return [f for f in folders if len(f.name) == len(name) + 13 and (f / store.PROVENANCE).is_file()]
 
 
 def hours_per_seed(profile: Profile) -> float | None:
     """Measured hours to train and score both arms of one pair with one seed (None: nothing measured yet)."""
     seconds = []
     for stage in ("embedders", "evaluation"):
-        found = [store.read_json(folder / "provenance.json")["seconds"]
-                 for m in profile.models() if m.seed is not None and m.ablation is None
-                 for folder in _artefacts(profile, stage, m.id)]
+        found = [store.read_json(folder / store.PROVENANCE)["seconds"]
+                 for model in _embedders(profile) for folder in _artefacts(profile, stage, model.id)]
         if not found:
             return None
         seconds.append(float(np.mean(found)))

@@ -53,5 +53,5 @@ def changes(statements: Sequence[dict[str, Any]]) -> list[str]:
 def stated_before(profile: Profile, statements: Sequence[dict[str, Any]]) -> bool:
     """Whether the last statement was recorded before the profile's oldest score was written (true without scores)."""
     written = [store.read_json(file)["written"]
-               for file in (store.RUNS / profile.name / "evaluation").glob("*/provenance.json")]
+               for file in (store.RUNS / profile.name / "evaluation").glob(f"*/{store.PROVENANCE}")]
     return not written or statements[-1]["written"] <= min(written)

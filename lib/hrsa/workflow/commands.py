@@ -117,7 +117,7 @@ def power(files: Annotated[list[Path] | None, typer.Argument(help="Evidence file
     from hrsa.verdict.evidence import join
 
     study = load_profile(profile)
-    per_query = join(files)[0] if files else paired_scores.finished(study)[0]
+    per_query = join(files)[0] if files else paired_scores.read_query_scores(study)[0]
     hours, kind = paired_scores.hours_per_seed(study), "training and scoring both arms, measured here"
     if hours_of:
         hours = _estimated_hours(load_profile(hours_of), tflops)

@@ -10,7 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 from hrsa.analysis import pairs
-from hrsa.evaluation.evaluate import BATCH
+from hrsa.evaluation.evaluate import TEXTS_PER_PASS
 from hrsa.models.size import Size
 from hrsa.report import chapters
 from hrsa.study import store
@@ -85,15 +85,15 @@ def training_memory(size: Size, recipe: Recipe, gpus: int) -> Memory:
     Weights, gradients and two moments in float32 (with LoRA: of the adapters; the rest is only read), divided; beside
     them alone the bf16 copies of autocast, or under FSDP two gathered blocks with their copies and the embedding.
     Activations: inputs of all blocks (with checkpointing, one block in full; without, all in full) of the tokens
-    that hold a graph at a time, `chunk_tokens` or, under FSDP, the quarter of it that is one piece.
+    that hold a graph at a time, `chunk_tokens` or, under FSDP, the quarter of it that is one mini-batch.
     """
-    from hrsa.training.infonce import PIECES
+    from hrsa.training.infonce import MINI_BATCHES
 
     trained = adapters(size, recipe.lora.r) if recipe.lora else size.parameters
     states = 4 * size.parameters + 12 * trained + (4 * trained if recipe.lora else 0)
     copy = 2 if recipe.precision == "bf16" else 0
     work = 2 * (4 + copy) * size.block + 4 * size.embedding if gpus > 1 else copy * linear(size)
-    piece = max(1, recipe.chunk_tokens // PIECES)
+    piece = max(1, recipe.chunk_tokens // MINI_BATCHES)
     most = step_tokens(recipe) // gpus
     held, full = min(most, piece if gpus > 1 else recipe.chunk_tokens), of_block(size, recipe.precision)
     if recipe.gradient_checkpointing:
@@ -106,10 +106,10 @@ def training_memory(size: Size, recipe: Recipe, gpus: int) -> Memory:
 def fitting(size: Size, recipe: Recipe, gpus: int, limit: float) -> int | None:
     """The largest `chunk_tokens`, halved from the recipe's, whose training fits `limit` bytes; None: not even one text
     of maximal length a piece."""
-    from hrsa.training.infonce import PIECES
+    from hrsa.training.infonce import MINI_BATCHES
 
     chunk = recipe.chunk_tokens
-    while chunk >= PIECES * recipe.max_length:
+    while chunk >= MINI_BATCHES * recipe.max_length:
         if training_memory(size, recipe.model_copy(update={"chunk_tokens": chunk}), gpus).total <= limit:
             return chunk
         chunk //= 2
@@ -118,7 +118,7 @@ def fitting(size: Size, recipe: Recipe, gpus: int, limit: float) -> int | None:
 
 def passing_memory(size: Size, length: int) -> float:
     """Bytes of a model that only embeds: float32 weights, and a batch of the longest texts in one block."""
-    return 4.0 * size.parameters + BATCH * length * of_block(size, "fp32")
+    return 4.0 * size.parameters + TEXTS_PER_PASS * length * of_block(size, "fp32")
 
 
 class Load(NamedTuple):

@@ -18,12 +18,12 @@ from hrsa.study import store
 from hrsa.study.backbone_kinds import MADE, are_adapters
 from hrsa.study.code_hash import code_hash, notebook_hash
 from hrsa.study.profile import Model, Profile
-from hrsa.texts.hard_negatives import mine
+from hrsa.texts.hard_negatives import make_triples
 from hrsa.training.train import train_embedder
 from hrsa.verdict import evidence
 
 STAGES = {
-    "mine": (mine,),
+    "mine": (make_triples,),
     "embedder": (train_embedder,),
     "measure": (evaluate_model, record_states),
 }  # rule -> what does its jobs; see `_stages` for the others that are not chapters
@@ -102,7 +102,7 @@ def fingerprint(profile: Profile, rule: str) -> str:
     if rule in NOT_CHAPTERS:
         return store.key(settings=settings, code=code_hash(*_stages(profile, rule)))
     received = [store.file_hash(file) for file in evidence.received(profile)] if rule == "12_verdict" else []
-    before = (make_backbone, merged_folder, mine, train_embedder, evaluate_model, record_states)
+    before = (make_backbone, merged_folder, make_triples, train_embedder, evaluate_model, record_states)
     if rule == "03_training":
         before = tuple(stage for stage in before if stage is not train_embedder)
     return store.key(settings=settings, code=notebook_hash(store.NOTEBOOKS / f"{rule}.py", before), received=received)

@@ -156,7 +156,7 @@ def run_stage(profile: Profile, rule: str, name: str) -> dict[str, str]:
     if rule == "backbone":
         return {"backbone": str(resolve.backbone_folder(profile, name)).removeprefix(f"{store.ROOT}/")}
     if rule == "mine":
-        return {"triples": hard_negatives.mine(profile).name}
+        return {"triples": hard_negatives.make_triples(profile).name}
     if rule == "embedder":
         return {"embedder": train.train_embedder(profile, name).name}
     if rule == "measure":

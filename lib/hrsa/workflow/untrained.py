@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from hrsa.analysis.recordings import record_states
-from hrsa.evaluation.evaluate import SCORES, evaluate_model
+from hrsa.evaluation.evaluate import make_scores
 from hrsa.report.prose import backbones
 from hrsa.report.results import FOLDER, hours, levels
 from hrsa.study import store
@@ -71,8 +71,7 @@ def summarise(profile: Profile, settings: str) -> Path:
     """
     names = [backbone.name for backbone in profile.backbones]
     tables: dict[str, pd.DataFrame] = {"models": backbones.overview(backbones.cards(profile))}
-    tables["scores"] = pd.concat([store.read_table(evaluate_model(profile, name) / "scores.parquet", SCORES)
-                                  for name in names], ignore_index=True)
+    tables["scores"], _ = make_scores(profile, names)
     for name in names:
         record_states(profile, name)
     if profile.pairs:

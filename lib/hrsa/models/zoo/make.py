@@ -105,9 +105,9 @@ def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Pa
 
 def _texts(backbone: Backbone, origin: Path | None) -> tuple[list[str], list[str]]:
     """Real documents to train on (none for arms that learn from problems alone) and held-out ones (the origin's)."""
-    from hrsa.texts.pretraining import pretraining_text
+    from hrsa.texts.pretraining import read_pretraining_text
 
-    texts, held_out = pretraining_text() if backbone.arm in ("base", "cpt") else ([], [])
+    texts, held_out = read_pretraining_text() if backbone.arm in ("base", "cpt") else ([], [])
     if backbone.source == "package":
         texts = []
     if origin is not None:

@@ -77,7 +77,7 @@ def _make_in_process(profile: Profile, name: str) -> None:
 def _write(profile: Profile, name: str) -> None:
     """Copy one artefact to its folder and write its cards."""
     made = make_backbone(profile, name)
-    provenance = store.read_json(made / "provenance.json")
+    provenance = store.read_json(made / store.PROVENANCE)
     card = store.read_json(made / "card.json") | {"made": {
         "command": _command(profile, name), "machine": f"{processor()}, {provenance['machine']}",
         "threads": profile.threads, "seed": provenance["seed"], "written": provenance["written"],

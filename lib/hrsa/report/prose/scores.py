@@ -7,7 +7,7 @@ import pandas as pd
 
 from hrsa.analysis import intervals
 from hrsa.analysis.ablations import RECIPE, UNTRAINED
-from hrsa.evaluation.evaluate import BM25, embedding_folder
+from hrsa.evaluation.evaluate import LEXICAL, embedding_folder
 from hrsa.study.profile import Profile
 from hrsa.verdict.differences import ALIKE, ALL, described
 
@@ -18,11 +18,11 @@ PAD = "\u2007"  # a space as wide as a digit: points stand below each other
 def score_table(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
     """One row per task and condition, the means over tasks last; columns task, condition and one for each arm.
 
-    scores: as `evaluate.collect` gives them. Cells: "mean ± std over seeds", scores x 100; a single run has no
+    scores: as `evaluate.make_scores` gives them. Cells: "mean ± std over seeds", scores x 100; a single run has no
     std. A mean is over all tasks, and None for an arm that lacks one (BM25 outside retrieval). BM25, which is not
     trained, stands in the untrained rows.
     """
-    rows = described(profile, scores).replace({"condition": {BM25: UNTRAINED}})
+    rows = described(profile, scores).replace({"condition": {LEXICAL: UNTRAINED}})
     runs = rows.pivot_table(index=["condition", "arm", "model"], columns="task", values="value", sort=False,
                             observed=True)
     runs[MEAN] = runs.mean(axis=1, skipna=False)
@@ -60,9 +60,9 @@ def _signed(value: float) -> str:
 
 def kept_sentence(profile: Profile, model_ids: list[str]) -> str:
     """How many embeddings of evaluation texts are kept for these models, and what they take on disk."""
-    from hrsa.evaluation.embedding_cache import size
+    from hrsa.evaluation.embedding_cache import cache_size
 
-    sizes = [size(embedding_folder(profile, model_id)) for model_id in model_ids]
+    sizes = [cache_size(embedding_folder(profile, model_id)) for model_id in model_ids]
     texts, used = (sum(part) for part in zip(*sizes, strict=True))
     return (f"{texts:,} embeddings of {len(sizes)} models are kept in `data/runs/{profile.name}/embeddings` and take "
             f"{used / 2**20:,.1f} MB; a changed list of tasks embeds new texts only. The folder may be deleted.")
@@ -79,8 +79,8 @@ def gains(profile: Profile, scores: pd.DataFrame) -> str:
         moved = "raised" if after.mean() > before.mean() else "did not raise"
         line = (f"- {arm}: contrastive training {moved} the mean over tasks, {before.mean():.3f} before and "
                 f"{after.mean():.3f} after; higher on {up} of {len(after)} tasks")
-        if ("BM25", BM25) in means:
-            lexical = means["BM25", BM25].dropna()
+        if ("BM25", LEXICAL) in means:
+            lexical = means["BM25", LEXICAL].dropna()
             over = int((after[lexical.index] > lexical).sum())
             line += f"; above BM25 on {over} of {len(lexical)} retrieval tasks"
         lines.append(line + ".")

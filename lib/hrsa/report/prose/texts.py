@@ -126,7 +126,7 @@ def margin_sentence(report: dict[str, Any]) -> str:
 def overlap_sentence(training: pd.DataFrame) -> str:
     """The result of looking for evaluation and probe text in the training pairs of the profile."""
     reserved = decontamination.reserved()
-    hits = sum(sum(decontamination.overlapping(training[side], reserved)) for side in ("query", "positive"))
+    hits = sum(sum(decontamination.contaminated(training[side], reserved)) for side in ("query", "positive"))
     size = f"{len(reserved):,} sequences of {decontamination.GRAM} words from evaluation and probe texts"
     if hits:
         return f"**{hits} training texts share one of the {size}.** Scores on those tasks are not to be trusted."

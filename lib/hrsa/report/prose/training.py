@@ -7,10 +7,10 @@ import pandas as pd
 
 from hrsa.study import store
 from hrsa.study.profile import Profile, Recipe
-from hrsa.texts.hard_negatives import mine
+from hrsa.texts.hard_negatives import make_triples
 from hrsa.texts.suite import query_prompt
-from hrsa.training.batches import COLUMNS
-from hrsa.training.train import load_embedder
+from hrsa.training.batches import TRIPLE_COLUMNS
+from hrsa.training.train import make_model
 
 CANDIDATES, SHOWN = 300, 400  # passages among which an example is sought, and characters of it that are shown
 REASONS = {"duplicates": "duplicate", "known": "known positive", "near": "near positive"}
@@ -58,10 +58,10 @@ def nearest(profile: Profile, model_id: str) -> pd.DataFrame:
     text]; of the first `CANDIDATES` triples the first whose nearest passage is another, else the first of all."""
     from hrsa.models.embedder import embed
 
-    triples = store.read_table(mine(profile) / "triples.parquet", COLUMNS)
+    triples = store.read_table(make_triples(profile) / "triples.parquet", TRIPLE_COLUMNS)
     triples = triples[triples["task"] == triples["task"].mode()[0]].head(CANDIDATES)
     passages = list(dict.fromkeys(triples["positive"]))
-    model = load_embedder(profile, model_id)
+    model = make_model(profile, model_id)
     x = embed(model, list(triples["query"]), query_prompt(triples["instruction"].iloc[0]))  # (b, d)
     cosines = x @ embed(model, passages).T  # (b, p)
     own = np.array([passages.index(text) for text in triples["positive"]])
