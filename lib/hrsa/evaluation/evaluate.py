@@ -22,6 +22,7 @@ from hrsa.study.runtime import quiet
 
 BM25 = "bm25"  # model id of the lexical baseline
 BATCH = 32  # texts per forward pass; sentence-transformers sorts them by length first
+TASK_LOGGERS = ("mteb", "datasets", "sentence_transformers", "bm25s")  # libraries that log while tasks run
 SCORES = ["model", "task", "family", "metric", "value"]
 PER_QUERY = ["model", "task", "query", "value"]
 
@@ -67,7 +68,7 @@ def _score_tasks(make_model: Any, model_id: str, tasks: list, work: Path) -> tup
     from hrsa.evaluation.tasks import family
 
     tables: tuple[list, list] = [], []
-    with quiet(), progress(len(tasks), "evaluation", model_id, unit="task") as bar:
+    with quiet(*TASK_LOGGERS), progress(len(tasks), "evaluation", model_id, unit="task") as bar:
         for task in tasks:
             name = task.metadata.name
             files = [work / "tables" / f"{name}.{part}.parquet" for part in ("items", "score")]

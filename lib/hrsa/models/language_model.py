@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hrsa.study.errors import first_line
 from hrsa.study.runtime import device
 
 if TYPE_CHECKING:
@@ -212,6 +213,6 @@ def _check_folder(folder: Path) -> None:
 
 def _unreachable(folder_or_id: str | Path, error: Exception) -> ValueError:
     """The error for a folder that does not load or a hub id that cannot be fetched."""
-    reason = str(error).strip().splitlines()[0][:200]
+    reason = first_line(error)
     return ValueError(f"expected a loadable model, got {folder_or_id} ({reason}): for a hub id connect to the hub or "
                       "download the model beforehand and give its folder in the profile; for a folder, save it anew")
