@@ -257,7 +257,7 @@ def test_ndcg_per_query_equals_the_formula(model, rng, tmp_path):
 
 def test_a_run_file_that_does_not_rescore_is_refused(model, rng, tmp_path):
     task, scored = recording(local_task(make_task(rng, "retrieval")))
-    with runtime.quiet():
+    with runtime.quiet(*evaluate.TASK_LOGGERS):
         result = mteb.evaluate(encoder(model), task, cache=None, co2_tracker=False, prediction_folder=tmp_path,
                                show_progress_bar=False).task_results[0]
     file = tmp_path / task.prediction_file_name

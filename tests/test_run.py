@@ -122,8 +122,8 @@ def test_the_environment_keeps_offline_profiles_offline():
 def test_a_missing_file_and_a_full_disk_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError) as missing:
         (tmp_path / "tasks.json").read_text(encoding="utf8")
-    said = run._said(missing.value)
+    said = run.explained(missing.value)
     assert re.match(r"expected to read or write .*tasks.json, got: No such file.* Restore the file", said)
     full = OSError(28, "No space left on device", str(tmp_path / "x"))
-    assert "No space left on device" in run._said(full) and "make room" in run._said(full)
-    assert run._said(ValueError("expected a, got b")) == "expected a, got b"
+    assert "No space left on device" in run.explained(full) and "make room" in run.explained(full)
+    assert run.explained(ValueError("expected a, got b")) == "expected a, got b"

@@ -27,6 +27,7 @@ SCORE_COLUMNS = ["model", "task", "family", "metric", "value"]
 QUERY_COLUMNS = ["model", "task", "query", "value"]
 _SCORES, _PER_QUERY = "scores.parquet", "per_query.parquet"  # files of an evaluation
 _RESULTS, _PREDICTIONS = "results", "predictions"  # its folders: mteb's JSON, run files
+TASK_LOGGERS = ("mteb", "datasets", "sentence_transformers", "bm25s")  # libraries that log while tasks run
 
 
 def run_task(model: Any, task: Any, work: Path) -> tuple[float, dict[str, float]]:
@@ -70,7 +71,7 @@ def _score_tasks(make_model: Any, model_id: str, tasks: list, work: Path) -> tup
     from hrsa.evaluation.tasks import family
 
     tables: tuple[list, list] = [], []
-    with quiet(), progress(len(tasks), "evaluation", model_id, unit="task") as bar:
+    with quiet(*TASK_LOGGERS), progress(len(tasks), "evaluation", model_id, unit="task") as bar:
         for task in tasks:
             name = task.metadata.name
             files = [work / "tables" / f"{name}.{part}.parquet" for part in ("items", "score")]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrsa.study import store
+from hrsa.study.errors import first_line
 from hrsa.study.profile import Lora
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def apply(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
                                     category=FutureWarning)
             return PeftModel.from_pretrained(model, folder).merge_and_unload()
     except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = first_line(error)
         raise ValueError(f"expected the adapters in {folder.name} to fit {type(model).__name__}, got: {reason}. Give "
                          "the model that they were trained on as start") from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrsa.study import store
+from hrsa.study.errors import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,7 +62,7 @@ def load(package: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32,
                                                          quantization_config=GgufConfig(dequantize=True))
     except (OSError, ValueError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = first_line(error)
         raise ValueError(f"expected a GGUF file that transformers reads, got {file.name} of {package} ({reason}): give "
                          "another package, or convert the file and give its folder in the profile") from error
     return model.eval(), tokenizer

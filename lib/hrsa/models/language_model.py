@@ -9,9 +9,11 @@ torch and transformers are imported inside the functions: chapters that only rea
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hrsa.study.errors import first_line
 from hrsa.study.runtime import device
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ Kernel = Literal["sdpa", "eager"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 PROBE_LENGTHS = (8, 5)  # tokens of the two rows of the leak probe: the second is padded
+HEAD_SIZE = 8  # of a miniature: the least that rotary positions turn in several frequencies
 TOLERANCE = 1e-6  # of the largest state: masked positions have weight 0, so that what is not seen moves nothing
 
 
@@ -96,6 +99,30 @@ def leak_probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, atten
                 f"expected states that do not depend on padding, got states that move when the tokens under the "
                 f"{side} padding change in {type(model).__name__}: pass the attention mask to the model, or take "
                 "another attention kernel")
+
+
+def prove_architecture(shape: Mapping[str, Any], attention: Attention) -> None:
+    """Prove that the architecture of a configuration can attend as `attention` says, without its weights.
+
+    `shape` as config.json names its fields. `leak_probe` judges a miniature of two blocks with the architecture's
+    heads, of `HEAD_SIZE` dimensions each, and random weights. RuntimeError for one that cannot be switched.
+    """
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    heads = shape["num_attention_heads"]
+    config = AutoConfig.for_model(
+        shape["model_type"], hidden_size=heads * HEAD_SIZE, num_hidden_layers=2, num_attention_heads=heads,
+        num_key_value_heads=shape.get("num_key_value_heads") or heads, head_dim=HEAD_SIZE, vocab_size=64,
+        intermediate_size=2 * heads * HEAD_SIZE, pad_token_id=0, bos_token_id=None, eos_token_id=None,
+        initializer_range=0.2)
+    config.is_causal = attention == "causal"
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0})), pad_token="<pad>")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModel.from_config(config).eval()
+    leak_probe(model, tokenizer, attention)
 
 
 def _perturb(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, side: str) -> tuple[list[bool], bool]:
@@ -186,6 +213,6 @@ def _check_folder(folder: Path) -> None:
 
 def _unreachable(folder_or_id: str | Path, error: Exception) -> ValueError:
     """The error for a folder that does not load or a hub id that cannot be fetched."""
-    reason = str(error).strip().splitlines()[0][:200]
+    reason = first_line(error)
     return ValueError(f"expected a loadable model, got {folder_or_id} ({reason}): for a hub id connect to the hub or "
                       "download the model beforehand and give its folder in the profile; for a folder, save it anew")

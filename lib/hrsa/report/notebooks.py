@@ -6,11 +6,12 @@ import json
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
-
-import nbformat
+from typing import TYPE_CHECKING, Any
 
 from hrsa.study import store
+
+if TYPE_CHECKING:
+    import nbformat
 
 
 class JobError(RuntimeError):
@@ -53,6 +54,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any],
     Cells with a tag in `without` are left out. Raises JobError for unknown parameters, a failed cell or a dead kernel;
     the failed notebook is then kept beside `output` as `<stem>.failed.ipynb`.
     """
+    import nbformat
     import papermill
 
     _check_parameters(notebook, parameters)
@@ -67,7 +69,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any],
             check_executed(working)
             os.replace(working, temporary)
         except Exception as error:
-            message = error if isinstance(error, JobError) else f"{type(error).__name__}: {_last_line(error)}"
+            message = error if isinstance(error, JobError) else f"{type(error).__name__}: {_raised(error)}"
             if working.exists():
                 os.replace(working, failed)
             raise JobError(f"{message}\nThe notebook as far as it ran: {failed.name} beside {output.name}") from error
@@ -76,12 +78,14 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any],
 
 def chapter_without(notebook: Path, tags: Collection[str]) -> nbformat.NotebookNode:
     """The notebook without the cells that carry one of these tags."""
+    import nbformat
+
     content = nbformat.read(notebook, as_version=4)
     content.cells = [cell for cell in content.cells if not set(tags) & set(cell.metadata.get("tags", []))]
     return content
 
 
-def _last_line(error: Exception) -> str:
+def _raised(error: Exception) -> str:
     """What a failed cell said: the exception's own words where papermill knows them."""
     if hasattr(error, "ename"):
         return f"cell {error.exec_count} raised {error.ename}: {error.evalue}"

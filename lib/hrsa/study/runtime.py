@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-TALKATIVE = ("transformers", "trl", "datasets", "accelerate")
 if TYPE_CHECKING:
     import torch
 
@@ -43,41 +42,25 @@ def device() -> torch.device:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the bars and log lines of mteb, datasets and bm25s while tasks run; warnings still show."""
+def quiet(*libraries: str) -> Iterator[None]:
+    """Let these libraries (names of their loggers) log errors only, and datasets draw no progress bars, for a while.
+
+    Warnings still show, but for one that TRL causes and cannot be helped.
+    """
     import datasets
 
-    loggers = {name: logging.getLogger(name) for name in ("mteb", "datasets", "sentence_transformers", "bm25s")}
+    loggers = {name: logging.getLogger(name) for name in libraries}
     levels = {name: logger.level for name, logger in loggers.items()}
     bars = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     for logger in loggers.values():
         logger.setLevel(logging.ERROR)
     try:
-        yield
-    finally:
-        for name, logger in loggers.items():
-            logger.setLevel(levels[name])
-        if bars:
-            datasets.enable_progress_bars()
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Errors only from the libraries under the trainers, and no progress bars of theirs."""
-    import datasets
-
-    before = {name: logging.getLogger(name).level for name in TALKATIVE}
-    bars = datasets.utils.are_progress_bars_disabled()
-    for name in TALKATIVE:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
-    try:
         with warnings.catch_warnings():  # TRL 1.16 still reads a property that transformers 5.23 has renamed
             warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
             yield
     finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
-        if not bars:
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
+        if bars:
             datasets.enable_progress_bars()

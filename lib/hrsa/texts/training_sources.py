@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hrsa.study import store
+from hrsa.study.errors import first_line
 from hrsa.study.profile import Profile
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Source:
             else:
                 found = datasets.load_dataset(self.place, self.config, split=self.split)
         except (OSError, ValueError, RuntimeError) as error:
-            raise ValueError(f"expected a data set in suite.train, got {self.place} ({_first_line(error)}): for a hub "
+            raise ValueError(f"expected a data set in suite.train, got {self.place} ({first_line(error)}): for a hub "
                              "name connect to the hub, or save the data set with datasets' save_to_disk elsewhere and "
                              "give its folder; for a folder, save it anew") from error
         if isinstance(found, datasets.DatasetDict):
@@ -152,7 +153,3 @@ def _pairs(row: dict) -> list[dict]:
 
 def _missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -92,13 +92,13 @@ def plan(profile: ProfileOption = "mini",
          gpus: Annotated[int | None, typer.Option(help="That share a training run by FSDP; else 4.")] = None,
          gpu_memory: Annotated[float | None, typer.Option(help="GB of one GPU; else 44.")] = None) -> None:
     """Print the graph of a study, its runs and what each stage costs; runs nothing."""
-    from hrsa.workflow.plan import machine_of, text
+    from hrsa.workflow.plan import assumed_machine, plan_text
 
     for name, value in (("tflops", tflops), ("tflops-fp32", tflops_fp32), ("gpus", gpus), ("gpu-memory", gpu_memory)):
         if value is not None and value <= 0:
             raise ValueError(f"expected --{name} above 0, got {value}")
     study = load_profile(profile)
-    sys.stdout.write(text(study, machine_of(study, tflops, tflops_fp32, gpus, gpu_memory)))
+    sys.stdout.write(plan_text(study, assumed_machine(study, tflops, tflops_fp32, gpus, gpu_memory)))
 
 
 @app.command()
@@ -233,10 +233,10 @@ def _numbers(text: str, option: str) -> list[int]:
 
 def _estimated_hours(profile: Profile, tera_flops: float) -> float:
     """GPU-hours to train both arms of a profile's most expensive pair with one seed, as `hrsa plan` estimates them."""
-    from hrsa.workflow.plan import rows
+    from hrsa.workflow.plan import assumed_machine, backbone_costs
 
     one = profile.model_copy(update={"seeds": profile.seeds[:1], "ablations": ()})
-    hours = {row["backbone"]: row["hours"] for row in rows(one, tera_flops)}
+    hours = backbone_costs(one, assumed_machine(one, tera_flops, gpus=1)).set_index("backbone")["hours"]
     return max(hours[pair.a] + hours[pair.b] for pair in profile.pairs)
 
 

@@ -82,6 +82,16 @@ def _study_needs(profile: Profile, chapter: str, todo: dict[str, list[str]]) -> 
     return [(rule, name) for rule in every for name in todo[rule]]
 
 
+def outline(profile: Profile) -> str:
+    """The graph in words: a line per rule, how many jobs it has and which rules they wait for."""
+    lines = []
+    for rule, names in jobs(profile).items():
+        waits = sorted({needed for name in names for needed, _ in needs(profile, rule, name)})
+        waits = ["everything"] if rule == "book" else waits
+        lines.append(f"  {rule:15s} x {len(names):3d}  <- {', '.join(waits)}".rstrip())
+    return "\n".join(lines)
+
+
 def _stages(profile: Profile, rule: str) -> tuple[Callable, ...]:
     """The functions that do the jobs of a rule: of backbones, those that the profile's own need."""
     if rule == "book":

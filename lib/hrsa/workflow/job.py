@@ -29,10 +29,6 @@ from hrsa.study.progress import FILE_VARIABLE
 from hrsa.workflow import graph
 from hrsa.workflow.graph import NOT_CHAPTERS
 
-# Where this package is there, jsonschema, which nbformat loads, compiles a grammar of addresses at import: 1.7 s a job.
-sys.modules.setdefault("rfc3987_syntax", None)
-
-
 OWNER_VARIABLE = "HRSA_OWNER"  # process without which a job must not go on: the engine that started it
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 log = logging.getLogger(__name__)
@@ -110,7 +106,7 @@ def write_record(profile: Profile, rule: str, name: str, made: dict[str, str], s
     return target
 
 
-def _said(error: Exception) -> str:
+def explained(error: Exception) -> str:
     """What went wrong, with what to do where the error itself does not say it (a missing file, a full disk)."""
     if isinstance(error, OSError) and error.filename:
         return (f"expected to read or write {error.filename}, got: {error.strerror}. Restore the file, or make room, "
@@ -131,7 +127,7 @@ def attempt(profile: Profile, rule: str, name: str) -> int:
         run_job(profile, rule, name)
     except Exception as error:
         log.debug("job failed", exc_info=True)
-        message = f"{rule} {name}: {_said(error)}"
+        message = f"{rule} {name}: {explained(error)}"
         failure.write_text(message, encoding="utf8")
         sys.stderr.write(f"hrsa: {message}\n")
         return 1

@@ -1,281 +1,250 @@
-"""Print what a profile would do, before it does: the graph, the backbones, and what each stage costs.
+"""What a profile would do, before it does: its graph, its runs, and the hours, memory and disk of each stage.
 
-No weights are loaded and nothing is downloaded. Sizes come from configurations (`models.size`), operations and memory
-from the profile (`costs`); what turns them into hours is assumed, printed, and can be given on the command line.
+Backbones are counted from configurations, on the meta device; hours are operations at an assumed rate, and printed so.
 """
 
 from __future__ import annotations
 
 import textwrap
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from hrsa.models.size import Size, measured, proved, published, size
-from hrsa.report import chapters
+import pandas as pd
+import yaml
+
+from hrsa.analysis.layerwise import MAPS, REFITS
+from hrsa.analysis.pairs import cases
+from hrsa.models.language_model import prove_architecture
+from hrsa.report.prose.pages import filled_page
 from hrsa.study import store
-from hrsa.study.profile import Model, Profile
-from hrsa.texts.negative_search import REFERENCE_TOKENS
-from hrsa.workflow import costs, graph
+from hrsa.study.backbone_kinds import are_adapters
+from hrsa.study.profile import Backbone, Profile, Recipe
+from hrsa.training.infonce import MINI_BATCHES
+from hrsa.workflow import graph
 
-COLUMNS = 120
-
-GIGA = 1e9
-GPU = {"bf16": 120.0, "fp32": 12.0}  # TFLOP/s sustained: 38% and 62% of an A100's peak of 312 and 19.5
-CPU = 0.1  # TFLOP/s sustained by a thread, of the order of what training of the mini study reached
-CARDS, CARD_GB = 4, 44.0  # of the published study
+_TERA_HOUR = 3.6e15  # operations of an hour at 1 TFLOP/s
+_LETTERS = 3.0  # characters per token: about 4 in English, 3 in code, 1 to 2 in Chinese or Japanese
+_RUN_FILE = 40e-6  # GB that a query leaves: 1000 documents, each with name and score
 
 
 class Machine(NamedTuple):
-    """What the study runs on; rates are sustained TFLOP/s."""
+    """The machine that a plan assumes; rates are sustained TFLOP/s."""
 
     gpus: int  # that share one training run
     memory: float  # GB of one GPU
     bf16: float  # training
     fp32: float  # embedding: models are loaded in float32
     cpu: float  # comparisons, which run on a CPU
-    unit: str  # "GPU" or "CPU"
+    unit: str  # GPU or CPU
 
 
-class Stage(NamedTuple):
-    """A line of the table; memory None where it is small or the profile's own limit."""
+class Size(NamedTuple):
+    """How large a backbone is, counted from the built model."""
 
-    name: str
-    hours: float
-    unit: str
-    memory: float | None  # bytes on one GPU, at most
-    disk: float  # bytes
+    layers: int
+    width: int
+    parameters: int  # of the encoder: embedding and blocks, without an LM head
+    embedding: int
+    features: int  # inputs and outputs of all linear layers of the encoder
+    lm: int  # parameters with the LM head, which is the embedding where the two are tied
+
+    def first(self, layers: int | None) -> Size:
+        """The size of the model's first `layers` blocks; of all for None."""
+        share = (layers or self.layers) / self.layers
+        return self._replace(layers=layers or self.layers, features=round(share * self.features),
+                             parameters=self.embedding + round(share * (self.parameters - self.embedding)))
+
+    def forward(self, tokens: float) -> float:
+        """Operations of a forward pass over so many tokens."""
+        return 2.0 * tokens * (self.parameters - self.embedding)
 
 
-def machine_of(profile: Profile, tflops: float | None = None, fp32: float | None = None, gpus: int | None = None,
-               memory: float | None = None) -> Machine:
-    """The machine assumed for a profile: GPUs when it trains in bf16, else this CPU's threads."""
-    cpu = CPU * profile.threads
+def assumed_machine(profile: Profile, tflops: float | None = None, fp32: float | None = None, gpus: int | None = None,
+                    memory: float | None = None) -> Machine:
+    """The machine assumed for a profile: the published study's four GPUs when it trains in bf16, at 38% and 62% of an
+    A100's peak of 312 and 19.5 TFLOP/s; else this CPU's threads, at about what training of the mini study reached."""
+    cpu = 0.1 * profile.threads
     if profile.recipe.precision == "bf16":
-        return Machine(gpus or CARDS, memory or CARD_GB, tflops or GPU["bf16"], fp32 or GPU["fp32"], cpu, "GPU")
-    rate = tflops or cpu
-    return Machine(gpus or 1, memory or float("inf"), rate, fp32 or rate, rate, "CPU")
+        return Machine(gpus or 4, memory or 44.0, tflops or 120.0, fp32 or 12.0, cpu, "GPU")
+    return Machine(gpus or 1, memory or float("inf"), tflops or cpu, fp32 or tflops or cpu, tflops or cpu, "CPU")
 
 
-def sizes(profile: Profile) -> dict[str, Size]:
-    """Measures of every backbone by name. ValueError: a hub model of unknown shape."""
-    return {backbone.name: size(profile, backbone) for backbone in profile.backbones}
+def shape_of(profile: Profile, backbone: Backbone) -> dict[str, Any]:
+    """The configuration that sets a backbone's size; zoo arms and adapters have that of the model they start from.
+    ValueError: a published model that `shapes.yaml` does not list."""
+    while backbone.start and (backbone.source == "zoo" or are_adapters(backbone)):
+        backbone = profile.backbone(backbone.start)
+    zoo = profile.zoo
+    if backbone.source == "zoo":
+        return {"model_type": "qwen3", "hidden_size": zoo.hidden_size, "num_hidden_layers": zoo.layers,
+                "num_attention_heads": zoo.heads, "num_key_value_heads": zoo.kv_heads,
+                "head_dim": zoo.head_dim or zoo.hidden_size // zoo.heads, "intermediate_size": zoo.intermediate_size,
+                "vocab_size": zoo.vocab_size, "tie_word_embeddings": True}
+    if backbone.source == "folder":
+        return store.read_json(store.ROOT / str(backbone.path) / "config.json")
+    entries = yaml.safe_load(Path(__file__).with_name("shapes.yaml").read_text(encoding="utf8"))
+    shapes = {known: entry["config"] for entry in entries for known in entry["models"]}
+    if backbone.path not in shapes:
+        raise ValueError(f"expected a model of known shape, one of {sorted(shapes)}, got {backbone.path!r}: add its "
+                         "configuration to shapes.yaml, or give its folder")
+    return shapes[backbone.path]
 
 
-def embedders(profile: Profile, backbone: str | None = None) -> list[Model]:
-    """Embedders that the study trains, of one backbone or of all."""
-    return [m for m in profile.models() if m.seed is not None and backbone in (None, m.backbone)]
+def counted_size(shape: dict[str, Any]) -> Size:
+    """The size of the model that a configuration describes, counted on the meta device."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape))
+    encoder = model.base_model
+    return Size(shape["num_hidden_layers"], shape["hidden_size"], sum(p.numel() for p in encoder.parameters()),
+                encoder.get_input_embeddings().weight.numel(),
+                sum(m.in_features + m.out_features for m in encoder.modules() if isinstance(m, torch.nn.Linear)),
+                sum(p.numel() for p in model.parameters()))
 
 
-def rows(profile: Profile, tera_flops: float, gpus: int = 1) -> list[dict]:
-    """One row per backbone: its embedders, the hours to train them at `tera_flops` sustained, and the memory of a run
-    (bytes; the most that a variant of the recipe takes)."""
-    table = []
-    for name, measures in sizes(profile).items():
-        runs = embedders(profile, name)
-        recipes = [profile.varied(run.ablation) for run in runs]
-        operations = sum(costs.training(measures, recipe, gpus) for recipe in recipes)
-        memory = [costs.training_memory(measures, recipe, gpus) for recipe in recipes]
-        table.append({"backbone": name, "runs": len(runs), "hours": operations / (tera_flops * 1e12) / 3600,
-                      "memory": max(memory, key=lambda m: m.total) if memory else None})
-    return table
+def step_tokens(recipe: Recipe) -> int:
+    """Tokens of a training step, at most."""
+    return recipe.batch_size * (2 + recipe.hard_negatives) * recipe.max_length
 
 
-def _hours(operations: float, rate: float) -> float:
-    return operations / (rate * 1e12) / 3600
+def training_operations(size: Size, recipe: Recipe, gpus: int) -> float:
+    """Operations of one training, at most. A step is a forward pass, a backward of two (of one for LoRA), one more
+    for gradient checkpointing and one more when the gradient cache runs its pieces twice."""
+    twice = gpus > 1 or step_tokens(recipe) > recipe.chunk_tokens
+    passes = 2 + (not recipe.lora) + recipe.gradient_checkpointing + twice
+    return size.forward(recipe.steps * step_tokens(recipe)) * passes
 
 
-def _mining(profile: Profile, machine: Machine) -> Stage:
-    """The reference embedder over queries and positives; triples on disk."""
-    pairs, recipe, embedder = costs.pairs_to_mine(profile), profile.recipe, profile.suite.mining.embedder
-    length = min(REFERENCE_TOKENS, recipe.max_length)
-    neural = pairs and embedder not in ("bm25", "minilm")
-    reference = measured(published(embedder)) if neural else None
-    weights = {"bm25": 0, "minilm": costs.MINILM}.get(embedder, costs.linear(reference) if reference else 0)
-    triples = pairs or recipe.steps * recipe.batch_size
-    return Stage("hard negatives", _hours(2 * pairs * length * 2 * weights, machine.fp32), machine.unit,
-                 costs.passing_memory(reference, length) if reference else None,
-                 triples * (2 + recipe.hard_negatives) * recipe.max_length * costs.LETTERS)
+def training_memory(size: Size, recipe: Recipe, gpus: int) -> float:
+    """Bytes of one of `gpus` that share a training by FSDP, an estimate. Divided: weights, gradients and two moments
+    (LoRA: those of the adapters). Alone bf16 copies, under FSDP two gathered blocks and the embedding. Of each token
+    that holds a graph: the input of each block and the states of one (without checkpointing, of all)."""
+    copy, blocks = (2 if recipe.precision == "bf16" else 0), size.parameters - size.embedding
+    weights = 16 * size.features * recipe.lora.r + 4 * size.parameters if recipe.lora else 16 * size.parameters
+    copies = 2 * (4 + copy) * blocks / size.layers + 4 * size.embedding if gpus > 1 else copy * blocks
+    most, piece = step_tokens(recipe) // gpus, recipe.chunk_tokens // MINI_BATCHES
+    held, full = min(most, piece if gpus > 1 else recipe.chunk_tokens), 16 * size.width
+    full += (4 - copy) * size.features / size.layers  # four float32 states, and what linear layers take and give
+    if recipe.gradient_checkpointing:
+        return weights / gpus + copies + held * 4 * size.width * size.layers + min(most, piece) * full
+    return weights / gpus + copies + held * full * size.layers
 
 
-def _training(profile: Profile, known: dict[str, Size], machine: Machine) -> list[Stage]:
-    """Contrastive training, and what it leaves: float32 embedders and kept steps."""
-    table = rows(profile, machine.bf16, machine.gpus)
-    runs = [(known[m.backbone].parameters, profile.varied(m.ablation)) for m in embedders(profile)]
-    resumed = 2 * 12 * max((weights for weights, _ in runs), default=0)
-    kept = sum(4 * weights * (1 + len(recipe.checkpoints)) for weights, recipe in runs)
-    memory = max((row["memory"].total for row in table if row["memory"]), default=None)
-    return [Stage("training", sum(row["hours"] for row in table), machine.unit, memory, resumed),
-            Stage("embedders, kept steps", 0.0, machine.unit, None, kept)]
-
-
-def _evaluation(profile: Profile, known: dict[str, Size], machine: Machine) -> list[Stage]:
-    """Every model on the local tasks and on each benchmark."""
-    length = profile.recipe.max_length
-    loads = {"local tasks": costs.local(profile, length)} if profile.suite.tasks else {}
-    loads |= {name: costs.benchmark(name, length) for name in profile.suite.benchmarks}
-    models = [known[m.backbone] for m in profile.models()]
-    memory = max(costs.passing_memory(m, length) for m in models)
-    return [Stage(f"scores, {name}", _hours(sum(costs.forward(m, load.tokens, length) for m in models), machine.fp32),
-                  machine.unit, memory, load.bytes + len(models) * load.queries * costs.RUN_FILE)
-            for name, load in loads.items()]
-
-
-def _states(profile: Profile, known: dict[str, Size], machine: Machine) -> Stage:
-    """Recordings of every model, of backbones and the first seed's embedders also in bf16, and of its kept steps."""
-    analysis, sets = profile.analysis, store.read_json(store.SUITE / "probe" / "sets.json")
-    tokens = (len(sets) * analysis.texts_per_set + analysis.probe_texts) * analysis.max_length
-    operations = disk = 0.0
-    for name, measures in known.items():
-        runs = embedders(profile, name)
-        recordings = 2 + len(runs) + (1 + len(profile.recipe.checkpoints) if runs else 0)
-        operations += recordings * costs.forward(measures, tokens, analysis.max_length)
-        disk += recordings * (measures.layers + 2) * costs.rows_compared(profile) * measures.width * 4
-    memory = max(costs.passing_memory(m, analysis.max_length) for m in known.values())
-    return Stage("states of all layers", _hours(operations, machine.fp32), machine.unit, memory, disk)
-
-
-def stages(profile: Profile, machine: Machine) -> list[Stage]:
-    """What each stage costs, in the order of the graph. ValueError: a hub model of unknown shape."""
-    known = sizes(profile)
-    made = sum(costs.making(profile, b, known[b.name]) for b in profile.backbones)
-    fetched = sum(2 * known[b.name].lm for b in profile.backbones if b.source != "folder")
-    pairs = [profile.pair(name) for name in chapters.jobs(profile).get(chapters.pair_chapters(profile)[0], ())]
-    compared = sum(costs.similarity(profile, pair.name, known[pair.a]) for pair in pairs)
-    maps = sum(2 * 8 * known[pair.a].width ** 2 for pair in pairs)
-    written = costs.pages(profile)
-    return [
-        Stage("backbones", _hours(made, machine.fp32), machine.unit, None, fetched),
-        _mining(profile, machine), *_training(profile, known, machine), *_evaluation(profile, known, machine),
-        _states(profile, known, machine), Stage("similarity (HRSA)", _hours(compared, machine.cpu), "CPU", None, maps),
-        Stage("pages of the report", written * costs.SECONDS_A_PAGE / 3600, "CPU", None, written * costs.PAGE)]
-
-
-def text(profile: Profile, machine: Machine) -> str:
-    """The whole plan. ValueError: a hub model of unknown shape; RuntimeError: one whose mask cannot be switched."""
-    known = sizes(profile)
-    parts = [f"{profile.name}: {profile.title}", _graph(profile), _backbones(profile, known),
-             _training_table(profile, known, machine), _stages(stages(profile, machine)),
-             _assumptions(profile, machine)]
-    lines = [part for line in "\n\n".join(parts).splitlines() for part in _folded(line)]
-    return "\n".join(lines) + "\n"
-
-
-def _folded(line: str) -> list[str]:
-    """The line, folded at spaces where it is too long for the page."""
-    indent = " " * (4 + len(line) - len(line.lstrip()))
-    return textwrap.wrap(line, COLUMNS, subsequent_indent=indent, break_on_hyphens=False) or [""]
-
-
-def _graph(profile: Profile) -> str:
-    lines = ["Graph (job x how many <- what it waits for)"]
-    jobs = chapters.jobs(profile)
-    for rule, names in jobs.items():
-        waits = sorted({needed for name in names for needed, _ in graph.needs(profile, rule, name)})
-        lines.append(f"  {rule:15s} x {len(names):3d}  <- {', '.join(waits) if rule != 'book' else 'everything'}")
-    pairs = [profile.pair(name) for name in jobs.get(chapters.pair_chapters(profile)[0], ())]
-    trained = {m.backbone for m in embedders(profile)}
-    lines += ["", "Runs"]
-    for p in pairs:
-        lines.append(f"  {p.name}: {p.a} -> {p.b} ({p.kind}{'' if {p.a, p.b} <= trained else ', as they came'})")
-    lines += [f"  seeds {list(profile.seeds)}, ablations {[a.name for a in profile.ablations]}",
-              f"  local tasks {list(profile.suite.tasks)}", f"  benchmarks {list(profile.suite.benchmarks)}"]
-    return "\n".join(lines)
-
-
-def _backbones(profile: Profile, known: dict[str, Size]) -> str:
-    attention = profile.recipe.attention
-    lines = [f"Backbones (counted at full size without weights; M: million parameters, of the encoder and of the LM)\n"
-             f"  {'backbone':18s} {'type':6s} {'layers':>6s} {'width':>6s} {'M':>8s} {'M of LM':>8s}  "
-             f"{'attention: query/key heads x size':33s} mask"]
-    for name, s in known.items():
-        masks = {mode: proved(s.model_type, s.heads, s.kv_heads, mode) for mode in ("causal", attention)}
-        lines.append(f"  {name:18s} {s.model_type:6s} {s.layers:6d} {s.width:6d} {s.parameters / 1e6:8.1f} "
-                     f"{s.lm / 1e6:8.1f}  {s.attention:33s} {' -> '.join(masks.values())}")
-    lines.append("  Mask: as it came -> in training, by config.is_causal; each proved by perturbing the input of a "
-                 "random miniature.")
-    return "\n".join(lines)
-
-
-def _training_table(profile: Profile, known: dict[str, Size], machine: Machine) -> str:
-    lines = [f"Training of embedders ({machine.gpus} {machine.unit}{'s' if machine.gpus > 1 else ''} a run; GB on one)",
-             f"  {'backbone':18s} {'runs':>4s} {machine.unit + '-hours':>10s} {'hours/run':>9s} {'weights':>8s} "
-             f"{'beside':>7s} {'activ.':>7s} {'GB':>7s}  fits"]
-    for row in rows(profile, machine.bf16, machine.gpus):
-        if not row["runs"]:
-            lines.append(f"  {row['backbone']:18s} {0:4d} {'-':>10s}  compared as it came")
-            continue
-        m, each = row["memory"], row["hours"] / row["runs"] / machine.gpus
-        lines.append(f"  {row['backbone']:18s} {row['runs']:4d} {row['hours']:10.2f} {each:9.2f} "
-                     f"{m.weights / GIGA:8.2f} {m.work / GIGA:7.2f} {m.activations / GIGA:7.2f} {m.total / GIGA:7.2f}  "
-                     f"{_fits(profile, known[row['backbone']], machine, m.total)}")
-    return "\n".join(lines)
-
-
-def _fits(profile: Profile, size: Size, machine: Machine, total: float) -> str:
-    """Whether a run fits the memory given, and if not what to change."""
-    limit = machine.memory * GIGA
-    if machine.unit == "CPU" and limit == float("inf"):
-        return ""
-    if total <= limit:
-        return "yes"
-    if chunk := costs.fitting(size, profile.recipe, machine.gpus, limit):
-        return f"no: recipe.chunk_tokens {chunk}"
-    for gpus in (2 * machine.gpus, 4 * machine.gpus, 8 * machine.gpus):
-        if costs.fitting(size, profile.recipe, gpus, limit):
-            return f"no: --gpus {gpus}" + ("" if profile.recipe.gradient_checkpointing else ", gradient_checkpointing")
+def memory_advice(size: Size, recipe: Recipe, machine: Machine) -> str:
+    """The word yes when a training fits a GPU of the machine, else what to change."""
+    for gpus in (machine.gpus * 2**n for n in range(4)):
+        chunk = recipe.chunk_tokens
+        while chunk >= MINI_BATCHES * recipe.max_length or chunk == recipe.chunk_tokens:
+            smaller = recipe.model_copy(update={"chunk_tokens": chunk})
+            if training_memory(size, smaller, gpus) <= machine.memory * 1e9:
+                changes = [f"--gpus {gpus}"] * (gpus > machine.gpus)
+                changes += [f"recipe.chunk_tokens {chunk}"] * (chunk < recipe.chunk_tokens)
+                return f"no: {', '.join(changes)}" if changes else "yes"
+            chunk //= 2
     return "no: GPUs with more memory, or recipe.lora"
 
 
-def _stages(table: list[Stage]) -> str:
-    lines = ["By stage (GB on one GPU or in one process, at most; disk of the whole study)",
-             f"  {'stage':34s} {'GPU-hours':>10s} {'CPU-hours':>10s} {'memory GB':>10s} {'disk GB':>10s}"]
-    for s in table:
-        hours = [f"{s.hours:10.2f}" if s.unit == unit and s.hours else f"{'-':>10s}" for unit in ("GPU", "CPU")]
-        memory = f"{'-':>10s}" if s.memory is None else f"{s.memory / GIGA:10.2f}"
-        lines.append(f"  {s.name:34s} {hours[0]} {hours[1]} {memory} {s.disk / GIGA:10.2f}")
-    by_unit = [sum(s.hours for s in table if s.unit == unit) for unit in ("GPU", "CPU")]
-    largest = max((s.memory for s in table if s.memory), default=0)
-    lines.append(f"  {'all':34s} {by_unit[0]:10.2f} {by_unit[1]:10.2f} {largest / GIGA:10.2f} "
-                 f"{sum(s.disk for s in table) / GIGA:10.2f}")
-    return "\n".join(lines)
+def backbone_costs(profile: Profile, machine: Machine) -> pd.DataFrame:
+    """A row per backbone: [backbone, type, layers, width, M (million parameters), runs, hours (of all runs, on one
+    device), each, GB (largest, on one GPU), fits]. ValueError: a published model of unknown shape."""
+    rows = []
+    for backbone in profile.backbones:
+        shape = shape_of(profile, backbone)
+        size, trained = counted_size(shape), [m for m in profile.models() if m.seed is not None]
+        recipes = [profile.varied(m.ablation) for m in trained if m.backbone == backbone.name]
+        runs = [(size.first(recipe.layers), recipe, machine.gpus) for recipe in recipes]
+        hours = sum(training_operations(*run) for run in runs) / machine.bf16 / _TERA_HOUR
+        largest = max(runs, key=lambda run: training_memory(*run), default=None)
+        rows.append((backbone.name, shape["model_type"], size.layers, size.width, size.parameters / 1e6, len(runs),
+                     hours, hours / machine.gpus / max(len(runs), 1), training_memory(*largest) / 1e9 if largest else 0,
+                     memory_advice(*largest[:2], machine) if largest else "compared as it came"))
+    columns = ["backbone", "type", "layers", "width", "M", "runs", "hours", "each", "GB", "fits"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _assumptions(profile: Profile, machine: Machine) -> str:
-    recipe, shared = profile.recipe, machine.gpus > 1
-    hours = (f"GPU-hours: {machine.bf16:g} TFLOP/s sustained in training (bf16, --tflops), {machine.fp32:g} in float32 "
-             "(scores and states, --tflops-fp32)." if machine.unit == "GPU" else
-             f"CPU-hours: one process at {machine.cpu:g} TFLOP/s sustained ({profile.threads} thread(s), --tflops); "
-             "the start of a job is not in them, but for pages.")
-    lines = [
-        hours,
-        f"Training: at most {recipe.steps} x {costs.step_tokens(recipe):,} tokens a run (every text at "
-        f"{recipe.max_length}; padding and shorter texts cost less), each worth "
-        f"{costs.passes(recipe, machine.gpus):.2f} forward passes: one, backward, "
-        f"{'checkpointing, ' if recipe.gradient_checkpointing else ''}pieces of the gradient cache that run twice.",
-        "Memory of training: weights, gradients and moments in float32"
-        f"{f', divided by FSDP over {machine.gpus} (--gpus)' if shared else ''}; beside them "
-        f"{'gathered blocks and ' if shared else ''}bf16 copies; activations, an estimate, of the tokens that hold a "
-        f"graph at a time (chunk_tokens {recipe.chunk_tokens}{', a quarter of it under FSDP' if shared else ''}).",
-        "Disk: backbones in bf16, as published; embedders and kept steps in float32; of training, two resumable "
-        "checkpoints of a run; of scores, the data and a run file per model; negatives at the maximal length.",
-        *_loads(profile),
-        f"States: {costs.rows_compared(profile):,} rows of each layer in float32; backbones and the first seed twice "
-        "(bf16), kept steps of one seed.",
-        f"Similarity: on a CPU at {machine.cpu:g} TFLOP/s ({profile.threads} thread(s)); products only. Sorting, "
-        "reading and resampling come on top: in the mini study, of small products, they took several times as long. "
-        f"Memory: analysis.memory_mb = {profile.analysis.memory_mb}.",
-        f"Pages: {costs.pages(profile)} notebooks, {costs.SECONDS_A_PAGE} s each to start and draw, as in the mini "
-        "study."]
-    return "\n".join(["Assumptions", *(f"  {line}" for line in lines)])
+def evaluated_texts(profile: Profile) -> dict[str, pd.DataFrame]:
+    """What each evaluation embeds, a row per column of a task [column, texts (distinct), letters (mean)]: from files of
+    local tasks, and as mteb publishes benchmarks. ValueError: no such benchmark."""
+    import mteb
 
+    from hrsa.texts.suite import load_task
 
-def _loads(profile: Profile) -> list[str]:
-    length, lines = profile.recipe.max_length, []
+    found = {"local tasks": [
+        (side, table[column].nunique(), table[column].str.len().mean())
+        for task in (load_task(name, profile) for name in profile.suite.tasks)
+        for side in ("corpus", "queries", "train", "test") if (table := getattr(task, side)) is not None
+        for column in ("text", "sentences", "sentence1", "sentence2") if column in table]}
     for name in profile.suite.benchmarks:
-        load = costs.benchmark(name, length)
-        unknown = f" ({load.unknown} of unknown size left out)" if load.unknown else ""
-        lines.append(f"{name}: {load.tasks} tasks{unknown}, {load.texts:,} distinct texts, {load.tokens / 1e6:,.0f} M "
-                     f"tokens, {load.queries:,} queries.")
-    if lines:
-        lines.append(f"Counts are those that mteb publishes; {costs.LETTERS:g} characters a token is an estimate; "
-                     "classification and clustering embed samples, so that their share is an upper bound.")
-    return lines
+        try:
+            tasks = mteb.get_benchmark(name).tasks
+        except KeyError as error:
+            raise ValueError(f"expected an mteb benchmark in suite.benchmarks, got {name!r}: {error.args[0]}") from None
+        found[name] = [(column, told["unique_texts"], told["average_text_length"]) for task in tasks
+                       for split in task.eval_splits
+                       for column, told in (task.metadata.descriptive_stats or {}).get(split, {}).items()
+                       if isinstance(told, dict) and "average_text_length" in told]
+    return {name: pd.DataFrame(rows, columns=["column", "texts", "letters"]) for name, rows in found.items() if rows}
+
+
+def similarity_operations(profile: Profile, pair: str, size: Size, n: int) -> float:
+    """Operations of the products in chapters 05 to 08 for a pair on `n` rows, at most: by layer, Gram matrices and
+    neighbours, resamples, Procrustes maps; by two layers, cross-covariances of the models and of permuted rows."""
+    used, d, layers, compared = profile.analysis, size.width, size.layers + 2, len(cases(profile, pair))
+    maps = 1 + (used.bootstrap + used.permutations) / REFITS  # each decomposed in 20 d^3: Golub, Van Loan, 8.6
+    by_layer = 8 * n**2 * d + 12 * n**2 * used.bootstrap + maps * (2 * n * d**2 + 20 * d**3)
+    return compared * layers * by_layer + (compared + MAPS) * 2 * n * d**2 * layers**2
+
+
+def stage_costs(profile: Profile, machine: Machine) -> pd.DataFrame:
+    """A row per stage that takes long or much [stage, unit (of hours), hours, GB (of a process), disk GB (of all)].
+    ValueError: a published model of unknown shape, or no such benchmark."""
+    recipe, used, backbones = profile.recipe, profile.analysis, backbone_costs(profile, machine)
+    sizes = {b.name: counted_size(shape_of(profile, b)) for b in profile.backbones}
+    models = [(m, sizes[m.backbone].first(recipe.layers)) for m in profile.models()]
+    weights = max(4 * s.parameters for _, s in models) / 1e9
+    trained = sum(4 * s.parameters * (1 + len(recipe.checkpoints)) for m, s in models if m.seed is not None) / 1e9
+    fetched = sum(2 * sizes[b.name].lm for b in profile.backbones if b.source != "folder") / 1e9
+    stages = [("backbones", "CPU", 0.0, 0.0, fetched),
+              ("training", machine.unit, backbones["hours"].sum(), backbones["GB"].max(), trained)]
+    for name, found in evaluated_texts(profile).items():
+        tokens = (found["texts"] * (found["letters"] / _LETTERS).clip(upper=recipe.max_length)).sum()
+        queries = found["texts"][found["column"].str.startswith("queries")].sum()
+        hours = sum(s.forward(tokens) for _, s in models) / machine.fp32 / _TERA_HOUR
+        stages.append((f"scores, {name}", machine.unit, hours, weights,
+                       found["texts"] @ found["letters"] / 1e9 + len(models) * queries * _RUN_FILE))
+    texts = len(store.read_json(store.SUITE / "probe" / "sets.json")) * used.texts_per_set
+    rows = min(used.max_tokens, texts * used.max_length)
+    copies = {None: 2, **{seed: 2 + len(recipe.checkpoints) for seed in profile.seeds[:1]}}  # in bf16, of kept steps
+    recorded = [s for m, s in models for _ in range(copies.get(m.seed, 1))]
+    operations = sum(s.forward((texts + used.probe_texts) * used.max_length) for s in recorded)
+    compared = sum(similarity_operations(profile, p.name, sizes[p.a], rows) for p in profile.compared())
+    stages += [("states of all layers", machine.unit, operations / machine.fp32 / _TERA_HOUR, weights,
+                sum(4 * rows * s.width * (s.layers + 2) for s in recorded) / 1e9),
+               ("similarity (HRSA)", "CPU", compared / machine.cpu / _TERA_HOUR, used.memory_mb / 1e3, 0.0)]
+    return pd.DataFrame(stages, columns=["stage", "unit", "hours", "GB", "disk GB"])
+
+
+def plan_text(profile: Profile, machine: Machine) -> str:
+    """The whole plan. ValueError: a model of unknown shape; RuntimeError: one whose mask cannot be switched."""
+    for backbone in profile.backbones:
+        for attention in ("causal", profile.recipe.attention):
+            prove_architecture(shape_of(profile, backbone), attention)
+    stages = stage_costs(profile, machine)
+    return filled_page(
+        "plan.txt", name=profile.name, title=profile.title, graph=graph.outline(profile), letters=_LETTERS,
+        runs="\n".join(f"  {p.name}: {p.a} -> {p.b} ({p.kind}{'' if p in profile.pairs else ', as they came'})"
+                       for p in profile.compared()),
+        seeds=list(profile.seeds), ablations=[a.name for a in profile.ablations], **machine._asdict(),
+        evaluation="\n    ".join([*profile.suite.tasks, *profile.suite.benchmarks]), length=profile.recipe.max_length,
+        attention=profile.recipe.attention, backbones=_table(backbone_costs(profile, machine)), stages=_table(stages),
+        hours=" and ".join(f"{sum_:,.2f} {unit}-hours" for unit, sum_ in stages.groupby("unit")["hours"].sum().items()),
+        disk=stages["disk GB"].sum())
+
+
+def _table(table: pd.DataFrame) -> str:
+    wide = {name: max(map(len, [name, *table[name]])) for name in table.select_dtypes(exclude="number")}
+    table = table.assign(**{name: table[name].str.ljust(width) for name, width in wide.items()})
+    table.columns = [name.ljust(wide.get(name, 0)) for name in table]
+    return textwrap.indent(table.to_string(index=False, float_format="{:.2f}".format), "  ")

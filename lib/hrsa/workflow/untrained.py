@@ -18,35 +18,12 @@ import pandas as pd
 from hrsa.analysis.recordings import record_states
 from hrsa.evaluation.evaluate import make_scores
 from hrsa.report.prose import backbones
+from hrsa.report.prose.pages import filled_page
 from hrsa.report.results import FOLDER, hours, levels
 from hrsa.study import store
 from hrsa.study.profile import Profile
 
 log = logging.getLogger(__name__)
-ABOUT = """# {title}: the language models before contrastive training
-
-Written by `hrsa untrained {profile}` on {machine}, {written}, commit `{commit}`: {hours:.1f} hours of
-computing. Settings: `{settings}`. The tables below are those of the `.parquet` files beside this page.
-
-## The models
-
-{origin}
-
-{models}
-
-{findings}
-
-## Scores as embedders: causal, untrained, mean pooling
-
-{scores}
-
-## Similarity of their states
-
-Mean over the blocks of the similarity at matched layers, with the lowest and the highest layer and, for rows of one
-model permuted, the mean of the null.
-
-{levels}
-"""
 
 
 def chosen(profile: Profile, names: list[str]) -> Profile:
@@ -94,8 +71,8 @@ def _page(profile: Profile, settings: str, tables: dict[str, pd.DataFrame], reco
     compared = "No pair of these models is compared."
     if "levels" in tables:
         compared = _table(by_pair(tables["levels"]))
-    return ABOUT.format(
-        title=profile.title, profile=settings, settings=settings, machine=record["machine"], written=record["written"],
+    return filled_page(
+        "untrained.md", title=profile.title, profile=settings, machine=record["machine"], written=record["written"],
         commit=record["commit"][:12], hours=record["hours"], origin=backbones.origin(profile),
         models=_table(tables["models"]), findings=backbones.findings(backbones.cards(profile)),
         scores=_table(scores[[b.name for b in profile.backbones]].reset_index()), levels=compared)

@@ -16,10 +16,10 @@ import torch
 
 from hrsa.models import adapters
 from hrsa.models.zoo.problems import is_correct, stream
-from hrsa.models.zoo.trl import run, settings
+from hrsa.models.zoo.trl import TRL_LOGGERS, run, settings
 from hrsa.study import store
 from hrsa.study.profile import Zoo
-from hrsa.study.runtime import silence
+from hrsa.study.runtime import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -75,7 +75,7 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Zoo, 
     needed = zoo.grpo_steps * zoo.grpo_prompts
     problems = islice(stream("train", "grpo", zoo), number * needed, (number + 1) * needed)
     data = Dataset.from_list([{"prompt": p.prompt, "answer": p.answer} for p in problems])
-    with silence():
+    with quiet(*TRL_LOGGERS):
         config = GRPOConfig(**settings(
             zoo, work, max_steps=zoo.grpo_steps, learning_rate=zoo.grpo_lr,
             lr_scheduler_type="constant_with_warmup", warmup_steps=min(WARMUP_STEPS, zoo.grpo_steps),

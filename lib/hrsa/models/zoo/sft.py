@@ -10,9 +10,9 @@ import pandas as pd
 
 from hrsa.models import adapters
 from hrsa.models.zoo.problems import stream
-from hrsa.models.zoo.trl import run, settings
+from hrsa.models.zoo.trl import TRL_LOGGERS, run, settings
 from hrsa.study.profile import Zoo
-from hrsa.study.runtime import silence
+from hrsa.study.runtime import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Zoo, 
 
     problems = islice(stream("train", "sft", zoo), zoo.sft_steps * zoo.sft_batch)
     data = Dataset.from_list([{"prompt": p.prompt, "completion": p.worked} for p in problems])
-    with silence():
+    with quiet(*TRL_LOGGERS):
         config = SFTConfig(**settings(
             zoo, work, max_steps=zoo.sft_steps, learning_rate=zoo.sft_lr, lr_scheduler_type="cosine",
             warmup_steps=min(WARMUP_STEPS, zoo.sft_steps), per_device_train_batch_size=zoo.sft_batch,

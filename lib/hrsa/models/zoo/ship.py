@@ -65,11 +65,10 @@ def _chain(profile: Profile, name: str | None) -> list[str]:
 
 
 def _make_in_process(profile: Profile, name: str) -> None:
-    """Make one backbone in a process of its own, which takes threads and seeds for itself."""
-    code = f"from hrsa.study.profile import load_profile; from hrsa.models.zoo.make import make_backbone; " \
-           f"make_backbone(load_profile({profile.name!r}), {name!r})"
+    """Make one backbone by a process of its own, which takes threads and seeds for itself."""
+    command = [Path(sys.executable).with_name("hrsa"), "run", "backbone", name, "--profile", profile.name]
     threads = {"OMP_NUM_THREADS": str(profile.threads)}
-    if subprocess.run([sys.executable, "-c", code], env=os.environ | threads, check=False).returncode:
+    if subprocess.run(command, env=os.environ | threads, check=False).returncode:
         raise RuntimeError(f"expected the backbone {name} of profile {profile.name} to be made, its process failed: "
                            "the reason is above; the same command goes on where it stopped")
 
@@ -117,21 +116,14 @@ def processor() -> str:
 
 
 def model_card(profile: Profile, name: str, card: dict[str, Any]) -> str:
-    """The model card in Markdown, every number from `card`."""
-    backbone, made = profile.backbone(name), card["made"]
+    """The model card in Markdown, `card.md` beside this file with every number from `card`."""
     seen = f"{card['tokens_seen']:,} tokens" if "tokens_seen" in card else f"{card['completions_seen']:,} completions"
-    lines = [
-        "---", "license: apache-2.0", "language: en", "library_name: transformers", "pipeline_tag: text-generation",
-        "---", f"# {name}", "",
-        f"{_kind(profile, card, ARMS[backbone.arm])}. It is a specimen for comparing embedding models, not a useful "
-        "assistant.", "",
-        f"{card['steps']:,} updates, {seen}, {card['seconds'] / 60:.0f} minutes.", "", *_evidence(card),
-        "", "## Made by", "", f"- command: `{made['command']}`, settings in `notebooks/profiles/{profile.name}.yaml`",
-        f"- machine: {made['machine']}, {made['threads']} thread; seed {made['seed']}; {made['written']}",
-        f"- versions: {', '.join(f'{key} {value}' for key, value in made['versions'].items())}",
-        "", "## Files", "", *[f"- `{file}`: {digest}" for file, digest in card["hashes"].items()],
-        "", TEXT if "model.safetensors" in card["hashes"] else "Trained on problems alone.", ""]
-    return "\n".join(lines)
+    made = card["made"] | {"versions": ", ".join(f"{key} {value}" for key, value in card["made"]["versions"].items())}
+    return Path(__file__).with_name("card.md").read_text(encoding="utf8").format(
+        **made, name=name, profile=profile.name, kind=_kind(profile, card, ARMS[profile.backbone(name).arm]),
+        steps=card["steps"], seen=seen, minutes=card["seconds"] / 60, evidence="\n".join(_evidence(card)),
+        files="\n".join(f"- `{file}`: {digest}" for file, digest in card["hashes"].items()),
+        text=TEXT if "model.safetensors" in card["hashes"] else "Trained on problems alone.")
 
 
 def _kind(profile: Profile, card: dict[str, Any], how: str) -> str:

@@ -1,4 +1,4 @@
-"""What the TRL trainers of the zoo share: settings for small models, silence but for errors, progress, the curve.
+"""What the TRL trainers of the zoo share: settings for small models, progress, the curve.
 
 Adapters are for larger models, whose training may take hours: there the trainer's own checkpoints are kept, and a run
 that was killed goes on from the last of them.
@@ -16,6 +16,7 @@ from hrsa.study.profile import Zoo
 from hrsa.study.progress import progress
 from hrsa.study.runtime import device
 
+TRL_LOGGERS = ("transformers", "trl", "datasets", "accelerate")  # under the trainers: they log errors only
 EVERY = 5  # steps from one checkpoint of adapters to the next
 
 

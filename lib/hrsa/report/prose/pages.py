@@ -1,0 +1,44 @@
+"""Page texts: templates that lie in `templates/`, as files to read and edit, with named places to fill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hrsa.report.chapters import page
+from hrsa.study.profile import Profile
+
+_TITLES = {"05_correlation": "dimension-wise correlation", "06_procrustes": "Procrustes", "07_cka": "CKA",
+           "08_knn": "k-NN overlap", "09_probes": "probes"}
+_ROWS = {"token": "tokens, which are the same in both models", "text": "whole texts: the mean over the tokens of each",
+         "word": "words: each tokenizer says which characters a token stands for, and the state of a word is the mean "
+                 "over the tokens that meet it"}
+
+
+def filled_page(template: str, **places: Any) -> str:
+    """The text of a template with its named places filled; KeyError names one that got no value."""
+    return (Path(__file__).with_name("templates") / template).read_text(encoding="utf8").format(**places)
+
+
+def front_page(profile: Profile, models: Sequence[Mapping[str, Any]], texts: pd.DataFrame,
+               left_out: Mapping[str, str]) -> str:
+    """Markdown: the two models, the texts, what the rows are, and which chapters are left out and why.
+
+    `models` as `compare_two.describe` gives them, `texts` as `own_probes.read_texts`, `left_out` chapter -> reason.
+    """
+    lines = ["| model | from | layers | width | vocabulary |", "|---|---|---|---|---|"]
+    lines += [f"| {b.name} | {b.source} | {model['layers']} | {model['width']} | {model['vocabulary']:,} |"
+              for b, model in zip(profile.backbones, models, strict=True)]
+    pair = profile.pairs[0].name
+    links = [f"[{_TITLES[chapter]}]({page(chapter, pair)})" for chapter in profile.chapters or ()]
+    reasons = [f"Left out: {_TITLES[chapter]}, since {why}." for chapter, why in left_out.items()]
+    by_set = ", ".join(f"{count} of set {name}" for name, count in texts.groupby("set").size().items())
+    used = profile.analysis
+    return filled_page(
+        "compare.md", title=profile.title, models="\n".join(lines), rows=_ROWS[used.unit], chapters=" ".join([
+            ", ".join(links) + ".", *reasons]),
+        texts=f"{by_set}; at most {used.texts_per_set} of a set are used, each up to {used.max_length} "
+              f"{'tokens' if used.unit == 'token' else 'words'}, and a sample of at most {used.max_tokens} rows.")
