@@ -57,7 +57,7 @@ for stage in STAGES:
         output: chapters.record(STUDY, stage, "{name}")
         params:
             rule=stage,
-            fingerprint=graph.fingerprint(STUDY, stage),
+            fingerprint=graph.job_fingerprint(STUDY, stage),
         priority: PRIORITY[stage]
         threads: STUDY.threads
         resources:
@@ -75,7 +75,7 @@ for chapter in CHAPTERS:
         output: chapters.record(STUDY, chapter, "{name}")
         params:
             rule=chapter,
-            fingerprint=graph.fingerprint(STUDY, chapter),
+            fingerprint=graph.job_fingerprint(STUDY, chapter),
         priority: PRIORITY.get(chapter, 0)
         threads: STUDY.threads
         resources:
@@ -91,5 +91,5 @@ rule book:
     output: chapters.record(STUDY, "book", "{name}")
     params:
         rule="book",
-        fingerprint=graph.fingerprint(STUDY, "book"),
+        fingerprint=graph.job_fingerprint(STUDY, "book"),
     shell: kept(COMMAND, "book")

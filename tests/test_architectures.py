@@ -49,11 +49,11 @@ def test_the_first_blocks_are_kept_with_the_final_norm(family, folder_of, tmp_pa
     kept = inputs["attention_mask"].bool()
     torch.testing.assert_close(found[kept], expected[kept])
     model = embedder.assemble(str(folder_of(family)), "bidirectional", 48, layers=1)
-    embedder.export(model, tmp_path / "model")
+    embedder.save_embedder(model, tmp_path / "model")
     texts = some_texts(rng)
     np.testing.assert_allclose(embedder.embed(SentenceTransformer(str(tmp_path / "model"),
                                                                   device=str(runtime.device())), texts),
-                               embedder.embed(model, texts), atol=embedder.TOLERANCE)
+                               embedder.embed(model, texts), atol=embedder.EXPORT_TOLERANCE)
 
 
 def test_more_blocks_than_there_are(folder_of):
@@ -74,7 +74,7 @@ def test_export_and_reload_embed_alike(family, attention, folder_of, tmp_path, r
     model = embedder.assemble(str(folder_of(family)), attention, 48, {"task": PROMPT})
     texts = some_texts(rng)
     before = [embedder.embed(model, texts), embedder.embed(model, texts, PROMPT)]
-    embedder.export(model, tmp_path / "model")
+    embedder.save_embedder(model, tmp_path / "model")
     for kernel in ("sdpa", "eager"):
         plain = SentenceTransformer(str(tmp_path / "model"), device=str(runtime.device()),
                                     model_kwargs={"attn_implementation": kernel})

@@ -153,12 +153,12 @@ def test_folder_backbones_are_checked(tmp_path, folder_of):
         {"name": "gone", "source": "folder", "path": str(tmp_path / "gone"), "arm": "base"},
         {"name": "hub", "source": "hub", "path": "nobody/no-such-model", "arm": "base"}]}
     profile = type(load_profile("smoke")).model_validate(smoke)
-    assert resolve.backbone_folder(profile, "here") == str(folder_of("Qwen3"))
-    assert resolve.backbone_folder(profile, "hub") == "nobody/no-such-model"
+    assert resolve.make_backbone_folder(profile, "here") == str(folder_of("Qwen3"))
+    assert resolve.make_backbone_folder(profile, "hub") == "nobody/no-such-model"
     with pytest.raises(ValueError, match="expected a model folder"):
-        resolve.backbone_folder(profile, "gone")
+        resolve.make_backbone_folder(profile, "gone")
     with pytest.raises(ValueError, match=r"expected .*backbone of the profile"):
-        resolve.backbone_folder(profile, "other")
+        resolve.make_backbone_folder(profile, "other")
 
 
 def test_prepare_seeds_everything():

@@ -14,7 +14,7 @@ from hrsa.report import chapters
 from hrsa.study import store
 from hrsa.study.profile import load_profile
 from hrsa.workflow import gpus
-from hrsa.workflow.engine import command
+from hrsa.workflow.engine import snakemake_command
 
 CARDS = ["GPU-aa", "GPU-bb"]
 PROFILES = store.ROOT / "configs" / "snakemake"
@@ -109,7 +109,8 @@ def test_a_job_runs_with_the_cards_it_was_given(machine, tmp_path):
 
 def dry_run(name, *more):
     """Snakemake's own account of every job: rule -> the texts of its jobs."""
-    done = subprocess.run([*command(load_profile(name), 1, "--dry-run", "--forceall", "--printshellcmds"), *more],
+    command = snakemake_command(load_profile(name), 1, "--dry-run", "--forceall", "--printshellcmds")
+    done = subprocess.run([*command, *more],
                           cwd=store.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     found = {}

@@ -13,7 +13,7 @@ from hrsa.analysis.dynamics import dynamics
 from hrsa.analysis.pairs import compare_pair
 from hrsa.analysis.recordings import record_states
 from hrsa.evaluation.evaluate import evaluate_model
-from hrsa.models.resolve import merged_folder
+from hrsa.models.resolve import make_merged
 from hrsa.models.zoo.make import code_of
 from hrsa.study import code_hash as code
 from hrsa.study import store
@@ -24,7 +24,7 @@ from hrsa.training.train import train_embedder
 
 STAGES = {"mine": (make_triples,), "train": (train_embedder,), "evaluate": (evaluate_model,),
           "record": (record_states,), "compare": (compare_pair,), "dynamics": (dynamics,),
-          "ablations": (last_states,), "merge": (merged_folder,)}
+          "ablations": (last_states,), "merge": (make_merged,)}
 ARMS = {f"arm {b.name}": code_of(b) for b in load_profile("smoke").backbones}
 
 
@@ -101,8 +101,8 @@ def test_messages_of_errors_and_of_the_log_move_no_key(package):
     ("evaluation/encoder.py", "convert_to_numpy=True", "convert_to_numpy=False", {"evaluate"}),
     ("texts/hard_negatives.py", "QUANTILES = (0.05", "QUANTILES = (0.06", {"mine"}),
     ("models/embedder.py", "Strip(left=False", "Strip(left=True", {"train", "evaluate", "record"}),
-    ("models/zoo/grpo.py", "WARMUP_STEPS = 5", "WARMUP_STEPS = 6", {"arm rlvr"}),
-    ("models/zoo/sft.py", "WARMUP_STEPS = 3", "WARMUP_STEPS = 4", {"arm sft"}),
+    ("models/zoo/grpo.py", "_WARMUP_STEPS = 5", "_WARMUP_STEPS = 6", {"arm rlvr"}),
+    ("models/zoo/sft.py", "_WARMUP_STEPS = 3", "_WARMUP_STEPS = 4", {"arm sft"}),
 ])
 def test_exactly_what_depends_on_an_edit_moves(package, file, old, new, expected):
     before = keys()

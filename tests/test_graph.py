@@ -11,7 +11,7 @@ from hrsa.report import chapters
 from hrsa.study import store
 from hrsa.study.profile import load_profile
 from hrsa.workflow import graph
-from hrsa.workflow.engine import EngineError, command, only_engine
+from hrsa.workflow.engine import EngineError, only_engine, snakemake_command
 
 
 @pytest.mark.parametrize("name", ["smoke", "mini", "paper"])
@@ -35,7 +35,7 @@ def test_every_chapter_of_the_graph_has_its_pair_of_files():
 @pytest.mark.parametrize("name", ["smoke", "paper"])
 def test_snakemake_reads_the_graph_as_the_code_states_it(name):
     profile = load_profile(name)
-    done = subprocess.run(command(profile, 1, "--dry-run", "--forceall"), cwd=store.ROOT, capture_output=True,
+    done = subprocess.run(snakemake_command(profile, 1, "--dry-run", "--forceall"), cwd=store.ROOT, capture_output=True,
                           text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     counts = Counter(re.findall(r"^(?:local)?rule (\w+):$", done.stdout + done.stderr, re.M))
@@ -72,7 +72,7 @@ def test_a_fingerprint_changes_with_settings_that_matter_and_only_those():
     recipe = smoke.recipe.model_copy(update={"steps": smoke.recipe.steps + 1})
     other = smoke.model_copy(update={"recipe": recipe})
     changed = {r for r in ("backbone", "03_training", "mine") if
-               graph.fingerprint(smoke, r) != graph.fingerprint(other, r)}
+               graph.job_fingerprint(smoke, r) != graph.job_fingerprint(other, r)}
     assert changed == {"03_training", "mine"}
 
 

@@ -99,7 +99,7 @@ def study(installed, tmp_path, monkeypatch):
     """A profile with the package as base and two arms of adapters; its real text from this file."""
     monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
     monkeypatch.setattr("hrsa.texts.pretraining.read_pretraining_text", lambda: (TEXTS[5:], TEXTS[:5]))
-    monkeypatch.setattr(ship, "FOLDER", tmp_path / "shipped")
+    monkeypatch.setattr(ship, "SHIPPED", tmp_path / "shipped")
     monkeypatch.setattr(untrained, "FOLDER", tmp_path / "results")
     return Profile.model_validate({
         "name": "packaged", "title": "packaged", "seeds": [0], "zoo": ZOO, "recipe": {"max_length": 48},
@@ -115,7 +115,7 @@ def study(installed, tmp_path, monkeypatch):
 
 def test_weights_and_words_are_those_of_the_file(installed):
     runtime.prepare(1, 0)
-    model, tokenizer = gguf_package.load("tiny-lm")
+    model, tokenizer = gguf_package.load_package("tiny-lm")
     found = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
     names = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
              "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
@@ -145,7 +145,7 @@ def test_a_package_that_is_not_there_names_the_command(tmp_path, monkeypatch):
 def test_a_file_that_is_no_gguf_is_refused(installed, tmp_path):
     (tmp_path / "site" / "tiny_lm" / "tiny.gguf").write_bytes(b"GGUF" + bytes(64))
     with pytest.raises(ValueError, match=r"expected a GGUF file that transformers reads, got tiny.gguf of tiny-lm"):
-        gguf_package.load("tiny-lm")
+        gguf_package.load_package("tiny-lm")
 
 
 def shipped_adapters_give_the_same_model(study, made):
@@ -162,24 +162,24 @@ def shipped_adapters_give_the_same_model(study, made):
     content["backbones"][1] |= {"source": "folder", "path": str(folder)}
     profile = Profile.model_validate(content)
     assert backbone_kinds.has_card(profile.backbone("sft"))
-    model, _ = language_model.load_lm(resolve.backbone_folder(profile, "sft"))
+    model, _ = language_model.load_lm(resolve.make_backbone_folder(profile, "sft"))
     other, _ = language_model.load_lm(made / "model")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     content["backbones"][1]["start"] = None
     with pytest.raises(ValueError, match="expected `start`, the backbone that the adapters"):
-        resolve.backbone_folder(Profile.model_validate(content), "sft")
+        resolve.make_backbone_folder(Profile.model_validate(content), "sft")
 
 
 def summary_can_be_read(study):
     """The untrained models of a study: tables, the page made from them, hashes; a pair whose arm is left out is too."""
-    both = untrained.chosen(study, ["lm", "sft"])
+    both = untrained.selected_backbones(study, ["lm", "sft"])
     assert (both.seeds, [pair.name for pair in both.pairs]) == ((), ["lm-vs-sft"])
-    assert untrained.chosen(study, ["lm"]).pairs == ()
+    assert untrained.selected_backbones(study, ["lm"]).pairs == ()
     with pytest.raises(ValueError, match=r"expected backbones of profile packaged, .*got \['nobody'\]"):
-        untrained.chosen(study, ["nobody"])
+        untrained.selected_backbones(study, ["nobody"])
     with pytest.raises(ValueError, match="expected one of the backbones"):
-        untrained.chosen(study, ["rlvr"])
-    folder = untrained.summarise(both, "packaged")
+        untrained.selected_backbones(study, ["rlvr"])
+    folder = untrained.make_untrained_results(both, "packaged")
     levels, scores = (pd.read_parquet(folder / f"{name}.parquet") for name in ("levels", "scores"))
     assert set(scores["model"]) == {"lm", "sft"} and set(levels["models"]) == {"backbones"}
     assert untrained.by_pair(levels).shape == (4, 6)
@@ -193,8 +193,8 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
     made = {name: make_backbone(study, name) for name in ("rlvr", "sft", "lm")}
     shown = capfd.readouterr()
     assert shown.out == "" and "Warning" not in shown.err and "GGUF" not in shown.err, shown
-    assert resolve.backbone_folder(study, "lm") == str(made["lm"] / "model")
-    assert resolve.backbone_key(study, "lm") == made["lm"].name and backbone_kinds.has_card(study.backbone("lm"))
+    assert resolve.make_backbone_folder(study, "lm") == str(made["lm"] / "model")
+    assert resolve.make_backbone_key(study, "lm") == made["lm"].name and backbone_kinds.has_card(study.backbone("lm"))
     for arm, start in (("sft", "lm"), ("rlvr", "sft")):
         model, first = (AutoModelForCausalLM.from_pretrained(made[name] / "model") for name in (arm, start))
         assert model.dtype == torch.float32
@@ -225,7 +225,7 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
 
 
 def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path, monkeypatch):
-    start, shown = resolve.backbone_folder(study, "lm"), trl.Steps.on_step_end
+    start, shown = resolve.make_backbone_folder(study, "lm"), trl.Steps.on_step_end
     counted, killed_at = [], None
 
     def counting(self, args, state, control, **more):
@@ -238,7 +238,7 @@ def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path, monke
         counted.clear()
         model, tokenizer = language_model.load_lm(start)
         runtime.prepare(1, study.zoo.seed)
-        curve = sft.train(model, tokenizer, study.zoo, work)
+        curve = sft.train_sft(model, tokenizer, study.zoo, work)
         return curve, torch.cat([p.detach().flatten() for p in model.parameters()])
 
     monkeypatch.setattr(trl.Steps, "on_step_end", counting)
@@ -254,6 +254,6 @@ def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path, monke
 
 
 def test_adapters_that_do_not_fit_are_refused(study, tmp_path):
-    model, _ = language_model.load_lm(resolve.backbone_folder(study, "lm"))
+    model, _ = language_model.load_lm(resolve.make_backbone_folder(study, "lm"))
     with pytest.raises(ValueError, match=r"expected LoRA adapters in .*got no"):
         adapters.apply(model, tmp_path)

@@ -80,12 +80,12 @@ def test_tables_and_json_round_trip_and_say_what_is_wrong(tmp_path, rng):
 
 def test_progress_writes_its_state_for_the_runner(tmp_path, monkeypatch):
     from hrsa.study.progress import FILE_VARIABLE, progress
-    from hrsa.workflow.engine import describe
+    from hrsa.workflow.engine import progress_line
 
     monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "job.json"))
     with progress(4, "training", "base-s0") as bar:
         bar.update(2)
     state = json.loads((tmp_path / "job.json").read_text())
     assert (state["n"], state["total"]) == (2, 4)
-    said = describe(state | {"start": time.time() - 60}, time.time())
+    said = progress_line(state | {"start": time.time() - 60}, time.time())
     assert said.startswith("training · base-s0  2/4 step  50 %  1:0")

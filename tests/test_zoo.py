@@ -16,7 +16,7 @@ from hrsa.models import language_model, resolve
 from hrsa.models.zoo import corpus, measure, pretrain, ship
 from hrsa.models.zoo.grpo import exact_reward, train_rounds
 from hrsa.models.zoo.make import make_backbone, settings_of
-from hrsa.models.zoo.problems import Problem, documents, draw, is_correct, is_worked, split_of, stream
+from hrsa.models.zoo.problems import Problem, draw, is_correct, is_worked, problem_documents, split_of, stream
 from hrsa.report.prose import backbones
 from hrsa.study import runtime, store
 from hrsa.study.profile import Profile, Zoo, load_profile
@@ -112,9 +112,9 @@ def test_reward_by_hand(completion, answer, right):
 
 
 def test_half_of_the_documents_are_worked(rng):
-    texts = documents(400, stream("train", "test", Zoo()), Zoo(), rng)
+    texts = problem_documents(400, stream("train", "test", Zoo()), Zoo(), rng)
     assert 140 < sum("<think>" in text for text in texts) < 260
-    assert not any("<think>" in text for text in documents(50, stream("train", "test", Zoo()),
+    assert not any("<think>" in text for text in problem_documents(50, stream("train", "test", Zoo()),
                                                            Zoo(worked_documents=0), rng))
     assert all(text.startswith("Calculate ") for text in texts)
 
@@ -181,7 +181,7 @@ def test_documents_of_a_row_do_not_see_each_other(tokenizer, rng):
     end = tokenizer.eos_token_id
     first, second = (rng.integers(10, 300, n).tolist() for n in (5, 7))
     row = torch.tensor([[*first, end, *second, end, 11]])
-    where = pretrain.positions(row, end)
+    where = pretrain.document_positions(row, end)
     assert where.tolist() == [[*range(6), *range(8), 0]]
     packed = model(input_ids=row, position_ids=where, use_cache=False).logits
     alone = model(input_ids=torch.tensor([[*second, end]])).logits
@@ -269,7 +269,7 @@ def test_a_micro_trio_is_made_for_real(micro, capfd):
     shown = capfd.readouterr()
     assert shown.out == "" and "Warning" not in shown.err
     assert make_backbone(micro, "rlvr") == folders["rlvr"]
-    assert resolve.backbone_folder(micro, "base") == str(folders["base"] / "model")
+    assert resolve.make_backbone_folder(micro, "base") == str(folders["base"] / "model")
     weights = {}
     for name, folder in folders.items():
         model = AutoModelForCausalLM.from_pretrained(folder / "model")

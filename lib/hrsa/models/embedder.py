@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from sentence_transformers import SentenceTransformer
 
-TOLERANCE = 1e-5  # between unit vectors of the model as trained and as loaded from its folder, in float32
-PROBE = "word"
+EXPORT_TOLERANCE = 1e-5  # between unit vectors of the model as trained and as loaded from its folder, in float32
+_PROBE = "word"
 
 
 def exact_prompts(tokenizer: Any) -> Any:
@@ -48,7 +48,7 @@ def prompt_tokens(tokenizer: Any, prompt: str) -> int:
 
     ValueError when the instruction tokenised alone has another number, which pooling would use.
     """
-    coded = tokenizer(prompt + PROBE, return_offsets_mapping=True)["offset_mapping"]
+    coded = tokenizer(prompt + _PROBE, return_offsets_mapping=True)["offset_mapping"]
     inside = next(i for i, (_, end) in enumerate(coded) if end > len(prompt))
     alone = tokenizer(prompt)["input_ids"]
     count = len(alone) - (alone[-1] in tokenizer.all_special_ids)
@@ -89,13 +89,13 @@ def assemble(folder: str, attention: Attention, max_length: int, prompts: Mappin
                                similarity_fn_name="cosine", device=str(device()))
 
 
-def export(model: SentenceTransformer, folder: Path) -> None:
+def save_embedder(model: SentenceTransformer, folder: Path) -> None:
     """Write a folder that plain `SentenceTransformer(folder)` loads, whole or not at all."""
     with store.atomic(folder) as temporary:
         merged(model).save_pretrained(str(temporary), create_model_card=False)
 
 
-def load(folder: Path) -> SentenceTransformer:
+def open_embedder(folder: Path) -> SentenceTransformer:
     """The embedder in `folder`, on `hrsa.study.runtime.device()`."""
     from sentence_transformers import SentenceTransformer
 
@@ -115,12 +115,12 @@ def check_export(model: SentenceTransformer, folder: Path, attention: Attention,
     """
     import numpy as np
 
-    plain = load(folder)
+    plain = open_embedder(folder)
     leak_probe(plain[0].model, plain.tokenizer, attention)
     pairs = [(embed(m, queries, prompt), embed(m, passages)) for m in (model, plain)]
     difference = max(float(np.abs(a - b).max()) for a, b in zip(*pairs, strict=True))
-    if not difference <= TOLERANCE:
+    if not difference <= EXPORT_TOLERANCE:
         raise RuntimeError(f"expected the embedder loaded from {folder.name} to embed as trained, got unit vectors "
-                           f"that differ by {difference:.2g} (at most {TOLERANCE:.0g}): its folder lacks something "
-                           "that changes the embeddings")
+                           f"that differ by {difference:.2g} (at most {EXPORT_TOLERANCE:.0g}): its folder lacks "
+                           "something that changes the embeddings")
     return {"attention": attention, "difference": difference, "texts": len(queries) + len(passages)}

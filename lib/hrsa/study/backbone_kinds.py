@@ -1,16 +1,11 @@
-"""What kinds of backbone there are, and which of them are made, are adapters, or have a card."""
+"""Kinds of backbones: which are made by the study, which are adapters, and which have a card."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from hrsa.study import store
 from hrsa.study.profile import Backbone
 
-if TYPE_CHECKING:
-    pass
-
-MADE = ("zoo", "package")  # sources whose model folder is an artefact, with a card
+MADE = ("zoo", "package")  # sources of backbones whose folder of weights is an artefact of the study, with a card
 
 
 def are_adapters(backbone: Backbone) -> bool:

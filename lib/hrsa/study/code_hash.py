@@ -2,7 +2,7 @@
 
 From a function, names are followed to the definitions that they stand for, through imports, to the end; what is not
 reached does not count. Words do not count either: comments, docstrings, the messages of errors and of the log. A
-function that makes an artefact (by `paths.make`) is not entered from another one: whoever calls it takes the artefact,
+function that makes an artefact (by `store.make`) is not entered from another one: whoever calls it takes the artefact,
 and its key stands for its code. Nor is `SILENT`: names, places and progress.
 
 Sources are read from disk at each call, so that a hash is never stale; what was on disk when this process started is

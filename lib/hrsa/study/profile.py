@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from hrsa.study import store
 from hrsa.study.sections import (
-    SLUG,
+    NAME_PATTERN,
     Ablation,
     Analysis,
     Backbone,
@@ -17,8 +17,8 @@ from hrsa.study.sections import (
     Mining,
     Model,
     Pair,
-    Part,
     Recipe,
+    Section,
     Suite,
     Verdict,
     Zoo,
@@ -29,10 +29,10 @@ __all__ = ["Ablation", "Analysis", "Backbone", "Lora", "Mining", "Model", "Pair"
 PROFILES = store.NOTEBOOKS / "profiles"
 
 
-class Profile(Part):
+class Profile(Section):
     """A whole study."""
 
-    name: str = Field(pattern=SLUG)
+    name: str = Field(pattern=NAME_PATTERN)
     title: str
     backbones: tuple[Backbone, ...]
     pairs: tuple[Pair, ...]
@@ -115,11 +115,12 @@ class Profile(Part):
         return Recipe.model_validate({**self.recipe.model_dump(), **change})
 
 
-def _named(what: str, parts: tuple, name: str):
-    for part in parts:
-        if part.name == name:
-            return part
-    raise ValueError(f"expected the name of a {what} of the profile, one of {[p.name for p in parts]}, got {name!r}")
+def _named(what: str, sections: tuple, name: str):
+    for section in sections:
+        if section.name == name:
+            return section
+    known = [section.name for section in sections]
+    raise ValueError(f"expected the name of a {what} of the profile, one of {known}, got {name!r}")
 
 
 def load_profile(name: str | Path) -> Profile:

@@ -1,4 +1,4 @@
-"""Settings of a process: threads, device, and which libraries may talk."""
+"""Settings of a process: threads, seeds, device, and how much libraries print."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def prepare(threads: int, seed: int) -> None:
-    """Set up this process for a torch stage: CPU threads, the global seeds that third-party trainers read
-    (python, numpy, torch), deterministic kernels only, and no progress bars of transformers."""
+    """Set up this process for work with torch: CPU threads, the global seeds that trainers of libraries read (Python,
+    numpy, torch), deterministic kernels, and no progress bars of transformers."""
     import torch
 
     warnings.filterwarnings("ignore", "IProgress not found")  # tqdm.auto, imported by others, wants notebook widgets

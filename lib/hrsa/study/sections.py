@@ -6,19 +6,19 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SLUG = r"^[a-z0-9][a-z0-9.]*(-[a-z0-9.]+)*$"
+NAME_PATTERN = r"^[a-z0-9][a-z0-9.]*(-[a-z0-9.]+)*$"
 
 
-class Part(BaseModel):
+class Section(BaseModel):
     """Base of all profile sections: frozen, unknown keys fail."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Backbone(Part):
+class Backbone(Section):
     """One decoder LM: made on the spot (`zoo`), or loaded from a Python `package`, a `folder` or the `hub`."""
 
-    name: str = Field(pattern=SLUG)
+    name: str = Field(pattern=NAME_PATTERN)
     source: Literal["zoo", "package", "folder", "hub"]
     path: str | None = None  # folder (relative to the repository), hub id, or package with a GGUF file
     arm: Literal["base", "cpt", "sft", "rlvr", "rlvr-long"]  # how it was made; `base` is where the others start
@@ -42,16 +42,16 @@ class Backbone(Part):
         return self
 
 
-class Pair(Part):
+class Pair(Section):
     """Two backbones to compare; every difference is `b` minus `a`."""
 
-    name: str = Field(pattern=SLUG)
+    name: str = Field(pattern=NAME_PATTERN)
     a: str
     b: str
     kind: Literal["SFT", "RLVR", "RLVR, prolonged", "control", "other"]  # other: any two models, of no known relation
 
 
-class Lora(Part):
+class Lora(Section):
     """LoRA adapters on all linear layers; the defaults are the published ones of contrastive training."""
 
     r: int = 16
@@ -59,7 +59,7 @@ class Lora(Part):
     dropout: float = 0.1
 
 
-class Zoo(Part):
+class Zoo(Section):
     """How zoo backbones are made: one small Qwen3-architecture LM, then real GRPO and real SFT from it, or from a
     model that a package brings."""
 
@@ -99,7 +99,7 @@ class Zoo(Part):
     seed: int = 0
 
 
-class Recipe(Part):
+class Recipe(Section):
     """Contrastive training. Defaults are the published recipe; profiles scale it down."""
 
     temperature: float = Field(0.02, gt=0)
@@ -122,16 +122,16 @@ class Recipe(Part):
     checkpoints: tuple[int, ...] = ()  # steps kept for the dynamics chapter; 0 is the backbone itself
 
 
-class Ablation(Part):
+class Ablation(Section):
     """A variant of the recipe: the named fields take these values, all else stays."""
 
-    name: str = Field(pattern=SLUG)
+    name: str = Field(pattern=NAME_PATTERN)
     change: dict[str, float | int | str | dict]
     backbones: tuple[str, ...]
     seeds: tuple[int, ...] = (0,)
 
 
-class Mining(Part):
+class Mining(Section):
     """Hard negatives."""
 
     embedder: str = "Qwen/Qwen3-Embedding-0.6B"  # the published reference; `minilm` is offline, `bm25` the quickest
@@ -140,7 +140,7 @@ class Mining(Part):
     skip_share: float = Field(0.10, ge=0, le=1)
 
 
-class Suite(Part):
+class Suite(Section):
     """Texts to train on and tasks to score."""
 
     train: tuple[str, ...] | Literal["all"] = "all"  # task names in data/suite/train, or a path to jsonl or parquet
@@ -154,7 +154,7 @@ class Suite(Part):
     mining: Mining = Mining()
 
 
-class Analysis(Part):
+class Analysis(Section):
     """HRSA."""
 
     texts: str | None = None  # probe texts of one's own: a .txt (one text a line), .jsonl or .parquet file
@@ -169,7 +169,7 @@ class Analysis(Part):
     probe_texts: int = 1200  # split 80/10/10
 
 
-class Verdict(Part):
+class Verdict(Section):
     """Stated before the run and hashed into its results."""
 
     margin: float = Field(0.02, gt=0)  # on 0..1: a smaller difference would not change a choice
@@ -177,7 +177,7 @@ class Verdict(Part):
     resamples: int = 2000
 
 
-class Model(Part):
+class Model(Section):
     """A model of the study: a backbone as it came (`seed` None) or an embedder trained from it."""
 
     backbone: str

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hrsa.models.language_model import leak_probe
-from hrsa.models.resolve import backbone_folder, backbone_key
+from hrsa.models.resolve import make_backbone_folder, make_backbone_key
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Model, Profile, Recipe
@@ -89,13 +89,13 @@ def _export(model: SentenceTransformer, weights: dict[str, Any] | None, fresh: C
             folder: Path) -> SentenceTransformer:
     """Write an embedder from rank 0 and return it: `model`, or where its weights are spread over processes a fresh one
     with the whole `weights`."""
-    from hrsa.models.embedder import export
+    from hrsa.models.embedder import save_embedder
 
     if distributed.rank() == 0:
         if weights is not None:
             model = fresh()
             model.load_state_dict(weights)
-        export(model, folder)
+        save_embedder(model, folder)
     distributed.wait()
     return model
 
@@ -136,10 +136,10 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
     model = _embedder(profile, model_id)
     recipe = profile.varied(model.ablation)
     texts = distributed.in_turn(lambda: make_triples(profile))
-    backbone = distributed.in_turn(lambda: backbone_folder(profile, model.backbone))
+    backbone = distributed.in_turn(lambda: make_backbone_folder(profile, model.backbone))
     arm = store.key(recipe=recipe.model_dump(mode="json"), seed=model.seed, threads=profile.threads, texts=texts.name,
                     code=code_hash(train_embedder))
-    key = store.key(arm=arm, backbone=backbone_key(profile, model.backbone))
+    key = store.key(arm=arm, backbone=make_backbone_key(profile, model.backbone))
     folder = store.artefact(profile.name, "embedders", model_id, key)
     if (theirs := distributed.agreed(folder.name)) != folder.name:
         raise ValueError(f"expected all processes to train {theirs}, got {folder.name} in process "
@@ -166,11 +166,11 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
 
 def make_weights_key(profile: Profile, model_id: str) -> str:
     """What stands for a model's weights in keys: an embedder's artefact name (made first when needed), or the
-    `backbone_key` of a backbone, with its number of blocks where the recipe keeps the first ones."""
+    `make_backbone_key` of a backbone, with its number of blocks where the recipe keeps the first ones."""
     model = profile.model(model_id)
     if model.seed is not None:
         return train_embedder(profile, model_id).name
-    key, layers = backbone_key(profile, model.backbone), profile.recipe.layers
+    key, layers = make_backbone_key(profile, model.backbone), profile.recipe.layers
     return key if layers is None else f"{key}-first-{layers}"
 
 
@@ -199,18 +199,19 @@ def make_model(profile: Profile, model_id: str, step: int | None = None) -> Sent
     final state or, with `step`, one of `recipe.checkpoints`; step 0 is its backbone as it came. Raises ValueError
     for a step that was not kept.
     """
-    from hrsa.models.embedder import assemble, load
+    from hrsa.models.embedder import assemble, open_embedder
 
     model = profile.model(model_id)
     recipe = profile.varied(model.ablation)
     if model.seed is None or step == 0:
         if step:
             raise ValueError(f"expected step 0 or None for the backbone {model_id}, got {step}")
-        return assemble(backbone_folder(profile, model.backbone), "causal", recipe.max_length, layers=recipe.layers)
+        backbone = make_backbone_folder(profile, model.backbone)
+        return assemble(backbone, "causal", recipe.max_length, layers=recipe.layers)
     folder = train_embedder(profile, model_id)
     if step is None:
-        return load(folder / "model")
+        return open_embedder(folder / "model")
     if not (folder / "checkpoints" / _step(step)).is_dir():
         raise ValueError(f"expected a step kept for {model_id}, one of {[0, *recipe.checkpoints]}, got {step}: add it "
                          "to recipe.checkpoints and train again")
-    return load(folder / "checkpoints" / _step(step))
+    return open_embedder(folder / "checkpoints" / _step(step))

@@ -47,7 +47,7 @@ def book(profile: ProfileOption = "mini", cores: Cores = 0) -> None:
     from hrsa.workflow import engine
 
     study = load_profile(profile)
-    engine.run(study, cores or _cores())
+    engine.run_study(study, cores or _cores())
     target = store.ROOT / chapters.record(study, "book", "study")
     sys.stderr.write(f"The report: {os.path.relpath(target.with_name('index.html'))}\n")
 
@@ -57,11 +57,11 @@ def run(rule: str, name: str, profile: ProfileOption = "mini",
         gpus: Annotated[int, typer.Option(help="Graphics cards to wait for and hold while the job runs.")] = 0) -> None:
     """Run one job of a study, as the Snakefile does: a rule (measure, 07_cka, ...) and what it is run for."""
     from hrsa.workflow import graph, job
-    from hrsa.workflow.gpus import cards
+    from hrsa.workflow.gpus import hold_cards
 
     study = load_profile(profile)
     graph.needs(study, rule, name)
-    with cards(gpus):
+    with hold_cards(gpus):
         raise typer.Exit(job.attempt(study, rule, name))
 
 
@@ -116,13 +116,13 @@ def power(files: Annotated[list[Path] | None, typer.Argument(help="Evidence file
     from hrsa.verdict import paired_scores
     from hrsa.verdict.evidence import join
 
+    sizes = _numbers(seeds, "--seeds"), _numbers(queries, "--queries")
     study = load_profile(profile)
     per_query = join(files)[0] if files else paired_scores.read_query_scores(study)[0]
     hours, kind = paired_scores.hours_per_seed(study), "training and scoring both arms, measured here"
     if hours_of:
         hours = _estimated_hours(load_profile(hours_of), tflops)
         kind = f"GPU-hours, at most, to train both arms of {hours_of}'s largest pair at {tflops:g} TFLOP/s"
-    sizes = _numbers(seeds, "--seeds"), _numbers(queries, "--queries")
     for pair in study.pairs:
         sys.stdout.write(_power_of(study, pair, per_query, margin or study.verdict.margin, tasks, sizes, hours))
     sys.stdout.write(f"Power: the chance to prove the margin if there is no difference. Hours: {kind}.\n")
@@ -191,9 +191,9 @@ def untrained(profile: Annotated[str, typer.Argument(help="Name in notebooks/pro
               names: Annotated[list[str] | None, typer.Argument(help="Backbones; all when none is named.")] = None
               ) -> None:
     """Measure, score and compare backbones before contrastive training, into data/results/."""
-    from hrsa.workflow.untrained import chosen, summarise
+    from hrsa.workflow.untrained import make_untrained_results, selected_backbones
 
-    log.info("written: %s", summarise(chosen(load_profile(profile), names or []), profile))
+    log.info("written: %s", make_untrained_results(selected_backbones(load_profile(profile), names or []), profile))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,12 +31,12 @@ MOST_TEXTS = 400  # of a set: the states of more are not needed for a sample of 
 CHECKED = 50  # texts on which two tokenizers are compared
 
 
-def describe(model: str) -> dict[str, Any]:
+def read_description(model: str) -> dict[str, Any]:
     """Source, path, configuration and tokenizer of a model given as a folder or a hub name. ValueError: no model."""
-    from hrsa.models.language_model import _config_and_tokenizer
+    from hrsa.models.language_model import read_config_and_tokenizer
 
     folder = Path(model).resolve() if Path(model).is_dir() else None
-    config, tokenizer = _config_and_tokenizer(str(folder or model))
+    config, tokenizer = read_config_and_tokenizer(str(folder or model))
     shape = config.get_text_config()
     return {"source": "folder" if folder else "hub", "path": str(folder or model), "tokenizer": tokenizer,
             "width": shape.hidden_size, "layers": shape.num_hidden_layers, "vocabulary": shape.vocab_size}
@@ -58,7 +58,7 @@ def check_unit(unit: str, a: dict[str, Any], b: dict[str, Any], texts: pd.DataFr
                          "unit word (states of words, aligned by character spans) or text")
 
 
-def chosen(a: dict[str, Any], b: dict[str, Any], texts: pd.DataFrame,
+def applicable_chapters(a: dict[str, Any], b: dict[str, Any], texts: pd.DataFrame,
            rows: int) -> tuple[list[str], dict[str, str], list[str]]:
     """Chapters that can be run for a pair on so many `rows`, why others cannot, and the kinds of readout that the
     texts' labels allow."""
@@ -87,11 +87,11 @@ def profile_of(a: str, b: str, texts: Path, unit: str, max_length: int = 64) -> 
     table = own_probes.read_texts(texts.resolve())
     if len(table) < LEAST_TEXTS:
         raise ValueError(f"expected at least {LEAST_TEXTS} texts in {texts.name}, got {len(table)}: add some")
-    models = [describe(model) for model in (a, b)]
+    models = [read_description(model) for model in (a, b)]
     check_unit(unit, *models, table)
     used = table.groupby("set").head(MOST_TEXTS)["text"]
     rows = len(used) if unit == "text" else sum(min(len(text.split()), max_length) for text in used)
-    chapters, left_out, tasks = chosen(*models, table, min(rows, Analysis().max_tokens))
+    chapters, left_out, tasks = applicable_chapters(*models, table, min(rows, Analysis().max_tokens))
     names = names_of(a, b)
     pair = "-vs-".join(names)
     sets = table["set"].nunique()

@@ -1,8 +1,8 @@
 """Run the whole study with Snakemake, so that the answer to any interruption is the same command again.
 
-`hrsa book --profile mini` takes the study's lock (one engine per checkout), clears what a killed run left
-(Snakemake's own lock), starts Snakemake and shows what is running: jobs done, and for each running job its
-stage, its run and the time left. When this process goes, the jobs go too.
+`hrsa book --profile mini` takes the lock of this checkout, which the system frees however a process ends, starts
+Snakemake without a lock of its own (`--nolock`: a killed run would leave it behind) and shows what is running: jobs
+done, and for each running job its stage, its run and the time left. When this process goes, the jobs go too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hrsa.verdict import statement
 from hrsa.workflow import gpus
 from hrsa.workflow.job import OWNER_VARIABLE, follow_owner, kill_children
 
-STEPS = re.compile(r"(\d+) of (\d+) steps")
+_STEPS = re.compile(r"(\d+) of (\d+) steps")
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 OPTIONS = ("--rerun-incomplete", "--keep-going", "--rerun-triggers", "input", "mtime", "params", "--nolock")
 
@@ -48,7 +48,7 @@ def only_engine() -> Iterator[None]:
         yield
 
 
-def command(profile: Profile, cores: int, *more: str) -> list[str]:
+def snakemake_command(profile: Profile, cores: int, *more: str) -> list[str]:
     """Snakemake's command line for a profile."""
     return [*SNAKEMAKE, "--cores", str(cores), *OPTIONS, *_cards(), *more, "--config", f"profile={profile.name}"]
 
@@ -75,12 +75,12 @@ class Display:
         lines = []
         for file in sorted(self.folder.glob("*.json")):
             with contextlib.suppress(OSError, json.JSONDecodeError):
-                lines.append(describe(json.loads(file.read_text(encoding="utf8")), time.time()))
+                lines.append(progress_line(json.loads(file.read_text(encoding="utf8")), time.time()))
         return lines
 
     def step(self, line: str) -> None:
         """Take note of a line of Snakemake's output."""
-        if found := STEPS.search(line):
+        if found := _STEPS.search(line):
             self.done, self.total = int(found[1]), int(found[2])
             if not self.terminal:
                 self._plain()
@@ -108,7 +108,7 @@ class Display:
         sys.stderr.flush()
 
 
-def describe(state: dict, now: float) -> str:
+def progress_line(state: dict, now: float) -> str:
     """`training · base-s0  24/60 step  40 %  1:10 left`, from the state a job writes about itself."""
     n, total = state["n"], state["total"]
     text = f"{state['description']}  {n}/{total or '?'} {state['unit']}"
@@ -118,7 +118,7 @@ def describe(state: dict, now: float) -> str:
     return text
 
 
-def study(profile: Profile, cores: int) -> None:
+def _run_jobs(profile: Profile, cores: int) -> None:
     """Run all jobs of a profile that are missing or out of date; EngineError lists those that failed."""
     display = Display(profile)
     for old in display.folder.glob("*"):
@@ -127,7 +127,7 @@ def study(profile: Profile, cores: int) -> None:
     environment = {**os.environ, OWNER_VARIABLE: str(os.getpid())}
     log = store.RUNS / profile.name / "snakemake.log"
     with open(log, "w", encoding="utf8") as copy:
-        child = subprocess.Popen(command(profile, cores), cwd=store.ROOT, env=environment, text=True,
+        child = subprocess.Popen(snakemake_command(profile, cores), cwd=store.ROOT, env=environment, text=True,
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         reader = threading.Thread(target=_read, args=(child, copy, display), daemon=True)
         reader.start()
@@ -152,13 +152,13 @@ def _read(child: subprocess.Popen, copy, display: Display) -> None:
         display.step(line)
 
 
-def run(profile: Profile, cores: int) -> None:
+def run_study(profile: Profile, cores: int) -> None:
     """Run a study under this checkout's lock, with its statement recorded first; EngineError when it stopped."""
     try:
         with only_engine():
             follow_owner()
             statement.state(profile)
-            study(profile, cores)
+            _run_jobs(profile, cores)
     except KeyboardInterrupt:
         kill_children()
         raise

@@ -89,7 +89,7 @@ def _release(held: dict[str, int]) -> None:
 
 
 @contextlib.contextmanager
-def cards(count: int) -> Iterator[None]:
+def hold_cards(count: int) -> Iterator[None]:
     """Hold `count` cards and let this process and its children see no others; with 0 nothing is taken or changed."""
     if not count:
         yield

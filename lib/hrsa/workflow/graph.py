@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from hrsa.analysis.recordings import record_states
 from hrsa.evaluation.evaluate import evaluate_model
-from hrsa.models.resolve import backbone_folder, merged_folder
+from hrsa.models.resolve import make_backbone_folder, make_merged
 from hrsa.models.zoo.make import code_of, make_backbone
 from hrsa.report.chapters import PAIR_CHAPTERS, groups, jobs
 from hrsa.study import store
@@ -101,18 +101,18 @@ def _stages(profile: Profile, rule: str) -> tuple[Callable, ...]:
     if rule != "backbone":
         return STAGES[rule]
     made = {function for b in profile.backbones if b.source in MADE for function in code_of(b)}
-    merged = (merged_folder,) if any(map(are_adapters, profile.backbones)) else ()
-    return (backbone_folder, *merged, *sorted(made, key=lambda function: function.__name__))
+    merged = (make_merged,) if any(map(are_adapters, profile.backbones)) else ()
+    return (make_backbone_folder, *merged, *sorted(made, key=lambda function: function.__name__))
 
 
-def fingerprint(profile: Profile, rule: str) -> str:
+def job_fingerprint(profile: Profile, rule: str) -> str:
     """Hash of configuration and code that a rule's jobs depend on: when it changes, they run again."""
     sections = STAGE_SECTIONS.get(rule, tuple(type(profile).model_fields))
     settings = {name: profile.model_dump(mode="json")[name] for name in (*sections, "threads")}
     if rule in NOT_CHAPTERS:
         return store.key(settings=settings, code=code_hash(*_stages(profile, rule)))
     received = [store.file_hash(file) for file in evidence.received(profile)] if rule == "12_verdict" else []
-    before = (make_backbone, merged_folder, make_triples, train_embedder, evaluate_model, record_states)
+    before = (make_backbone, make_merged, make_triples, train_embedder, evaluate_model, record_states)
     if rule == "03_training":
         before = tuple(stage for stage in before if stage is not train_embedder)
     return store.key(settings=settings, code=notebook_hash(store.NOTEBOOKS / f"{rule}.py", before), received=received)

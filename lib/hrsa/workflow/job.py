@@ -101,7 +101,7 @@ def write_record(profile: Profile, rule: str, name: str, made: dict[str, str], s
     target = store.ROOT / chapters.record(profile, rule, name)
     store.write_json(target, store.provenance(
         rule=rule, name=name, made=made, seconds=round(seconds, 1), peak_mb=round(peak / unit),
-        fingerprint=graph.fingerprint(profile, rule), profile=profile.name,
+        fingerprint=graph.job_fingerprint(profile, rule), profile=profile.name,
     ))
     return target
 
@@ -150,7 +150,7 @@ def run_stage(profile: Profile, rule: str, name: str) -> dict[str, str]:
     from hrsa.training import train
 
     if rule == "backbone":
-        return {"backbone": str(resolve.backbone_folder(profile, name)).removeprefix(f"{store.ROOT}/")}
+        return {"backbone": str(resolve.make_backbone_folder(profile, name)).removeprefix(f"{store.ROOT}/")}
     if rule == "mine":
         return {"triples": hard_negatives.make_triples(profile).name}
     if rule == "embedder":

@@ -26,7 +26,7 @@ from hrsa.study.profile import Profile
 log = logging.getLogger(__name__)
 
 
-def chosen(profile: Profile, names: list[str]) -> Profile:
+def selected_backbones(profile: Profile, names: list[str]) -> Profile:
     """The profile with these backbones alone (all when none is named), the pairs among them, and no embedders.
 
     Raises ValueError for an unknown name, and for an arm without what it starts from.
@@ -40,7 +40,7 @@ def chosen(profile: Profile, names: list[str]) -> Profile:
         "pairs": [pair for pair in profile.pairs if {pair.a, pair.b} <= set(names)]})
 
 
-def summarise(profile: Profile, settings: str) -> Path:
+def make_untrained_results(profile: Profile, settings: str) -> Path:
     """Write scores [model, task, family, metric, value], levels (`hrsa.report.results.levels`) and models
     (`hrsa.report.prose.backbones.overview`) as parquet, `README.md` to read and `record.json`; returns the folder.
 

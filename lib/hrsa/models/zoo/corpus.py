@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hrsa.models.zoo.problems import END_THINK, THINK, documents, stream
+from hrsa.models.zoo.problems import END_THINK, THINK, problem_documents, stream
 from hrsa.study.profile import Zoo
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PAD, END = "<pad>", "<end>"
 TOKENIZER_DOCUMENTS = 10_000  # enough for stable merges of a few thousand tokens, and quick
 LONGEST = 2000  # characters kept of one real document: a few rows
-BLOCK = 500  # documents encoded and shuffled at once
+_BLOCK = 500  # documents encoded and shuffled at once
 Stage = Literal["pretraining", "continued pretraining"]
 
 
@@ -39,7 +39,7 @@ def train_tokenizer(texts: Sequence[str], zoo: Zoo) -> PreTrainedTokenizerFast:
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     rng = np.random.default_rng([zoo.seed, 0])
     chosen = [texts[i] for i in rng.permutation(len(texts))[:TOKENIZER_DOCUMENTS]]
-    problems = documents(len(chosen) // 10, stream("train", "tokenizer", zoo, zoo.terms), zoo, rng)
+    problems = problem_documents(len(chosen) // 10, stream("train", "tokenizer", zoo, zoo.terms), zoo, rng)
     tokenizer.train_from_iterator(chosen + problems, trainer)
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in (THINK, END_THINK)])
     if tokenizer.get_vocab_size() != zoo.vocab_size:
@@ -54,7 +54,7 @@ def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, zoo: Zoo,
     """Rows of token ids, (steps * batch, length) int32: documents end to end, each closed by `<end>`.
 
     Documents cross row boundaries; nothing is padded or masked. The rows are those of all steps in order. In each
-    stretch of a few hundred documents, `worked_share` of the tokens are problems with their answers; continued
+    stretch of a few hundred problem_documents, `worked_share` of the tokens are problems with their answers; continued
     pretraining (`stage`) sees real documents alone, in another order.
     """
     if not texts:
@@ -67,10 +67,10 @@ def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, zoo: Zoo,
     real, source = _rounds(texts, rng), stream("train", stage, zoo, zoo.terms)
     rows, have = [], 0
     while have < needed:
-        block = _encode(list(islice(real, BLOCK)), tokenizer)
+        block = _encode(list(islice(real, _BLOCK)), tokenizer)
         want = sum(map(len, block)) * share / (1 - share)  # tokens of problems beside them
         while want > 0:
-            problems = _encode(documents(BLOCK, source, zoo, rng), tokenizer)
+            problems = _encode(problem_documents(_BLOCK, source, zoo, rng), tokenizer)
             ends = np.cumsum([len(ids) for ids in problems])
             block += problems[: int(np.searchsorted(ends, want)) + 1]
             want -= ends[-1]
@@ -86,7 +86,7 @@ def _encode(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> list[np.nda
 
 
 def _rounds(texts: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
-    """The real documents, cut to `LONGEST`, endlessly, each round in a new order."""
+    """The real problem_documents, cut to `LONGEST`, endlessly, each round in a new order."""
     while True:
         for index in rng.permutation(len(texts)):
             yield texts[index][:LONGEST]

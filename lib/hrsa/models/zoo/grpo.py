@@ -16,7 +16,7 @@ import torch
 
 from hrsa.models import adapters
 from hrsa.models.zoo.problems import is_correct, stream
-from hrsa.models.zoo.trl import TRL_LOGGERS, run, settings
+from hrsa.models.zoo.trl import TRL_LOGGERS, run_trainer, trainer_settings
 from hrsa.study import store
 from hrsa.study.profile import Zoo
 from hrsa.study.runtime import quiet
@@ -24,8 +24,8 @@ from hrsa.study.runtime import quiet
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-WARMUP_STEPS = 5  # without warm-up the policy collapsed in trials
-QUANTITIES = {"loss": "loss", "learning_rate": "learning rate", "reward": "reward", "entropy": "entropy",
+_WARMUP_STEPS = 5  # without warm-up the policy collapsed in trials
+_QUANTITIES = {"loss": "loss", "learning_rate": "learning rate", "reward": "reward", "entropy": "entropy",
               "completions/mean_length": "completion tokens", "frac_reward_zero_std": "groups without signal"}
 
 
@@ -51,7 +51,7 @@ def train_rounds(start: Path, zoo: Zoo, work: Path,
         if not done.is_dir():
             model, tokenizer = load_lm(folder)
             prepare(torch.get_num_threads(), zoo.seed + number)
-            curve = train(model, tokenizer, zoo, work, number)
+            curve = train_grpo(model, tokenizer, zoo, work, number)
             with store.atomic(done) as temporary:
                 model.save_pretrained(temporary)
                 tokenizer.save_pretrained(temporary)
@@ -61,7 +61,7 @@ def train_rounds(start: Path, zoo: Zoo, work: Path,
     return *load_lm(folder), pd.concat(curves, ignore_index=True)
 
 
-def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Zoo, work: Path,
+def train_grpo(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Zoo, work: Path,
           number: int = 0) -> pd.DataFrame:
     """Train `model` in place for one round of `zoo.grpo_steps` steps; returns the curve [step, quantity, value].
 
@@ -76,15 +76,15 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Zoo, 
     problems = islice(stream("train", "grpo", zoo), number * needed, (number + 1) * needed)
     data = Dataset.from_list([{"prompt": p.prompt, "answer": p.answer} for p in problems])
     with quiet(*TRL_LOGGERS):
-        config = GRPOConfig(**settings(
+        config = GRPOConfig(**trainer_settings(
             zoo, work, max_steps=zoo.grpo_steps, learning_rate=zoo.grpo_lr,
-            lr_scheduler_type="constant_with_warmup", warmup_steps=min(WARMUP_STEPS, zoo.grpo_steps),
+            lr_scheduler_type="constant_with_warmup", warmup_steps=min(_WARMUP_STEPS, zoo.grpo_steps),
             per_device_train_batch_size=zoo.grpo_prompts * zoo.grpo_completions,
             num_generations=zoo.grpo_completions, steps_per_generation=1,
             max_completion_length=zoo.completion_tokens, temperature=1.0, beta=zoo.grpo_beta, loss_type="dapo",
             shuffle_dataset=False))
         trainer = GRPOTrainer(model=model, reward_funcs=exact_reward, args=config, train_dataset=data,
                               processing_class=tokenizer, peft_config=adapters.configuration(zoo.lora))
-        curve = run(trainer, "GRPO", QUANTITIES)
+        curve = run_trainer(trainer, "GRPO", _QUANTITIES)
     adapters.merge(trainer.model, work / "adapter")
     return curve.assign(step=curve["step"] + number * zoo.grpo_steps)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     Made = tuple[PreTrainedModel, PreTrainedTokenizerBase, pd.DataFrame]
     Maker = Callable[[Profile, Backbone, Path | None, list[str], Path], Made]
 
-MODES = ("greedy", "sampled")
+_MODES = ("greedy", "sampled")
 SAMPLES = 6  # completions shown in the card
-OWN = {"pretrain_": {"base", "cpt"}, "cpt_": {"cpt"}, "grpo_rounds": {"rlvr-long"}, "grpo_": {"rlvr", "rlvr-long"},
+_OWN = {"pretrain_": {"base", "cpt"}, "cpt_": {"cpt"}, "grpo_rounds": {"rlvr-long"}, "grpo_": {"rlvr", "rlvr-long"},
        "sft_": {"sft"}, "lora": {"sft", "rlvr"}}  # begin of a setting's name -> arms it bears on; others bear on all
 
 
@@ -40,11 +40,11 @@ def make_backbone(profile: Profile, name: str) -> Path:
     backbone = profile.backbone(name)
     if backbone.source not in MADE:
         raise ValueError(f"expected a backbone of source zoo or package, got {name} of source {backbone.source}: "
-                         "use hrsa.models.resolve.backbone_folder")
+                         "use hrsa.models.resolve.make_backbone_folder")
     other = profile.compared_with(name)
     origin = make_backbone(profile, other) if other else None
     suite = sorted((store.SUITE / "train").glob("*")) if backbone.arm in ("base", "cpt") else []
-    brought = {"package": gguf_package.origin(str(backbone.path))} if backbone.source == "package" else {}
+    brought = {"package": gguf_package.package_origin(str(backbone.path))} if backbone.source == "package" else {}
     key = store.key(zoo=settings_of(profile, backbone), arm=backbone.arm, start=backbone.start,
                     compared_with=origin.name if origin else None, threads=profile.threads,
                     suite=[store.file_hash(p) for p in suite if p.is_file()], code=code_hash(*code_of(backbone)),
@@ -67,7 +67,7 @@ def settings_of(profile: Profile, backbone: Backbone) -> dict[str, Any]:
     arm = backbone.arm if backbone.source == "zoo" else None  # what a package brings is measured, not made
 
     def bears(setting: str) -> bool:
-        return next((arm in arms for begin, arms in OWN.items() if setting.startswith(begin)), True)
+        return next((arm in arms for begin, arms in _OWN.items() if setting.startswith(begin)), True)
 
     return {setting: value for setting, value in zoo_of(profile, backbone).model_dump().items() if bears(setting)}
 
@@ -118,7 +118,7 @@ def _texts(backbone: Backbone, origin: Path | None) -> tuple[list[str], list[str
 def _brought(profile: Profile, backbone: Backbone, origin: Path | None, texts: list[str], work: Path) -> Made:
     """What a package brings."""
     curve = pd.DataFrame(columns=["step", "quantity", "value"]).astype({"step": "int64", "value": "float64"})
-    return *gguf_package.load(str(backbone.path)), curve
+    return *gguf_package.load_package(str(backbone.path)), curve
 
 
 def _pretrained(profile: Profile, backbone: Backbone, origin: Path | None, texts: list[str], work: Path) -> Made:
@@ -140,10 +140,10 @@ def _pretrained_further(profile: Profile, backbone: Backbone, origin: Path, text
 
 def _fine_tuned(profile: Profile, backbone: Backbone, origin: Path, texts: list[str], work: Path) -> Made:
     from hrsa.models.language_model import load_lm
-    from hrsa.models.zoo.sft import train
+    from hrsa.models.zoo.sft import train_sft
 
     model, tokenizer = load_lm(origin / "model")
-    curve = train(model, tokenizer, zoo_of(profile, backbone), work)
+    curve = train_sft(model, tokenizer, zoo_of(profile, backbone), work)
     return model.eval(), tokenizer, curve
 
 
@@ -176,10 +176,10 @@ def _measure(profile: Profile, model: PreTrainedModel, tokenizer: PreTrainedToke
     tokenizer.model_max_length = zoo.context  # documents are cut there
     asked = draw("held-out", zoo.problems_held_out, "held-out", zoo)
     answers = {mode: measure.complete(model, tokenizer, asked, mode, zoo.completion_tokens, zoo.seed)
-               for mode in MODES}
+               for mode in _MODES}
     tables = {mode: table for mode, (table, _) in answers.items()}
     card: dict[str, Any] = {
-        "perplexity": measure.perplexity(model, tokenizer, held_out), **measure.shares(tables),
+        "perplexity": measure.perplexity(model, tokenizer, held_out), **measure.answer_shares(tables),
         "accuracy_difference": None, "kl": None, "weight_change": None,
         "samples": tables["sampled"].head(SAMPLES).drop(columns="mode").to_dict("records"),
     }
@@ -198,7 +198,7 @@ def _size(zoo: Zoo, backbone: Backbone, model: PreTrainedModel) -> dict[str, Any
     """Parameters, and the updates of this arm with what they saw together."""
     size: dict[str, Any] = {"parameters": model.num_parameters()}
     if backbone.source == "package":
-        return {**size, "steps": 0, "package": gguf_package.origin(str(backbone.path))}
+        return {**size, "steps": 0, "package": gguf_package.package_origin(str(backbone.path))}
     if backbone.arm in ("base", "cpt"):
         steps = zoo.pretrain_steps if backbone.arm == "base" else zoo.cpt_steps
         return {**size, "steps": steps, "tokens_seen": steps * zoo.pretrain_batch * zoo.pretrain_length}

@@ -16,7 +16,7 @@ from hrsa.models.zoo.problems import Problem, is_correct, is_worked
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BATCH = 128  # problems or documents at once
+_BATCH = 128  # problems or documents at once
 LOGITS = 2**28  # float32 numbers at once, 1 GiB: a large vocabulary takes fewer rows at a time
 PERPLEXITY_TOKENS = 20_000  # of held-out real text; the mean is then within a few hundredths of a nat
 Z = 1.959964  # two-sided 95%
@@ -37,8 +37,8 @@ def complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problem
     kept = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for start in range(0, len(problems), BATCH):
-            prompts = [p.prompt for p in problems[start : start + BATCH]]
+        for start in range(0, len(problems), _BATCH):
+            prompts = [p.prompt for p in problems[start : start + _BATCH]]
             inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
             output = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
                                     generation_config=config)  # (b, t)
@@ -66,7 +66,7 @@ def proportion(hits: Sequence[bool]) -> dict[str, float | int | None]:
     return {"value": count / n, "low": float(low), "high": float(high), "n": n}
 
 
-def shares(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+def answer_shares(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Accuracy and share of worked answers by mode, with intervals, from the tables of `complete` by mode.
 
     Keys: accuracy, worked_share {mode: share}; accuracy_by_mode {mode: {worked, direct: share}}; accuracy_by_family
@@ -178,7 +178,7 @@ def effective_rank(matrix: torch.Tensor) -> float:
 
 def _rows(model: PreTrainedModel, length: int) -> int:
     """How many rows of at most `length` tokens to predict at once."""
-    return max(1, min(BATCH, LOGITS // (length * model.config.vocab_size)))
+    return max(1, min(_BATCH, LOGITS // (length * model.config.vocab_size)))
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int, where: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

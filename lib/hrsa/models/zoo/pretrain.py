@@ -100,7 +100,7 @@ def _train(model: Qwen3ForCausalLM, zoo: Zoo, packed: np.ndarray, rates: list[fl
                      ignore_index=True)
 
 
-def positions(ids: torch.Tensor, end: int) -> torch.Tensor:
+def document_positions(ids: torch.Tensor, end: int) -> torch.Tensor:
     """Positions within documents, (b, t), of rows of token ids (b, t) in which `end` closes each document.
 
     Given to the model without an attention mask, they also keep documents from attending to each other: transformers
@@ -124,7 +124,7 @@ def _step(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, batch: torc
     """One update on a batch (b, t) of token ids; returns the loss in nats per token before it."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    own = positions(batch[:, :-1], model.config.eos_token_id)
+    own = document_positions(batch[:, :-1], model.config.eos_token_id)
     with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):
         states = model.model(input_ids=batch[:, :-1], position_ids=own, use_cache=False).last_hidden_state
         logits = model.lm_head(states).flatten(0, 1)  # (b, t - 1, d) -> (b * (t - 1), vocabulary)

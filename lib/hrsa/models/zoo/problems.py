@@ -123,7 +123,7 @@ def draw(split: Split, n: int, purpose: str, zoo: Zoo) -> list[Problem]:
     return list(distinct.values())
 
 
-def documents(n: int, source: Iterator[Problem], zoo: Zoo, rng: np.random.Generator) -> list[str]:
+def problem_documents(n: int, source: Iterator[Problem], zoo: Zoo, rng: np.random.Generator) -> list[str]:
     """The next `n` problems of `source` as pretraining documents, each worked with probability `worked_documents`."""
     worked = rng.random(n) < zoo.worked_documents
     return [p.prompt + (p.worked if w else p.answer) for p, w in zip(islice(source, n), worked, strict=True)]

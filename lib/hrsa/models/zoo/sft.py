@@ -10,18 +10,18 @@ import pandas as pd
 
 from hrsa.models import adapters
 from hrsa.models.zoo.problems import stream
-from hrsa.models.zoo.trl import TRL_LOGGERS, run, settings
+from hrsa.models.zoo.trl import TRL_LOGGERS, run_trainer, trainer_settings
 from hrsa.study.profile import Zoo
 from hrsa.study.runtime import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-WARMUP_STEPS = 3
-QUANTITIES = {"loss": "loss", "learning_rate": "learning rate"}
+_WARMUP_STEPS = 3
+_QUANTITIES = {"loss": "loss", "learning_rate": "learning rate"}
 
 
-def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Zoo, work: Path) -> pd.DataFrame:
+def train_sft(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Zoo, work: Path) -> pd.DataFrame:
     """Train `model` in place for `zoo.sft_steps` steps of `zoo.sft_batch` worked solutions of training problems.
 
     Returns the curve [step, quantity, value]. With `zoo.lora`, adapters are trained instead, written to `work/adapter`
@@ -33,12 +33,12 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Zoo, 
     problems = islice(stream("train", "sft", zoo), zoo.sft_steps * zoo.sft_batch)
     data = Dataset.from_list([{"prompt": p.prompt, "completion": p.worked} for p in problems])
     with quiet(*TRL_LOGGERS):
-        config = SFTConfig(**settings(
+        config = SFTConfig(**trainer_settings(
             zoo, work, max_steps=zoo.sft_steps, learning_rate=zoo.sft_lr, lr_scheduler_type="cosine",
-            warmup_steps=min(WARMUP_STEPS, zoo.sft_steps), per_device_train_batch_size=zoo.sft_batch,
+            warmup_steps=min(_WARMUP_STEPS, zoo.sft_steps), per_device_train_batch_size=zoo.sft_batch,
             max_length=zoo.context, completion_only_loss=True))
         trainer = SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer,
                              peft_config=adapters.configuration(zoo.lora))
-        curve = run(trainer, "SFT", QUANTITIES)
+        curve = run_trainer(trainer, "SFT", _QUANTITIES)
     adapters.merge(trainer.model, work / "adapter")
     return curve

@@ -24,7 +24,7 @@ from hrsa.study import store
 from hrsa.study.profile import Profile
 
 PROFILE = "backbones"
-FOLDER = store.ROOT / "data" / "backbones"
+SHIPPED = store.ROOT / "data" / "backbones"
 TABLES = ("curve.parquet", "problems.parquet")
 LARGEST = {"model.safetensors": 16e6, "adapter_model.safetensors": 10e6}  # bytes: what the repository can carry
 TEXT = ("Training text: the training tasks of `data/suite` (licences in its cards) and docstrings of installed "
@@ -98,7 +98,7 @@ def _write(profile: Profile, name: str) -> None:
 
 def folder_of(profile: Profile, name: str) -> Path:
     """Where a shipped backbone lies; those of other profiles than `backbones` carry its name."""
-    return FOLDER / (name if profile.name == PROFILE else f"{profile.name}-{name}")
+    return SHIPPED / (name if profile.name == PROFILE else f"{profile.name}-{name}")
 
 
 def _command(profile: Profile, name: str) -> str:

@@ -20,7 +20,7 @@ TRL_LOGGERS = ("transformers", "trl", "datasets", "accelerate")  # under the tra
 EVERY = 5  # steps from one checkpoint of adapters to the next
 
 
-def settings(zoo: Zoo, work: Path, **own: Any) -> dict[str, Any]:
+def trainer_settings(zoo: Zoo, work: Path, **own: Any) -> dict[str, Any]:
     """Arguments of either TRL configuration: float32, nothing sent or printed, a log entry per step, and checkpoints in
     `work` with `zoo.lora` alone."""
     saved = {"save_strategy": "steps", "save_steps": EVERY, "save_total_limit": 1} if zoo.lora else {}
@@ -47,7 +47,7 @@ class Steps(TrainerCallback):
         self.bar.update()
 
 
-def run(trainer: Trainer, stage: str, quantities: dict[str, str]) -> pd.DataFrame:
+def run_trainer(trainer: Trainer, stage: str, quantities: dict[str, str]) -> pd.DataFrame:
     """Train with a progress bar and without the trainer's own output.
 
     Returns the curve [step, quantity, value] of the log entries named by `quantities` (log key -> quantity); raises

@@ -27,7 +27,8 @@ def front_page(profile: Profile, models: Sequence[Mapping[str, Any]], texts: pd.
                left_out: Mapping[str, str]) -> str:
     """Markdown: the two models, the texts, what the rows are, and which chapters are left out and why.
 
-    `models` as `compare_two.describe` gives them, `texts` as `own_probes.read_texts`, `left_out` chapter -> reason.
+    `models`: for each its layers, width and vocabulary; `texts` as `own_probes.read_texts` gives them; `left_out`:
+    chapter -> reason.
     """
     lines = ["| model | from | layers | width | vocabulary |", "|---|---|---|---|---|"]
     lines += [f"| {b.name} | {b.source} | {model['layers']} | {model['width']} | {model['vocabulary']:,} |"

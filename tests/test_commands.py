@@ -1,0 +1,95 @@
+"""The command `hrsa`: help, errors in one message, exit codes, completion in the shell, the Makefile's calls of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from hrsa.study import store
+from hrsa.workflow.commands import app, main, profile_names
+
+HRSA = Path(sys.executable).with_name("hrsa")  # as it is installed
+COMMANDS = {
+    "book": {"--profile", "--cores"}, "run": {"--profile", "--gpus"},
+    "compare": {"--a", "--b", "--texts", "--unit", "--max-length", "--out", "--cores"},
+    "plan": {"--profile", "--tflops", "--tflops-fp32", "--gpus", "--gpu-memory"},
+    "power": {"--profile", "--margin", "--tasks", "--seeds", "--queries", "--hours-of", "--tflops"},
+    "evidence": {"--profile", "--share", "--source"}, "results": {"--profile"}, "train": set(),
+    "backbones": {"--profile", "--jobs"}, "untrained": set()}
+TARGETS = {  # a target of the Makefile with its variables -> what it must give to hrsa
+    "plan PROFILE=smoke": "plan --profile smoke",
+    "book PROFILE=smoke CORES=3": "book --profile smoke --cores 3",
+    "compare A=one B=two TEXTS=file": 'compare --a "one" --b "two" --texts "file" --unit "word" --out "compare"',
+    'power EVIDENCE="a.json b.json" MARGIN=0.03': "power a.json b.json --profile mini --margin 0.03",
+    "power HOURS_OF=paper": "power --profile mini --hours-of paper",
+    'evidence FILES="a.json b.json"': "evidence a.json b.json --profile mini",
+    "evidence OUT=mine.json SOURCE=us": 'evidence --profile mini --share "mine.json" --source "us"',
+    "results PROFILE=smoke": "results --profile smoke",
+    'backbones ARMS="base rlvr"': "backbones base rlvr"}
+
+
+def test_these_are_the_commands():
+    assert set(get_command(app).commands) == set(COMMANDS)
+
+
+def test_help_lists_the_commands(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in COMMANDS) and "--install-completion" in printed
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_names_its_options(name, capsys):
+    assert main([name, "--help"]) == 0
+    printed = capsys.readouterr().out
+    found = {word.rstrip(".,") for word in printed.split() if word.startswith("--")}
+    assert found - {"--help"} == COMMANDS[name]
+    assert printed.startswith("Usage: hrsa " + name)
+
+
+@pytest.mark.parametrize("arguments", [["plan", "--nothing"], ["nothing"], ["train"]])
+def test_a_wrong_call_is_one_message_and_exit_code_2(arguments, capsys):
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "Usage: hrsa" in said.err and said.err.count("Error") == 1
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (["plan", "--profile", "none"], "expected a profile"),
+    (["plan", "--gpus", "0"], "expected --gpus above 0, got 0"),
+    (["power", "--seeds", "two"], "expected whole numbers with commas between them for --seeds, got 'two'"),
+    (["evidence"], "expected either --share FILE or evidence files, got neither"),
+    (["backbones", "nobody"], "expected arms of profile backbones"),
+    (["run", "measure", "nobody", "--profile", "smoke"], "expected a job of profile smoke"),
+    (["compare", "--a", "x", "--b", "y", "--texts", "none.txt"], "none.txt")])
+def test_an_error_is_one_message_and_exit_code_1(arguments, expected, capsys):
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("hrsa: ") and expected in said.err
+    assert "Traceback" not in said.err and said.err.count("hrsa: ") == 1
+
+
+def test_the_installed_command_has_no_traceback_either():
+    done = subprocess.run([HRSA, "plan", "--profile", "none"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("hrsa: expected a profile")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    ("hrsa pl", {"plan"}), ("hrsa plan --gpu", {"--gpus", "--gpu-memory"}),
+    ("hrsa plan --profile sm", {"smoke", "smollm2", "smollm2-trial"})])
+def test_the_shell_completes(words, expected):
+    asked = {"_HRSA_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run([HRSA], env=os.environ | asked, capture_output=True, text=True, check=False)
+    assert set(done.stdout.split()) == expected, done.stderr
+    assert "smoke" in profile_names()
+
+
+@pytest.mark.parametrize(("target", "expected"), TARGETS.items())
+def test_the_makefile_calls_it(target, expected):
+    asked = subprocess.run(f"make -n {target}", shell=True, cwd=store.ROOT, capture_output=True, text=True, check=False)
+    assert asked.returncode == 0, asked.stderr
+    assert f"/hrsa {expected}" in " ".join(asked.stdout.split())
