@@ -94,7 +94,8 @@ def test_no_cards_without_the_driver(machine):
 def started(count, tmp_path):
     """What a child of a process that holds this many cards sees as CUDA_VISIBLE_DEVICES."""
     script = tmp_path / "shown.py"
-    script.write_text("import subprocess, sys\nfrom hrsa.workflow.gpus import cards\nwith cards(int(sys.argv[1])):\n"
+    script.write_text("import subprocess, sys\nfrom hrsa.workflow import gpus\n"
+                      "with gpus.hold_cards(int(sys.argv[1])):\n"
                       "    subprocess.run(['sh', '-c', 'echo ${CUDA_VISIBLE_DEVICES-None}'], check=True)\n")
     return subprocess.run([sys.executable, str(script), str(count)], capture_output=True, text=True, check=False)
 

@@ -127,3 +127,10 @@ def test_a_missing_file_and_a_full_disk_say_what_to_do(tmp_path):
     full = OSError(28, "No space left on device", str(tmp_path / "x"))
     assert "No space left on device" in run.explained(full) and "make room" in run.explained(full)
     assert run.explained(ValueError("expected a, got b")) == "expected a, got b"
+
+
+def test_a_job_loads_what_it_needs_and_no_more():
+    code = ("import sys; import hrsa.workflow.job; "
+            "print({'torch', 'sentence_transformers', 'nbformat', 'papermill'} & set(sys.modules))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"  # 7 s of imports that the job of a chapter leaves to its kernel

@@ -24,7 +24,6 @@ from hrsa.study.runtime import prepare
 from hrsa.texts.hard_negatives import make_triples
 from hrsa.texts.suite import query_prompt
 from hrsa.training import distributed
-from hrsa.training.batches import TRIPLE_COLUMNS, check_triples, draw_batches
 from hrsa.training.fingerprint import run_fingerprint, same_recipe, start_of
 
 if TYPE_CHECKING:
@@ -45,6 +44,7 @@ def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Re
     ValueError for unfit triples, RuntimeError when the attention is not that of the recipe or the export differs.
     """
     from hrsa.models.embedder import assemble
+    from hrsa.training.batches import check_triples, draw_batches
     from hrsa.training.trainer import fit
 
     check_triples(triples, recipe.hard_negatives)
@@ -147,6 +147,8 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
                          "every machine the same code, profile and data")
 
     def build(temporary: Path) -> None:
+        from hrsa.training.batches import TRIPLE_COLUMNS
+
         prepare(profile.threads, model.seed)
         triples = store.read_table(texts / "triples.parquet", TRIPLE_COLUMNS)
         record = train_on_triples(backbone, model.backbone, triples, recipe, model.seed, temporary,
