@@ -36,6 +36,7 @@ from hrsa.texts.negative_search import (
 
 log = logging.getLogger(__name__)
 
+_TRIPLES, _REPORT = "triples.parquet", "report.json"
 _SHOWN_PER_TASK = 3  # per task, in the report
 QUANTILES = (0.05, 0.5, 0.95)  # of a negative's share of its positive's similarity, in the report
 _ROWS_AT_A_TIME = 50_000  # triples turned into parquet at a time
@@ -49,7 +50,7 @@ def make_triples(profile: Profile) -> Path:
 
     `triples.parquet` [row, task, instruction, query, positive, negatives, positive_score, negative_scores] and
     `report.json`. Pairs with fewer candidates than `hard_negatives` are left out and counted. Raises ValueError when
-    a task keeps no pair, or as `texts.load_training` does.
+    a task keeps no pair, or as `suite.load_training` does.
     """
     wanted = max([profile.recipe.hard_negatives] + [profile.varied(a.name).hard_negatives for a in profile.ablations])
     files = {source.task: source.hash() for source in training_sources.named_sources(profile)}
@@ -60,10 +61,20 @@ def make_triples(profile: Profile) -> Path:
     def build(folder: Path) -> None:
         training = suite.load_training(profile)
         triples, report = mine_triples(training, profile.suite.mining, wanted, profile.threads, tokens)
-        write_triples(folder / "triples.parquet", triples)
-        store.write_json(folder / "report.json", report)
+        write_triples(folder / _TRIPLES, triples)
+        store.write_json(folder / _REPORT, report)
 
     return store.make(store.artefact(profile.name, "texts", "triples", key), build, (make_triples,), files=files)
+
+
+def read_triples(folder: Path, columns: list[str]) -> pd.DataFrame:
+    """The training triples in an artefact's folder; ValueError when one of `columns` is missing."""
+    return store.read_table(folder / _TRIPLES, columns)
+
+
+def read_mining_report(folder: Path) -> dict[str, Any]:
+    """What mining did to each task, from an artefact's folder."""
+    return store.read_json(folder / _REPORT)
 
 
 def write_triples(path: Path, triples: pd.DataFrame) -> None:
@@ -76,7 +87,7 @@ def write_triples(path: Path, triples: pd.DataFrame) -> None:
 
 def mine_triples(training: pd.DataFrame, options: Mining, wanted: int, threads: int,
                  tokens: int = REFERENCE_TOKENS) -> tuple[pd.DataFrame, dict]:
-    """Triples and the report for a table of training pairs (see `texts.load_training`); `wanted` negatives each."""
+    """Triples and the report for a table of training pairs (see `suite.load_training`); `wanted` negatives each."""
     given = training["negatives"].str.len() >= max(wanted, 1)
     model = None if given.all() or wanted == 0 else load_reference(options.embedder, threads, tokens)
     parts, tasks = [], {}
