@@ -114,7 +114,10 @@ def _made_by(profile: Profile, model_id: str) -> dict[str, Any]:
 
 
 def embedding_folder(profile: Profile, model_id: str) -> Path:
-    """Where a model's embeddings of evaluation texts are kept (see `embedding_cache`), for every list of tasks."""
+    """Where a model's embeddings of evaluation texts are kept (see `embedding_cache`), whatever the list of tasks.
+
+    An embedder is trained first where missing: the folder is named for its weights.
+    """
     key = store.key(**_made_by(profile, model_id), threads=profile.threads,
                     code=code_hash(_encoder_maker),
                     versions=[metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")])

@@ -46,7 +46,7 @@ SCHEMA = pa.schema({"row": pa.int64(), "task": pa.string(), "instruction": pa.st
 
 
 def make_triples(profile: Profile) -> Path:
-    """Training triples of a profile; the artefact's folder.
+    """Make the training triples of a profile, where they are not there yet, and return their folder.
 
     `triples.parquet` [row, task, instruction, query, positive, negatives, positive_score, negative_scores] and
     `report.json`. Pairs with fewer candidates than `hard_negatives` are left out and counted. Raises ValueError when
@@ -68,12 +68,12 @@ def make_triples(profile: Profile) -> Path:
 
 
 def read_triples(folder: Path, columns: list[str]) -> pd.DataFrame:
-    """The training triples in an artefact's folder; ValueError when one of `columns` is missing."""
+    """The training triples from their folder; ValueError when one of `columns` is missing."""
     return store.read_table(folder / _TRIPLES, columns)
 
 
 def read_mining_report(folder: Path) -> dict[str, Any]:
-    """What mining did to each task, from an artefact's folder."""
+    """The report of what mining did to each task, from the folder of the triples."""
     return store.read_json(folder / _REPORT)
 
 
@@ -87,7 +87,7 @@ def write_triples(path: Path, triples: pd.DataFrame) -> None:
 
 def mine_triples(training: pd.DataFrame, options: Mining, wanted: int, threads: int,
                  tokens: int = REFERENCE_TOKENS) -> tuple[pd.DataFrame, dict]:
-    """Triples and the report for a table of training pairs (see `suite.load_training`); `wanted` negatives each."""
+    """Mine `wanted` negatives for each training pair (see `suite.load_training`): triples, and the report."""
     given = training["negatives"].str.len() >= max(wanted, 1)
     model = None if given.all() or wanted == 0 else load_reference(options.embedder, threads, tokens)
     parts, tasks = [], {}
@@ -139,7 +139,7 @@ def _mine_task(pairs: pd.DataFrame, options: Mining, wanted: int, model: Any,
 
 def find_negatives(queries: list[str], instructions: list[str], passages: list[str], position: np.ndarray, model: Any,
                    options: Mining, wanted: int, advance: Callable[[int], Any] = lambda done: None) -> Mined:
-    """`wanted` negatives among `passages` for each of `queries` (q); position (q,) is the row of its positive."""
+    """Find `wanted` negatives among `passages` for each of `queries` (q); position (q,) is the row of its positive."""
     if options.embedder == "bm25":
         score = bm25_scores(queries, passages)
     else:

@@ -23,7 +23,7 @@ TRIPLE_COLUMNS = ["task", "instruction", "query", "positive", "negatives"]
 
 
 def draw_batches(groups: np.ndarray, batch_size: int, steps: int, seed: int) -> np.ndarray:
-    """Rows of each batch, (steps, batch_size): a pure function of its arguments.
+    """Draw the rows of each batch, (steps, batch_size); the same arguments give the same batches.
 
     groups (rows,): group of each triple (its task and instruction). Every pass shuffles each group, cuts it into
     full batches of that group alone, leaves out the rest, and shuffles the batches of all groups; so groups come in

@@ -2,8 +2,9 @@
 
     hrsa train PROFILE MODEL          also under `accelerate launch` or torchrun (docs/distributed.md)
 
-Arms of one seed see the same batches in the same order, so that nothing but the initial weights sets them apart; the
-fingerprint beside each embedder proves it. Libraries that are slow to import are imported inside the functions.
+Arms of one seed see the same batches in the same order and differ in the backbone that they start from; the fingerprint
+beside each embedder records it, and a run whose fingerprint differs in more is refused. Libraries that are slow to
+import are imported inside the functions.
 """
 
 from __future__ import annotations
@@ -141,8 +142,7 @@ def _inputs(profile: Profile, model_id: str) -> _Inputs:
         known = [m.id for m in profile.models() if m.seed is not None]
         raise ValueError(f"expected an embedder, one of {known}, got the backbone {model_id!r}: name an embedder")
     recipe = profile.varied(model.ablation)
-    triples = distributed.in_turn(lambda: make_triples(profile))
-    backbone = distributed.in_turn(lambda: backbone_folder(profile, model.backbone))
+    triples, backbone = distributed.in_turn(lambda: (make_triples(profile), backbone_folder(profile, model.backbone)))
     arm = store.key(recipe=recipe.model_dump(mode="json"), seed=model.seed, threads=profile.threads, texts=triples.name,
                     code=code_hash(train_embedder))
     key = store.key(arm=arm, backbone=backbone_key(profile, model.backbone))
@@ -158,7 +158,7 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
 
     An interrupted run goes on where it was when called again. Several processes (`distributed.start`) train one model,
     each on its share of every batch; rank 0 writes. Raises ValueError for a backbone's id, for unfit triples, and when
-    the run differs from another arm of its seed in anything but the initial weights.
+    the run differs from another arm of its seed in more than what it starts from.
     """
     given = _inputs(profile, model_id)
 
@@ -180,8 +180,11 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
 
 
 def make_weights_key(profile: Profile, model_id: str) -> str:
-    """What stands for a model's weights in keys: an embedder's artefact name (made first when needed), or the
-    `backbone_key` of a backbone, with its number of blocks where the recipe keeps the first ones."""
+    """What stands for a model's weights in keys.
+
+    For an embedder its artefact's name (it is trained first where missing); for a backbone its `backbone_key`, with the
+    number of blocks where the recipe keeps the first ones.
+    """
     model = profile.model(model_id)
     if model.seed is not None:
         return train_embedder(profile, model_id).name
@@ -218,7 +221,7 @@ def read_export_check(folder: Path) -> dict[str, Any]:
 
 
 def make_model(profile: Profile, model_id: str, step: int | None = None) -> SentenceTransformer:
-    """A model of the study as a SentenceTransformer, on `hrsa.study.runtime.device()`.
+    """A model of the study, made first where missing, as a SentenceTransformer on `hrsa.study.runtime.device()`.
 
     A backbone's id gives the backbone as it came: causal, untrained, with mean pooling. An embedder's id gives its
     final state or, with `step`, one of `recipe.checkpoints`; step 0 is its backbone as it came. Raises ValueError
@@ -230,7 +233,7 @@ def make_model(profile: Profile, model_id: str, step: int | None = None) -> Sent
     recipe = profile.varied(model.ablation)
     if model.seed is None or step == 0:
         if step:
-            raise ValueError(f"expected step 0 or None for the backbone {model_id}, got {step}")
+            raise ValueError(f"expected step 0 or None for the backbone {model_id}, got {step}: leave the step out")
         return assemble(backbone_folder(profile, model.backbone), "causal", recipe.max_length, layers=recipe.layers)
     folder = train_embedder(profile, model_id)
     if step is None:

@@ -19,8 +19,8 @@ ALL = "all tasks"
 def cut_counts(curve: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
     """What training consumed of each task and, last, of all, and how many of these texts lost tokens.
 
-    curve: `train.read_training_curve`. Columns: task, steps, queries, queries_cut, passages, passages_cut, share (of all
-    texts); a text counts each time it is consumed, and tokens are those of the backbone's own tokenizer.
+    curve: as `train.read_training_curve` gives it. Columns: task, steps, queries, queries_cut, passages, passages_cut,
+    share (of all texts); a text counts each time it is consumed, and tokens are those of the backbone's own tokenizer.
     """
     steps = curve.groupby("task", sort=False).agg(
         steps=("step", "size"), queries_cut=("queries_cut", "sum"), passages_cut=("passages_cut", "sum"))
