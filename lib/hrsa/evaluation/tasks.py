@@ -136,7 +136,7 @@ def study_tasks(profile: Profile) -> Iterator[AbsTask]:
                 yield task
 
 
-def family(task: Any) -> str:
+def task_family(task: Any) -> str:
     """The family of an mteb task: retrieval, clustering, classification, pair, sts, or its type in lower case."""
     kind = task.metadata.type
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
