@@ -36,6 +36,7 @@ from hrsa.texts.negative_search import (
 
 log = logging.getLogger(__name__)
 
+TRIPLE_COLUMNS = ["task", "instruction", "query", "positive", "negatives"]  # what is trained on
 _TRIPLES, _REPORT = "triples.parquet", "report.json"
 _SHOWN_PER_TASK = 3  # per task, in the report
 QUANTILES = (0.05, 0.5, 0.95)  # of a negative's share of its positive's similarity, in the report
@@ -67,7 +68,7 @@ def make_triples(profile: Profile) -> Path:
     return store.make(store.artefact(profile.name, "texts", "triples", key), build, (make_triples,), files=files)
 
 
-def read_triples(folder: Path, columns: list[str]) -> pd.DataFrame:
+def read_triples(folder: Path, columns: list[str] = TRIPLE_COLUMNS) -> pd.DataFrame:
     """The training triples from their folder; ValueError when one of `columns` is missing."""
     return store.read_table(folder / _TRIPLES, columns)
 

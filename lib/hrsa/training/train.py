@@ -26,7 +26,6 @@ from hrsa.study.runtime import prepare
 from hrsa.texts.hard_negatives import make_triples, read_triples
 from hrsa.texts.suite import query_prompt
 from hrsa.training import distributed
-from hrsa.training.batches import TRIPLE_COLUMNS, check_triples, draw_batches
 from hrsa.training.fingerprint import run_fingerprint, same_recipe, start_of
 
 if TYPE_CHECKING:
@@ -44,11 +43,13 @@ def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Re
                      work: Path, run: str) -> dict[str, Any]:
     """Train one embedder and write `model/`, `checkpoints/step-000015/`, `curve.parquet` and `fingerprint.json`.
 
-    backbone: folder or hub id; name: what to call it in the fingerprint; triples: table with `TRIPLE_COLUMNS`; folder:
-    where to write; work: where unfinished work waits to be resumed. Rank 0 writes. Returns the fingerprint. Raises
-    ValueError for unfit triples, RuntimeError when the attention is not that of the recipe or the export differs.
+    backbone: folder or hub id; name: what to call it in the fingerprint; triples: as `hard_negatives.read_triples`
+    gives them; folder: where to write; work: where unfinished work waits to be resumed. Rank 0 writes. Returns the
+    fingerprint. Raises ValueError for unfit triples, RuntimeError when the attention is not that of the recipe or the
+    export differs.
     """
     from hrsa.models.embedder import assemble
+    from hrsa.training.batches import check_triples, draw_batches
     from hrsa.training.trainer import fit
 
     check_triples(triples, recipe.hard_negatives)
@@ -164,7 +165,7 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
 
     def build(temporary: Path) -> None:
         prepare(profile.threads, given.model.seed)
-        record = train_on_triples(given.backbone, given.model.backbone, read_triples(given.triples, TRIPLE_COLUMNS),
+        record = train_on_triples(given.backbone, given.model.backbone, read_triples(given.triples),
                                   given.recipe, given.model.seed, temporary, store.scratch(given.folder), model_id)
         same_recipe({model_id: record, **_finished_arms(profile, given.model, given.arm)})
 

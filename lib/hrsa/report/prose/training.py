@@ -8,7 +8,6 @@ import pandas as pd
 from hrsa.study.profile import Profile, Recipe
 from hrsa.texts.hard_negatives import make_triples, read_triples
 from hrsa.texts.suite import query_prompt
-from hrsa.training.batches import TRIPLE_COLUMNS
 from hrsa.training.train import make_model
 
 CANDIDATES, SHOWN = 300, 400  # passages among which an example is sought, and characters of it that are shown
@@ -57,7 +56,7 @@ def nearest(profile: Profile, model_id: str) -> pd.DataFrame:
     text]; of the first `CANDIDATES` triples the first whose nearest passage is another, else the first of all."""
     from hrsa.models.embedder import embed
 
-    triples = read_triples(make_triples(profile), TRIPLE_COLUMNS)
+    triples = read_triples(make_triples(profile))
     triples = triples[triples["task"] == triples["task"].mode()[0]].head(CANDIDATES)
     passages = list(dict.fromkeys(triples["positive"]))
     model = make_model(profile, model_id)
