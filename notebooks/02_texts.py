@@ -29,7 +29,7 @@ from IPython.display import Markdown
 
 from hrsa.report import plots
 from hrsa.report.prose import texts
-from hrsa.study import load_profile, store
+from hrsa.study import load_profile
 from hrsa.texts import hard_negatives, suite
 
 study = load_profile(profile)
@@ -81,7 +81,7 @@ plots.histogram(texts.lengths(training), "words", hue="side", facet="task", xlab
 
 # %%
 mined = hard_negatives.make_triples(study)
-report = store.read_json(mined / "report.json")
+report = hard_negatives.read_mining_report(mined)
 plots.table(texts.mining_counts(report), f"Mining with {report['embedder']}: margin {report['margin']:g}, "
             f"{report['hard_negatives']} negatives for each pair; positive and negative: mean similarity")
 

@@ -34,13 +34,13 @@ from IPython.display import Markdown
 
 from hrsa.report import plots
 from hrsa.report.prose import training
-from hrsa.study import load_profile, store
+from hrsa.study import load_profile
 from hrsa.training.fingerprint import flat, same_recipe
-from hrsa.training.train import make_fingerprints, train_embedder
+from hrsa.training.train import make_fingerprints, read_export_check, read_training_curve, train_embedder
 
 study, model = load_profile(profile), f"{backbone}-s{seed}"
 folder = train_embedder(study, model)
-curve = store.read_table(folder / "curve.parquet")
+curve = read_training_curve(folder)
 
 # %% [markdown]
 # ## The recipe
@@ -148,7 +148,7 @@ plots.table(start.map(lambda value: str(value)[:16]).reset_index(), "Fingerprint
 # nothing; a failure would have stopped the run.
 
 # %%
-export = store.read_json(folder / "export.json")
+export = read_export_check(folder)
 Markdown(f"Loaded from its folder, {model} attends **{export['attention']}**, as the recipe asks "
          f"({study.recipe.attention}), and no state depends on padding. The embeddings of {export['texts']} texts "
          f"differ from those of the model in memory by at most {export['difference']:.1e}.")

@@ -19,7 +19,7 @@ from hrsa.training import distributed
 from hrsa.training.batches import CUT
 from hrsa.training.gradient_cache import blank, mini_batches_of
 from hrsa.training.infonce import MASKED, InfoNCE
-from hrsa.training.train import train_embedder
+from hrsa.training.train import read_training_curve, train_embedder
 from hrsa.workflow.commands import main
 
 CONFIGS = store.ROOT / "configs/accelerate"
@@ -48,7 +48,7 @@ def study(tmp_path, monkeypatch):
 
 
 def read(folder):
-    return (store.read_table(folder / "curve.parquet"), store.read_json(folder / "fingerprint.json"),
+    return (read_training_curve(folder), store.read_json(folder / "fingerprint.json"),
             {part: SentenceTransformer(str(folder / part), device="cpu").state_dict()
              for part in ("model", "checkpoints/step-000002")})
 

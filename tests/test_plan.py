@@ -60,7 +60,7 @@ def test_hours_worked_by_hand():
     assert plan.training_operations(TOY, recipe, 1) == 5 * 96 * 4000 * 5
     whole = recipe.model_copy(update={"chunk_tokens": 96})
     assert plan.training_operations(TOY, whole, 1) == 5 * 96 * 4000 * 4
-    assert plan.training_operations(TOY, whole, 2) == 5 * 96 * 4000 * 5  # under FSDP every piece runs twice
+    assert plan.training_operations(TOY, whole, 2) == 5 * 96 * 4000 * 5  # under FSDP every mini-batch runs twice
     assert TOY.first(1) == (1, 10, 2000, 1000, 100, 3000) and TOY.first(None) == TOY
 
 

@@ -25,7 +25,7 @@ KEY = 32  # bytes of a key
 
 
 def text_key(prompt: str, text: str) -> bytes:
-    """What a text after a prompt is found by: its SHA-256."""
+    """The key of a text after a prompt: its SHA-256."""
     return hashlib.sha256(f"{prompt}\0{text}".encode()).digest()
 
 
@@ -47,7 +47,7 @@ class Embeddings:
                 self.where |= {row.tobytes(): (file, i) for i, row in enumerate(keys)}
 
     def take(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """The vectors (d,) of those of `keys` that are here."""
+        """The vectors (d,) of those of `keys` that the cache holds, by key."""
         rows: dict[Path, list[bytes]] = {}
         for key in keys:
             if key in self.where:

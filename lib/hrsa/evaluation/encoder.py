@@ -1,4 +1,4 @@
-"""A SentenceTransformer behind mteb's encoder interface, with the study's rule for instructions."""
+"""Models as mteb runs them: a SentenceTransformer with the study's rule for instructions, and BM25."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def run_task(model: Any, task: Any, work: Path) -> tuple[float, dict[str, float]
 
 def _score_tasks(make_model: Any, model_id: str, tasks: list, work: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Run the tasks that `work` does not hold yet; both tables for all of them."""
-    from hrsa.evaluation.tasks import family
+    from hrsa.evaluation.tasks import task_family
 
     tables: tuple[list, list] = [], []
     with quiet(*TASK_LOGGERS), progress(len(tasks), "evaluation", model_id, unit="task") as bar:
@@ -80,7 +80,7 @@ def _score_tasks(make_model: Any, model_id: str, tasks: list, work: Path) -> tup
                 store.write_table(files[0], pd.DataFrame(
                     {"model": model_id, "task": name, "query": list(per_item), "value": list(per_item.values())}))
                 store.write_table(files[1], pd.DataFrame(
-                    [[model_id, name, family(task), task.metadata.main_score, value]], columns=SCORE_COLUMNS))
+                    [[model_id, name, task_family(task), task.metadata.main_score, value]], columns=SCORE_COLUMNS))
             for table, file, columns in zip(tables, files, (QUERY_COLUMNS, SCORE_COLUMNS), strict=True):
                 table.append(store.read_table(file, columns))
             bar.update()
@@ -114,7 +114,10 @@ def _made_by(profile: Profile, model_id: str) -> dict[str, Any]:
 
 
 def embedding_folder(profile: Profile, model_id: str) -> Path:
-    """Where a model's embeddings of evaluation texts are kept (see `embedding_cache`), for every list of tasks."""
+    """Where a model's embeddings of evaluation texts are kept (see `embedding_cache`), whatever the list of tasks.
+
+    An embedder is trained first where missing: the folder is named for its weights.
+    """
     key = store.key(**_made_by(profile, model_id), threads=profile.threads,
                     code=code_hash(_encoder_maker),
                     versions=[metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")])
@@ -123,13 +126,13 @@ def embedding_folder(profile: Profile, model_id: str) -> Path:
 
 def _scorable(profile: Profile, model_id: str, revision: str) -> tuple[list, partial]:
     """The tasks that a model is scored on, and what makes an mteb model of it anew for each of them."""
-    from hrsa.evaluation.tasks import family, study_tasks
+    from hrsa.evaluation.tasks import study_tasks, task_family
 
     tasks = list(study_tasks(profile))
     if model_id == LEXICAL:
         from hrsa.evaluation.encoder import BM25Search, model_meta
 
-        tasks = [task for task in tasks if family(task) == "retrieval"]
+        tasks = [task for task in tasks if task_family(task) == "retrieval"]
         make_model = partial(BM25Search, model_meta(model_id, revision, dense=False))
     else:
         from hrsa.evaluation.encoder import task_instruction

@@ -87,7 +87,8 @@ def _retrieval(task: Any, run: dict, scored: tuple[dict, dict], measure: str) ->
     if values.keys() != theirs.keys() or any(abs(values[q] - theirs[q]) > _TOLERANCE for q in values):
         worst = max(abs(values.get(q, 0) - theirs.get(q, 0)) for q in values | theirs)
         raise ValueError(f"{task.metadata.name}: expected run files that re-score to mteb's {measure} per query "
-                         f"within {_TOLERANCE}, got a difference of {worst:.2g} over {len(theirs)} queries")
+                         f"within {_TOLERANCE}, got a difference of {worst:.2g} over {len(theirs)} queries: run the "
+                         "stage again with the mteb of requirements.lock")
     return values
 
 
@@ -162,7 +163,7 @@ def _of_subset(task: Any, prediction: Any, data: Any, scores: dict, scored: tupl
 
 
 def per_item_scores(task: Any, result: Any, predictions: Path, scored: dict) -> dict[str, float]:
-    """Values per item of a task that mteb has just scored, checked against its score (ValueError otherwise).
+    """Per-item scores of a task that mteb has just scored; ValueError when their mean is not mteb's score.
 
     `result` is mteb's TaskResult, `predictions` the task's run file, `scored` the record of
     `recording`. Item names are
@@ -181,7 +182,8 @@ def per_item_scores(task: Any, result: Any, predictions: Path, scored: dict) -> 
         headline, mean = scores["main_score"], float(np.mean(list(values.values())))
         if not abs(mean - headline) <= (_ROUNDED if scored else _TOLERANCE):
             raise ValueError(f"{task.metadata.name} ({subset}, {split}): expected per-item values whose mean is "
-                             f"mteb's {task.metadata.main_score} of {headline!r}, got {mean!r}")
+                             f"mteb's {task.metadata.main_score} of {headline!r}, got {mean!r}: run the stage with the "
+                             "mteb of requirements.lock, or leave the task out")
         prefix = f"{subset}/{split}/" if len(parts) > 1 else ""
         found |= {prefix + name: value for name, value in values.items()}
     return found

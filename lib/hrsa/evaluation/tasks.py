@@ -51,7 +51,7 @@ class _Local:
 
 
 class LocalRetrieval(_Local, AbsTaskRetrieval):
-    """Queries against a corpus, nDCG@10.
+    """Retrieval from a corpus, scored by nDCG@10.
 
     Queries that are documents of the corpus too, under the same id and never judged relevant to themselves, do not
     find themselves (mteb's `ignore_identical_ids`).
@@ -69,7 +69,7 @@ class LocalRetrieval(_Local, AbsTaskRetrieval):
 
 
 class LocalClustering(_Local, AbsTaskClustering):
-    """mini-batch k-means on ten bootstrap samples, each as large as the data; columns sentences, labels."""
+    """Clustering by mini-batch k-means on ten bootstrap samples as large as the data; columns sentences, labels."""
 
     kind = "Clustering"
     max_fraction_of_documents_to_embed = None  # mteb embeds 4% unless told
@@ -80,20 +80,20 @@ class LocalClustering(_Local, AbsTaskClustering):
 
 
 class LocalClassification(_Local, AbsTaskClassification):
-    """Logistic regression on eight texts per label, ten draws; columns text, label."""
+    """Classification by logistic regression on eight texts per label, ten draws; columns text, label."""
 
     kind = "Classification"
     tables = ("train", "test")
 
 
 class LocalPair(_Local, AbsTaskPairClassification):
-    """Same or not, by similarity; columns sentence1, sentence2, labels (0 or 1)."""
+    """Pair classification, same or not, by similarity; columns sentence1, sentence2, labels (0 or 1)."""
 
     kind = "PairClassification"
 
 
 class LocalSTS(_Local, AbsTaskSTS):
-    """Degree of similarity; columns sentence1, sentence2, score."""
+    """Semantic textual similarity, by degree; columns sentence1, sentence2, score."""
 
     kind = "STS"
 
@@ -113,7 +113,8 @@ def content_key(task: EvalTask) -> str:
 def local_task(task: EvalTask) -> AbsTask:
     """An `EvalTask` as an mteb task; an unknown family raises ValueError."""
     if task.family not in CLASSES:
-        raise ValueError(f"task {task.name}: expected a family of {sorted(CLASSES)}, got {task.family!r}")
+        raise ValueError(f"task {task.name}: expected a family of {sorted(CLASSES)}, got {task.family!r}: correct "
+                         "eval/tasks.json of the suite")
     return CLASSES[task.family](task)
 
 
@@ -135,8 +136,8 @@ def study_tasks(profile: Profile) -> Iterator[AbsTask]:
                 yield task
 
 
-def family(task: Any) -> str:
-    """retrieval, clustering, classification, pair, sts; for mteb's other task types their name in lower case."""
+def task_family(task: Any) -> str:
+    """The family of an mteb task: retrieval, clustering, classification, pair, sts, or its type in lower case."""
     kind = task.metadata.type
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
     return FAMILY_OF_TYPE.get(kind, words)

@@ -24,12 +24,12 @@ def grams(text: str, n: int = GRAM) -> set[bytes]:
 
 
 def index(texts: Iterable[str], n: int = GRAM) -> set[bytes]:
-    """Sequences of `n` words that occur anywhere in `texts`."""
+    """Hashes of all sequences of `n` words that occur anywhere in `texts`; see `grams`."""
     return set().union(*(grams(text, n) for text in texts))
 
 
 def contaminated(texts: Iterable[str], known: set[bytes], n: int = GRAM) -> list[bool]:
-    """For each text, whether it shares a sequence of `n` words with the texts that `known` was made from."""
+    """Whether each text shares a sequence of `n` words with the texts that `known` was made from."""
     return [not grams(text, n).isdisjoint(known) for text in texts]
 
 

@@ -36,6 +36,8 @@ from hrsa.texts.negative_search import (
 
 log = logging.getLogger(__name__)
 
+TRIPLE_COLUMNS = ["task", "instruction", "query", "positive", "negatives"]  # what is trained on
+_TRIPLES, _REPORT = "triples.parquet", "report.json"
 _SHOWN_PER_TASK = 3  # per task, in the report
 QUANTILES = (0.05, 0.5, 0.95)  # of a negative's share of its positive's similarity, in the report
 _ROWS_AT_A_TIME = 50_000  # triples turned into parquet at a time
@@ -45,11 +47,11 @@ SCHEMA = pa.schema({"row": pa.int64(), "task": pa.string(), "instruction": pa.st
 
 
 def make_triples(profile: Profile) -> Path:
-    """Training triples of a profile; the artefact's folder.
+    """Make the training triples of a profile, where they are not there yet, and return their folder.
 
     `triples.parquet` [row, task, instruction, query, positive, negatives, positive_score, negative_scores] and
     `report.json`. Pairs with fewer candidates than `hard_negatives` are left out and counted. Raises ValueError when
-    a task keeps no pair, or as `texts.load_training` does.
+    a task keeps no pair, or as `suite.load_training` does.
     """
     wanted = max([profile.recipe.hard_negatives] + [profile.varied(a.name).hard_negatives for a in profile.ablations])
     files = {source.task: source.hash() for source in training_sources.named_sources(profile)}
@@ -60,10 +62,20 @@ def make_triples(profile: Profile) -> Path:
     def build(folder: Path) -> None:
         training = suite.load_training(profile)
         triples, report = mine_triples(training, profile.suite.mining, wanted, profile.threads, tokens)
-        write_triples(folder / "triples.parquet", triples)
-        store.write_json(folder / "report.json", report)
+        write_triples(folder / _TRIPLES, triples)
+        store.write_json(folder / _REPORT, report)
 
     return store.make(store.artefact(profile.name, "texts", "triples", key), build, (make_triples,), files=files)
+
+
+def read_triples(folder: Path, columns: list[str] = TRIPLE_COLUMNS) -> pd.DataFrame:
+    """The training triples from their folder; ValueError when one of `columns` is missing."""
+    return store.read_table(folder / _TRIPLES, columns)
+
+
+def read_mining_report(folder: Path) -> dict[str, Any]:
+    """The report of what mining did to each task, from the folder of the triples."""
+    return store.read_json(folder / _REPORT)
 
 
 def write_triples(path: Path, triples: pd.DataFrame) -> None:
@@ -76,7 +88,7 @@ def write_triples(path: Path, triples: pd.DataFrame) -> None:
 
 def mine_triples(training: pd.DataFrame, options: Mining, wanted: int, threads: int,
                  tokens: int = REFERENCE_TOKENS) -> tuple[pd.DataFrame, dict]:
-    """Triples and the report for a table of training pairs (see `texts.load_training`); `wanted` negatives each."""
+    """Mine `wanted` negatives for each training pair (see `suite.load_training`): triples, and the report."""
     given = training["negatives"].str.len() >= max(wanted, 1)
     model = None if given.all() or wanted == 0 else load_reference(options.embedder, threads, tokens)
     parts, tasks = [], {}
@@ -128,7 +140,7 @@ def _mine_task(pairs: pd.DataFrame, options: Mining, wanted: int, model: Any,
 
 def find_negatives(queries: list[str], instructions: list[str], passages: list[str], position: np.ndarray, model: Any,
                    options: Mining, wanted: int, advance: Callable[[int], Any] = lambda done: None) -> Mined:
-    """`wanted` negatives among `passages` for each of `queries` (q); position (q,) is the row of its positive."""
+    """Find `wanted` negatives among `passages` for each of `queries` (q); position (q,) is the row of its positive."""
     if options.embedder == "bm25":
         score = bm25_scores(queries, passages)
     else:

@@ -28,7 +28,7 @@ BlockScores = Callable[[int, int], np.ndarray]  # (start, stop) of queries -> (b
 
 
 class RightPassages(Protocol):
-    """Row numbers of the right passages of query i."""
+    """What gives, for query i, the row numbers of the passages that are right for it."""
 
     def __getitem__(self, i: int) -> np.ndarray: ...
 
@@ -154,7 +154,7 @@ def minilm_folder() -> Path:
 
 
 def embedding_scores(model: Any, queries: list[str], passages: list[str], instructions: list[str]) -> BlockScores:
-    """Cosine similarity by a SentenceTransformer, for blocks of queries in order.
+    """Cosine similarities of queries and passages by a SentenceTransformer, for blocks of queries in order.
 
     instructions: one per query; a model that has a query prompt gets them in the study's template. The passages'
     vectors (n, d) are held in float32, those of `_SLICE` queries at a time.

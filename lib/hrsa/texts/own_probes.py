@@ -15,9 +15,9 @@ _NAMES = {"label": "topic"}  # what a file may call a column -> what it is calle
 
 
 def read_texts(path: Path | str) -> pd.DataFrame:
-    """Texts of a .txt (one a line, empty lines do not count), .jsonl or .parquet file: [id, set, difficulty, text,
-    topic, target], in a seeded order, so that the first texts of a set are a sample of it.
+    """Probe texts from a file of one's own, in a seeded order, so that the first texts of a set are a sample of it.
 
+    path: a .txt (one text a line, empty lines do not count), .jsonl or .parquet file; the columns are `PROBE_COLUMNS`.
     Tables need a column text and may have id, set (default "texts"), difficulty, label or topic (a class) and target
     (a number); what is not there is missing. A relative path counts from the repository. ValueError: no such file, an
     unknown ending, a row that is not JSON, no column text, an empty text, the same id twice.

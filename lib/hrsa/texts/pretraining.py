@@ -25,7 +25,7 @@ _SHORTEST, _LONGEST = 200, 4000  # characters of a document: shorter ones are la
 
 
 def digest(text: str) -> int:
-    """A 64-bit number that depends on the text only: an order and a split that are the same on every machine."""
+    """A 64-bit number made from the text, which gives an order and a split that are the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
@@ -56,11 +56,11 @@ def docstrings(file: Path) -> Iterator[str]:
 
 
 def read_pretraining_text() -> tuple[list[str], list[str]]:
-    """Documents of real text to pretrain on, and held-out ones: at most 10 million characters in all.
+    """Read documents of real text to pretrain on, and held-out ones: at most 10 million characters in all.
 
     The suite's training texts and the documentation inside installed packages, each once, in an order that hashes
-    decide (so that it is the same everywhere and a new document moves no other), without any document that shares 13
-    successive words with an evaluation or probe text.
+    decide (the same everywhere), without any document that shares 13 successive words with an evaluation or probe
+    text.
     """
     found: list[str] = []
     for path in sorted((store.SUITE / "train").glob("*.parquet")):

@@ -50,7 +50,7 @@ class EvalTask:
 
 
 def query_prompt(instruction: str) -> str:
-    """What stands before a query: the published template, filled in."""
+    """The text that stands before a query: the published template with a task's instruction."""
     return QUERY_TEMPLATE.format(instruction=instruction)
 
 
@@ -162,5 +162,5 @@ def read_probe_texts(profile: Profile) -> pd.DataFrame:
     texts = pd.concat(parts, ignore_index=True)
     if texts.groupby("set").size().min() < profile.analysis.texts_per_set:
         raise ValueError(f"expected at least analysis.texts_per_set={profile.analysis.texts_per_set} probe texts in "
-                         f"each set, got {texts.groupby('set').size().to_dict()}: lower it")
+                         f"each set, got {texts.groupby('set').size().to_dict()}: lower analysis.texts_per_set")
     return texts[PROBE_COLUMNS]

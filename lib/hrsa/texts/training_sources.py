@@ -82,8 +82,10 @@ class Source:
 
 
 def named_sources(profile: Profile) -> list[Source]:
-    """What `suite.train` names, in order: tasks of the suite, paths of parquet or jsonl files, folders written by
-    `datasets`' `save_to_disk` (`path[:split]`), and hub data sets (`hub:org/name[/config][:split]`).
+    """The sources of training pairs that `suite.train` names, in its order.
+
+    Names are tasks of the suite, paths of parquet or jsonl files, folders written by `datasets`' `save_to_disk`
+    (`path[:split]`), and hub data sets (`hub:org/name[/config][:split]`).
 
     Raises ValueError for a name that is none of these, and for two entries whose tasks would have the same name.
     """

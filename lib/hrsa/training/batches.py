@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
+from hrsa.texts.hard_negatives import TRIPLE_COLUMNS
 from hrsa.texts.suite import query_prompt
 from hrsa.training import distributed
 from hrsa.training.fingerprint import text_hash
@@ -19,11 +20,10 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 CUT = ("queries_cut", "passages_cut")  # texts that were longer than the model reads
-TRIPLE_COLUMNS = ["task", "instruction", "query", "positive", "negatives"]
 
 
 def draw_batches(groups: np.ndarray, batch_size: int, steps: int, seed: int) -> np.ndarray:
-    """Rows of each batch, (steps, batch_size): a pure function of its arguments.
+    """Draw the rows of each batch, (steps, batch_size); the same arguments give the same batches.
 
     groups (rows,): group of each triple (its task and instruction). Every pass shuffles each group, cuts it into
     full batches of that group alone, leaves out the rest, and shuffles the batches of all groups; so groups come in

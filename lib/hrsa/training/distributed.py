@@ -1,7 +1,7 @@
 """Distributed training: the processes that train one model, what they exchange, and that they agree.
 
-Started alone, a process is rank 0 of one and everything here is the identity. `accelerate launch` and torchrun set the
-environment that `start` reads.
+A process that was started by itself is rank 0 of one, and gets back here what it gives. `accelerate launch` and
+torchrun set the environment that `start` reads.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def summed(value: Tensor) -> Tensor:
 
 
 def largest(value: Tensor) -> Tensor:
-    """Entry by entry the largest of all processes, in place."""
+    """Maximum over processes, entry by entry, in place."""
     if _is_distributed():
         import torch.distributed as dist
 
@@ -82,7 +82,7 @@ def largest(value: Tensor) -> Tensor:
 
 
 def agreed(value: T) -> T:
-    """Rank 0's value, in every process."""
+    """Give rank 0's value to every process."""
     if not _is_distributed():
         return value
     import torch.distributed as dist
@@ -93,7 +93,7 @@ def agreed(value: T) -> T:
 
 
 def wait() -> None:
-    """Go on when all processes are here."""
+    """Wait until all processes have come here."""
     if _is_distributed():
         import torch.distributed as dist
 
@@ -101,7 +101,7 @@ def wait() -> None:
 
 
 def in_turn(work: Callable[[], T]) -> T:
-    """The result of `work`, which rank 0 does first and the others when it is done, so that they find it done."""
+    """Do `work` in rank 0 first and in the others afterwards, so that they find it done; returns its result."""
     if rank() == 0:
         result = work()
         wait()

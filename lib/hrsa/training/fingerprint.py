@@ -1,6 +1,7 @@
-"""Recipe identity: what a training run consumed and did, as hashes, and the proof that arms differ only in the start.
+"""The fingerprint of a training run: what it consumed and did, as hashes, by which arms of one seed are compared.
 
-Two embedders may be compared only when nothing but the initial weights set them apart.
+The arms of a seed are comparable when their fingerprints agree in all but what each starts from: its backbone's
+weights, tokenizer and size. `same_recipe` demands it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "accelerate", "peft", "tokenizers", "datasets", "numpy")
 MAX_GRAD_NORM = 1.0  # largest norm of the gradient, as the trainer of the published recipe has it by default
-START = "start"  # the one section in which arms of a seed may differ
+START = "start"  # the section in which arms of a seed may differ
 
 
 def text_hash(parts: Iterable[str]) -> str:
@@ -48,7 +49,7 @@ def start_of(model: SentenceTransformer, backbone: str) -> dict[str, Any]:
 
 
 def run_fingerprint(curve: pd.DataFrame, recipe: Recipe, seed: int, start: dict[str, Any], code: str) -> dict[str, Any]:
-    """The record of one run.
+    """The fingerprint of one training run, as JSON.
 
     curve: one row per step with `batch` (hash of the queries, positives and negatives that the step consumed, in
     order, over all processes, so that their number does not change it) and `learning_rate`. start:
@@ -95,7 +96,7 @@ def same_recipe(fingerprints: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for model, table in tables.items():
             if table.get(name) != tables[first].get(name):
                 raise ValueError(
-                    f"expected arms of one seed to differ in nothing but the initial weights, got another {name} in "
+                    f"expected arms of one seed to agree in all but what they start from, got another {name} in "
                     f"{model} ({table.get(name)!r}) than in {first} ({tables[first].get(name)!r}): train both again "
                     "with one recipe, one version of the code and one environment")
     return names

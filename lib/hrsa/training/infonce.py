@@ -114,7 +114,8 @@ class InfoNCE(nn.Module):
         """
         features, training = list(sentence_features), torch.is_grad_enabled()
         if len(features) < 2:
-            raise ValueError(f"expected columns query, positive and negatives, got {len(features)} column(s)")
+            raise ValueError(f"expected columns query, positive and negatives, got {len(features)} column(s): "
+                             "give at least a query and a positive")
         ids = _token_ids(features) if labels is None else labels["ids"]
         known = torch.cat([ids[:, :2], *([] if labels is None else [labels["known"]])], dim=1)  # (b, m)
         mini_batches, where = mini_batches_of(features, max(1, self.chunk_tokens // MINI_BATCHES))

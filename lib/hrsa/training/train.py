@@ -2,14 +2,16 @@
 
     hrsa train PROFILE MODEL          also under `accelerate launch` or torchrun (docs/distributed.md)
 
-Arms of one seed see the same batches in the same order, so that nothing but the initial weights sets them apart; the
-fingerprint beside each embedder proves it. Libraries that are slow to import are imported inside the functions.
+Arms of one seed see the same batches in the same order and differ in the backbone that they start from; the fingerprint
+beside each embedder records it, and a run whose fingerprint differs in more is refused. Libraries that are slow to
+import are imported inside the functions.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Model, Profile, Recipe
 from hrsa.study.runtime import prepare
-from hrsa.texts.hard_negatives import make_triples
+from hrsa.texts.hard_negatives import make_triples, read_triples
 from hrsa.texts.suite import query_prompt
 from hrsa.training import distributed
 from hrsa.training.fingerprint import run_fingerprint, same_recipe, start_of
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 log = logging.getLogger(__name__)
+_MODEL, _CHECKPOINTS = "model", "checkpoints"  # folders of an embedder
+_CURVE, _FINGERPRINT, _EXPORT = "curve.parquet", "fingerprint.json", "export.json"  # files beside them
 _SAMPLE = 8  # texts of each kind that an export must embed as the model in memory does
 
 
@@ -39,9 +43,10 @@ def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Re
                      work: Path, run: str) -> dict[str, Any]:
     """Train one embedder and write `model/`, `checkpoints/step-000015/`, `curve.parquet` and `fingerprint.json`.
 
-    backbone: folder or hub id; name: what to call it in the fingerprint; triples: table with `TRIPLE_COLUMNS`; folder:
-    where to write; work: where unfinished work waits to be resumed. Rank 0 writes. Returns the fingerprint. Raises
-    ValueError for unfit triples, RuntimeError when the attention is not that of the recipe or the export differs.
+    backbone: folder or hub id; name: what to call it in the fingerprint; triples: as `hard_negatives.read_triples`
+    gives them; folder: where to write; work: where unfinished work waits to be resumed. Rank 0 writes. Returns the
+    fingerprint. Raises ValueError for unfit triples, RuntimeError when the attention is not that of the recipe or the
+    export differs.
     """
     from hrsa.models.embedder import assemble
     from hrsa.training.batches import check_triples, draw_batches
@@ -62,7 +67,7 @@ def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Re
     model = assemble(backbone, recipe.attention, recipe.max_length, prompts, recipe.layers)
     start = start_of(model, name)
     leak_probe(_with_adapters(model, recipe)[0].model, model.tokenizer, recipe.attention)
-    steps = work / "checkpoints"
+    steps = work / _CHECKPOINTS
     steps.mkdir(parents=True, exist_ok=True)
 
     def keep(step: int, weights: dict[str, Any] | None) -> None:
@@ -70,7 +75,7 @@ def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Re
 
     curve, weights = fit(model, triples, batches, recipe, seed, work, run, keep)
     record = run_fingerprint(curve, recipe, seed, start, code_hash(train_on_triples))
-    final = _export(model, weights, fresh, folder / "model")
+    final = _export(model, weights, fresh, folder / _MODEL)
     if distributed.rank() == 0:
         _write(final, triples.iloc[batches[0][:_SAMPLE]], recipe, folder, steps, curve, record)
     return record
@@ -105,25 +110,49 @@ def _write(model: SentenceTransformer, sample: pd.DataFrame, recipe: Recipe, fol
     """Check the export on `sample` and write what stands beside it."""
     from hrsa.models.embedder import check_export
 
-    shutil.copytree(steps, folder / "checkpoints")
+    shutil.copytree(steps, folder / _CHECKPOINTS)
     prompt = query_prompt(sample["instruction"].iloc[0])
-    seen = check_export(model, folder / "model", recipe.attention, list(sample["query"]), prompt,
+    seen = check_export(model, folder / _MODEL, recipe.attention, list(sample["query"]), prompt,
                         list(sample["positive"]))
-    store.write_table(folder / "curve.parquet", curve)
-    store.write_json(folder / "fingerprint.json", record)
-    store.write_json(folder / "export.json", seen)
+    store.write_table(folder / _CURVE, curve)
+    store.write_json(folder / _FINGERPRINT, record)
+    store.write_json(folder / _EXPORT, seen)
 
 
 def _step(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def _embedder(profile: Profile, model_id: str) -> Model:
+@dataclass(frozen=True)
+class _Inputs:
+    """What one embedder is trained from, made where it was missing, and the artefact that it becomes."""
+
+    model: Model
+    recipe: Recipe
+    triples: Path  # artefact
+    backbone: str  # folder or hub id
+    arm: str  # key of what all arms of a seed share
+    folder: Path
+
+
+def _inputs(profile: Profile, model_id: str) -> _Inputs:
+    """The inputs of an embedder; rank 0 makes what is missing. ValueError for a backbone's id, and where processes
+    would train from different inputs."""
     model = profile.model(model_id)
     if model.seed is None:
         known = [m.id for m in profile.models() if m.seed is not None]
-        raise ValueError(f"expected an embedder, one of {known}, got the backbone {model_id!r}")
-    return model
+        raise ValueError(f"expected an embedder, one of {known}, got the backbone {model_id!r}: name an embedder")
+    recipe = profile.varied(model.ablation)
+    triples = distributed.in_turn(lambda: make_triples(profile))
+    backbone = distributed.in_turn(lambda: make_backbone_folder(profile, model.backbone))
+    arm = store.key(recipe=recipe.model_dump(mode="json"), seed=model.seed, threads=profile.threads, texts=triples.name,
+                    code=code_hash(train_embedder))
+    key = store.key(arm=arm, backbone=make_backbone_key(profile, model.backbone))
+    folder = store.artefact(profile.name, "embedders", model_id, key)
+    if (theirs := distributed.agreed(folder.name)) != folder.name:
+        raise ValueError(f"expected all processes to train {theirs}, got {folder.name} in process "
+                         f"{distributed.rank()}: give every machine the same code, profile and data")
+    return _Inputs(model, recipe, triples, backbone, arm, folder)
 
 
 def train_embedder(profile: Profile, model_id: str) -> Path:
@@ -131,44 +160,33 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
 
     An interrupted run goes on where it was when called again. Several processes (`distributed.start`) train one model,
     each on its share of every batch; rank 0 writes. Raises ValueError for a backbone's id, for unfit triples, and when
-    the run differs from another arm of its seed in anything but the initial weights.
+    the run differs from another arm of its seed in more than what it starts from.
     """
-    model = _embedder(profile, model_id)
-    recipe = profile.varied(model.ablation)
-    texts = distributed.in_turn(lambda: make_triples(profile))
-    backbone = distributed.in_turn(lambda: make_backbone_folder(profile, model.backbone))
-    arm = store.key(recipe=recipe.model_dump(mode="json"), seed=model.seed, threads=profile.threads, texts=texts.name,
-                    code=code_hash(train_embedder))
-    key = store.key(arm=arm, backbone=make_backbone_key(profile, model.backbone))
-    folder = store.artefact(profile.name, "embedders", model_id, key)
-    if (theirs := distributed.agreed(folder.name)) != folder.name:
-        raise ValueError(f"expected all processes to train {theirs}, got {folder.name} in process "
-                         f"{distributed.rank()}: give "
-                         "every machine the same code, profile and data")
+    given = _inputs(profile, model_id)
 
     def build(temporary: Path) -> None:
-        from hrsa.training.batches import TRIPLE_COLUMNS
+        prepare(profile.threads, given.model.seed)
+        record = train_on_triples(given.backbone, given.model.backbone, read_triples(given.triples),
+                                  given.recipe, given.model.seed, temporary, store.scratch(given.folder), model_id)
+        same_recipe({model_id: record, **_finished_arms(profile, given.model, given.arm)})
 
-        prepare(profile.threads, model.seed)
-        triples = store.read_table(texts / "triples.parquet", TRIPLE_COLUMNS)
-        record = train_on_triples(backbone, model.backbone, triples, recipe, model.seed, temporary,
-                                  store.scratch(folder), model_id)
-        same_recipe({model_id: record, **_arms(profile, model, arm)})
-
-    if distributed.agreed((folder / "provenance.json").is_file()):
-        return folder
+    if distributed.agreed((given.folder / store.PROVENANCE).is_file()):
+        return given.folder
     if distributed.rank() == 0:
-        store.make(folder, build, (train_embedder,), model=model_id, arm=arm, inputs=[texts.name],
+        store.make(given.folder, build, (train_embedder,), model=model_id, arm=given.arm, inputs=[given.triples.name],
                    processes=distributed.count())
     else:
-        build(folder)
+        build(given.folder)
     distributed.wait()
-    return folder
+    return given.folder
 
 
 def make_weights_key(profile: Profile, model_id: str) -> str:
-    """What stands for a model's weights in keys: an embedder's artefact name (made first when needed), or the
-    `make_backbone_key` of a backbone, with its number of blocks where the recipe keeps the first ones."""
+    """What stands for a model's weights in keys.
+
+    For an embedder its artefact's name (it is trained first where missing); for a backbone its key, with the number of
+    blocks where the recipe keeps the first ones.
+    """
     model = profile.model(model_id)
     if model.seed is not None:
         return train_embedder(profile, model_id).name
@@ -176,26 +194,36 @@ def make_weights_key(profile: Profile, model_id: str) -> str:
     return key if layers is None else f"{key}-first-{layers}"
 
 
-def _arms(profile: Profile, model: Model, arm: str) -> dict[str, dict[str, Any]]:
+def _finished_arms(profile: Profile, model: Model, arm: str) -> dict[str, dict[str, Any]]:
     """Fingerprints of the finished embedders of the same seed, recipe, texts and code: model id -> fingerprint."""
     ids = {m.id for m in profile.models() if (m.seed, m.ablation) == (model.seed, model.ablation)}
     found = {}
-    for path in sorted((store.RUNS / profile.name / "embedders").glob("*/provenance.json")):
+    for path in sorted((store.RUNS / profile.name / "embedders").glob(f"*/{store.PROVENANCE}")):
         record = store.read_json(path)
         if record["model"] in ids and record["arm"] == arm:
-            found[record["model"]] = store.read_json(path.with_name("fingerprint.json"))
+            found[record["model"]] = store.read_json(path.with_name(_FINGERPRINT))
     return found
 
 
 def make_fingerprints(profile: Profile, model_id: str) -> dict[str, dict[str, Any]]:
-    """Fingerprints of the embedder `model_id` and of the other arms of its seed and recipe that are finished."""
-    folder = train_embedder(profile, model_id)
-    arm = store.read_json(folder / "provenance.json")["arm"]
-    return _arms(profile, _embedder(profile, model_id), arm)
+    """Fingerprints of the embedder `model_id`, trained first where missing, and of the other arms of its seed and
+    recipe that are finished."""
+    arm = store.read_json(train_embedder(profile, model_id) / store.PROVENANCE)["arm"]
+    return _finished_arms(profile, profile.model(model_id), arm)
+
+
+def read_training_curve(folder: Path) -> pd.DataFrame:
+    """The curve of an embedder in its folder: one row per step, with the columns `trainer.CURVE`."""
+    return store.read_table(folder / _CURVE)
+
+
+def read_export_check(folder: Path) -> dict[str, Any]:
+    """What was seen when an embedder's folder was loaded again: attention, largest difference, number of texts."""
+    return store.read_json(folder / _EXPORT)
 
 
 def make_model(profile: Profile, model_id: str, step: int | None = None) -> SentenceTransformer:
-    """A model of the study as a SentenceTransformer, on `hrsa.study.runtime.device()`.
+    """A model of the study, made first where missing, as a SentenceTransformer on `hrsa.study.runtime.device()`.
 
     A backbone's id gives the backbone as it came: causal, untrained, with mean pooling. An embedder's id gives its
     final state or, with `step`, one of `recipe.checkpoints`; step 0 is its backbone as it came. Raises ValueError
@@ -207,13 +235,13 @@ def make_model(profile: Profile, model_id: str, step: int | None = None) -> Sent
     recipe = profile.varied(model.ablation)
     if model.seed is None or step == 0:
         if step:
-            raise ValueError(f"expected step 0 or None for the backbone {model_id}, got {step}")
+            raise ValueError(f"expected step 0 or None for the backbone {model_id}, got {step}: leave the step out")
         backbone = make_backbone_folder(profile, model.backbone)
         return assemble(backbone, "causal", recipe.max_length, layers=recipe.layers)
     folder = train_embedder(profile, model_id)
     if step is None:
-        return open_embedder(folder / "model")
-    if not (folder / "checkpoints" / _step(step)).is_dir():
+        return open_embedder(folder / _MODEL)
+    if not (folder / _CHECKPOINTS / _step(step)).is_dir():
         raise ValueError(f"expected a step kept for {model_id}, one of {[0, *recipe.checkpoints]}, got {step}: add it "
                          "to recipe.checkpoints and train again")
-    return open_embedder(folder / "checkpoints" / _step(step))
+    return open_embedder(folder / _CHECKPOINTS / _step(step))

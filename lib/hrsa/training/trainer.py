@@ -121,7 +121,7 @@ class _Trainer(SentenceTransformerTrainer):
 
 
 def newest_checkpoint(work: Path) -> Path | None:
-    """The checkpoint in `work` with the most steps that is whole; None when there is none."""
+    """The whole checkpoint in `work` that has the most steps; None when there is none."""
     whole = []
     for folder in work.glob("checkpoint-*"):
         if (folder / MARKER).is_file():
@@ -132,7 +132,7 @@ def newest_checkpoint(work: Path) -> Path | None:
 
 
 def arguments(recipe: Recipe, seed: int, work: Path) -> SentenceTransformerTrainingArguments:
-    """The recipe in the trainer's words; each process takes its share of the recipe's batch.
+    """The trainer's arguments for a recipe; each process takes its share of the recipe's batch.
 
     Raises ValueError when the batch does not divide by the number of processes.
     """

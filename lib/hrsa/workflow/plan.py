@@ -111,7 +111,7 @@ def step_tokens(recipe: Recipe) -> int:
 
 def training_operations(size: Size, recipe: Recipe, gpus: int) -> float:
     """Operations of one training, at most. A step is a forward pass, a backward of two (of one for LoRA), one more
-    for gradient checkpointing and one more when the gradient cache runs its pieces twice."""
+    for gradient checkpointing and one more when the gradient cache runs its mini-batches twice."""
     twice = gpus > 1 or step_tokens(recipe) > recipe.chunk_tokens
     passes = 2 + (not recipe.lora) + recipe.gradient_checkpointing + twice
     return size.forward(recipe.steps * step_tokens(recipe)) * passes
@@ -124,11 +124,11 @@ def training_memory(size: Size, recipe: Recipe, gpus: int) -> float:
     copy, blocks = (2 if recipe.precision == "bf16" else 0), size.parameters - size.embedding
     weights = 16 * size.features * recipe.lora.r + 4 * size.parameters if recipe.lora else 16 * size.parameters
     copies = 2 * (4 + copy) * blocks / size.layers + 4 * size.embedding if gpus > 1 else copy * blocks
-    most, piece = step_tokens(recipe) // gpus, recipe.chunk_tokens // MINI_BATCHES
-    held, full = min(most, piece if gpus > 1 else recipe.chunk_tokens), 16 * size.width
+    most, mini_batch = step_tokens(recipe) // gpus, recipe.chunk_tokens // MINI_BATCHES
+    held, full = min(most, mini_batch if gpus > 1 else recipe.chunk_tokens), 16 * size.width
     full += (4 - copy) * size.features / size.layers  # four float32 states, and what linear layers take and give
     if recipe.gradient_checkpointing:
-        return weights / gpus + copies + held * 4 * size.width * size.layers + min(most, piece) * full
+        return weights / gpus + copies + held * 4 * size.width * size.layers + min(most, mini_batch) * full
     return weights / gpus + copies + held * full * size.layers
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hrsa.study import store
 from hrsa.study.profile import Profile
-from hrsa.texts import decontamination, suite
+from hrsa.texts import decontamination, hard_negatives, suite
 
 SHOWN = 110  # characters of an example
 PARTS = {"train": "train/tasks.json", "eval": "eval/tasks.json", "probe": "probe/sets.json"}
@@ -65,7 +65,7 @@ def probe_counts(probes: pd.DataFrame) -> pd.DataFrame:
 
 
 def mining_counts(report: dict[str, Any]) -> pd.DataFrame:
-    """Per task what mining did, from `report.json`."""
+    """Per task what mining did, from `hard_negatives.read_mining_report`."""
     names = {"mined": "pairs mined", "given": "given", "left_out": "left out", "refilled": "refilled",
              "skipped_ranks": "ranks skipped", "suspect_share": "suspect share",
              "suspects_per_query": "suspects per query", "positive_score": "positive", "negative_score": "negative",
@@ -78,7 +78,7 @@ def mining_counts(report: dict[str, Any]) -> pd.DataFrame:
 
 def scores(folder: Path) -> pd.DataFrame:
     """Similarity of every positive and negative to its query [task, kind, score]."""
-    triples = store.read_table(folder / "triples.parquet", ["task", "positive_score", "negative_scores"])
+    triples = hard_negatives.read_triples(folder, ["task", "positive_score", "negative_scores"])
     positive = triples[["task"]].assign(kind="positive", score=triples["positive_score"])
     negative = triples[["task", "negative_scores"]].explode("negative_scores")
     negative = negative[["task"]].assign(kind="negative", score=negative["negative_scores"].astype(float))

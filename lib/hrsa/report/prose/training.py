@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from hrsa.study import store
 from hrsa.study.profile import Profile, Recipe
-from hrsa.texts.hard_negatives import make_triples
+from hrsa.texts.hard_negatives import make_triples, read_triples
 from hrsa.texts.suite import query_prompt
-from hrsa.training.batches import TRIPLE_COLUMNS
 from hrsa.training.train import make_model
 
 CANDIDATES, SHOWN = 300, 400  # passages among which an example is sought, and characters of it that are shown
@@ -20,8 +18,8 @@ ALL = "all tasks"
 def cut_counts(curve: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
     """What training consumed of each task and, last, of all, and how many of these texts lost tokens.
 
-    curve: `curve.parquet` of a run. Columns: task, steps, queries, queries_cut, passages, passages_cut, share (of all
-    texts); a text counts each time it is consumed, and tokens are those of the backbone's own tokenizer.
+    curve: as `train.read_training_curve` gives it. Columns: task, steps, queries, queries_cut, passages, passages_cut,
+    share (of all texts); a text counts each time it is consumed, and tokens are those of the backbone's own tokenizer.
     """
     steps = curve.groupby("task", sort=False).agg(
         steps=("step", "size"), queries_cut=("queries_cut", "sum"), passages_cut=("passages_cut", "sum"))
@@ -58,7 +56,7 @@ def nearest(profile: Profile, model_id: str) -> pd.DataFrame:
     text]; of the first `CANDIDATES` triples the first whose nearest passage is another, else the first of all."""
     from hrsa.models.embedder import embed
 
-    triples = store.read_table(make_triples(profile) / "triples.parquet", TRIPLE_COLUMNS)
+    triples = read_triples(make_triples(profile))
     triples = triples[triples["task"] == triples["task"].mode()[0]].head(CANDIDATES)
     passages = list(dict.fromkeys(triples["positive"]))
     model = make_model(profile, model_id)
