@@ -27,14 +27,12 @@ profile = "smoke"
 pair = "base-vs-rlvr"
 
 # %%
-import pandas as pd
 from IPython.display import Markdown
 
 from hrsa.analysis import intervals, pairs
 from hrsa.report import plots
-from hrsa.report.prose import similarity
+from hrsa.report.prose import paper, similarity
 from hrsa.study import load_profile, store
-from hrsa.verdict import published
 
 study = load_profile(profile)
 folder = pairs.compare_pair(study, pair, "procrustes")
@@ -123,10 +121,7 @@ plots.curves(sets, x="layer_x", y="value", hue="set", facet="models", low="low",
 # and MMLU-Pro texts, last layer): a reference for the size of such differences, not a target.
 
 # %% tags=["suite-texts"]
-rows = [(name, kind, *(backbones or (None, None)), *(embedders or (None, None)))
-        for name, kind, backbones, embedders in published.ENTROPY]
-heads = ["pair", "kind", "backbones, maths", "backbones, general", "embedders, maths", "embedders, general"]
-plots.table(pd.DataFrame(rows, columns=heads), "Published inverse row entropy at the last layer", decimals=4)
+plots.table(paper.entropy_table(), "Published inverse row entropy at the last layer", decimals=4)
 
 # %% [markdown]
 # ## Does it survive?

@@ -25,14 +25,12 @@ profile = "smoke"
 pair = "base-vs-rlvr"
 
 # %%
-import pandas as pd
 from IPython.display import Markdown
 
 from hrsa.analysis import intervals, pairs
 from hrsa.report import plots
-from hrsa.report.prose import similarity
+from hrsa.report.prose import paper, similarity
 from hrsa.study import load_profile, store
-from hrsa.verdict import published
 
 study = load_profile(profile)
 folder = pairs.compare_pair(study, pair, "knn")
@@ -82,12 +80,7 @@ plots.table(ties.rename(columns={"layer_x": "state", **{k: f"k = {k}" for k in t
 # and this run's, which comes from far smaller models: compare directions, not sizes.
 
 # %%
-mine = curve.pivot_table(index="models", columns="k", values="value").reset_index().assign(pair=f"this run, {pair}")
-rows = [(f"published, {name}", models, *values) for name, _, *both in published.OVERLAP
-        for models, values in zip(("backbones", "embedders"), both, strict=True)]
-table = pd.concat([mine, pd.DataFrame(rows, columns=["pair", "models", 5, 10, 50])])
-table = table[["pair", "models", *sorted(set(table.columns) - {"pair", "models"})]]
-plots.table(table.rename(columns=lambda c: c if isinstance(c, str) else f"k = {c}"), "Mean overlap over layers")
+plots.table(paper.overlap_table(curve, pair), "Mean overlap over layers")
 
 # %% [markdown]
 # How to read it: one row per pair and kind of model. The published claim is that contrastive training does not bring

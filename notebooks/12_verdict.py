@@ -226,7 +226,7 @@ plots.table(claims.tally(table), "Outcomes by level")
 # %%
 cells = published.reanalyse(margin=1.0)
 strict = published.reanalyse(margin=0.5)
-Markdown(f"{prose.verdict.published_scores(strict)}\n\n{prose.verdict.published_scores(cells)}")
+Markdown(f"{prose.paper.published_scores_said(strict)}\n\n{prose.paper.published_scores_said(cells)}")
 
 # %%
 shown = cells[(cells["reading"] == published.READINGS[0].name) & (cells["kind"] != "SFT")]
@@ -240,7 +240,7 @@ plots.forest(shown, label="pair", value="delta", low="low", high="high", margin=
 # leaves out zero points to a difference that three seeds agree on; inside the band, it is smaller than one point.
 
 # %%
-plots.table(published.tally(), "Published RLVR cells by verdict, for each reading of the std and each margin (points)")
+plots.table(published.verdicts_by_reading(), "Published RLVR cells by verdict, for each reading of the std and each margin (points)")
 
 # %%
 columns = ["pair", "benchmark", "reading", "delta", "std", "low", "high", "holm_difference", "holm_equivalence", "verdict",
@@ -254,7 +254,7 @@ plots.table(cells[columns], "All 15 published cells at a margin of one point, un
 # of the map between them allows a count.
 
 # %%
-Markdown(prose.verdict.published_realignment(published.realignment()))
+Markdown(prose.paper.realignment_counted(published.rises_in_entropy()))
 
 # %%
 plots.table(published.entropy_change(), "Published inverse row entropy before and after contrastive training")

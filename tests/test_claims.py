@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa.report.prose import verdict
+from hrsa.report.prose import paper, verdict
 from hrsa.report.prose.verdict import sight
 from hrsa.report.results import committed
 from hrsa.study import store
@@ -279,11 +279,11 @@ def test_sources_and_plans(rng):
 
 
 def test_published_sentences():
-    told = verdict.published_scores(published.reanalyse(1.0))
+    told = paper.published_scores_said(published.reanalyse(1.0))
     assert "R1-Distill-1.5B ProRL on BRIGHT" in told and "12 of 12 cells" in told
     noise = published.reanalyse(1.0).assign(verdict="inconclusive")
-    assert "none differs" in verdict.published_scores(noise)
-    assert "1 of 4 on CoT" in verdict.published_realignment(published.realignment())
+    assert "none differs" in paper.published_scores_said(noise)
+    assert "1 of 4 on CoT" in paper.realignment_counted(published.rises_in_entropy())
 
 
 def test_committed_simulation_bears_the_rule_out(tmp_path, monkeypatch):

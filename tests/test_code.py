@@ -164,6 +164,14 @@ def test_a_notebook_counts_what_it_makes_itself(package, tmp_path):
     assert notebook_hash(notebook, (train_embedder, record_states)) != before
 
 
+def test_a_data_file_counts_with_its_module(package, tmp_path):
+    notebook = tmp_path / "chapter.py"
+    notebook.write_text("# %%\nfrom hrsa.verdict import published\n\n# %%\npublished.score_cells()\n")
+    before, others = notebook_hash(notebook, ()), keys()
+    edit(package / "verdict/published.yaml", "53.50", "53.51")
+    assert notebook_hash(notebook, ()) != before and moved(others) == set()
+
+
 @pytest.fixture
 def called():
     """Definitions of the package that are called while the test runs: {(module, name)}."""

@@ -98,34 +98,6 @@ def limits(shares: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def published_scores(table: pd.DataFrame) -> str:
-    """What `hrsa.verdict.published.reanalyse` allows to be said about the cells of RLVR pairs, over its readings."""
-    rlvr = table[table["kind"].str.startswith("RLVR")]
-    margin, readings = rlvr["margin"].iloc[0], rlvr["reading"].nunique()
-    different = rlvr[rlvr["verdict"].isin(["different", "negligible"])]
-    same = rlvr[rlvr["verdict"].isin(["equivalent", "negligible"])]
-    by_cell = different.groupby(["pair", "benchmark"]).size()
-    always = [f"{pair} on {benchmark}" for (pair, benchmark), n in by_cell.items() if n == readings]
-    counts = same.groupby("reading").size().reindex(rlvr["reading"].unique(), fill_value=0)
-    cells = len(rlvr) // readings
-    span = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.min()}"
-    told = f"differ from zero under every reading: {', '.join(always)}" if always else \
-        "none differs from zero under every reading"
-    return (f"Published, RLVR pairs, {cells} cells, Holm over all cells of a reading: {told}. Within a margin of "
-            f"{margin:g} points, equivalence is shown for {span} of {cells} cells, depending on the reading. "
-            + ("\"Statistically identical\" is therefore not what the published numbers say: some differences are "
-               "real." if always else "No published difference is beyond doubt."))
-
-
-def published_realignment(table: pd.DataFrame) -> str:
-    """How many RLVR pairs rise in inverse row entropy, from `hrsa.verdict.published.realignment`."""
-    parts = [f"{row.rise} of {row.pairs} on {row.text} text (sign test for a rise: p = {row.p_rise:.2f})"
-             for row in table.itertuples()]
-    most = (2 * table["rise"] > table["pairs"]).all()
-    return ("Published RLVR pairs whose inverse row entropy rises in contrastive training: " + ", ".join(parts) + ". "
-            + ("Most rise." if most else "A general rise of RLVR pairs is not shown by these numbers."))
-
-
 def agreement(table: pd.DataFrame) -> str:
     """Whether other analyses of a pair say the same, from `hrsa.verdict.sensitivity.sensitivity` (column pair)."""
     lines = []
