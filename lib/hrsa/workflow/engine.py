@@ -157,7 +157,7 @@ def run(profile: Profile, cores: int) -> None:
     try:
         with only_engine():
             follow_owner()
-            statement.state(profile)
+            statement.record_statement(profile)
             study(profile, cores)
     except KeyboardInterrupt:
         kill_children()
