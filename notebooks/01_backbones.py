@@ -41,8 +41,7 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa.report import plots
-from hrsa.report.prose import backbones
+from hrsa.report import plots, prose
 from hrsa.study import load_profile
 
 study = load_profile(profile)
@@ -54,11 +53,11 @@ study = load_profile(profile)
 # by construction: a hash of the sorted terms decides, so that no reordering of a training problem is ever asked.
 
 # %%
-Markdown(backbones.origin(study))
+Markdown(prose.backbones.where_backbones_come_from(study))
 
 # %%
-cards = backbones.cards(study)
-plots.table(backbones.overview(cards), f"Backbones of profile {study.name}: perplexity per token of held-out real text, "
+cards = prose.backbones.make_cards(study)
+plots.table(prose.backbones.card_table(cards), f"Backbones of profile {study.name}: perplexity per token of held-out real text, "
             "share of held-out problems solved, KL divergence from the model compared with, in nats per token of own answers")
 
 # %% [markdown]
@@ -68,7 +67,7 @@ plots.table(backbones.overview(cards), f"Backbones of profile {study.name}: perp
 # surprising.
 
 # %%
-Markdown(backbones.findings(cards))
+Markdown(prose.backbones.findings(cards))
 
 # %% [markdown]
 # Each sentence above follows from 95% intervals: "raises" and "lowers" are said only where the interval of the paired
@@ -79,7 +78,7 @@ Markdown(backbones.findings(cards))
 # Pretraining packs documents end to end and predicts each next token.
 
 # %%
-curves = backbones.training_curves(study)
+curves = prose.backbones.training_curves(study)
 base = curves[(curves["arm"] == "base") & (curves["quantity"] == "loss")]
 plots.curves(base, x="step", y="value", hue="backbone", xlabel="update", ylabel="loss (nats per token)").publish(
     study.name, "01_backbones", "pretraining", "Pretraining loss of the base over updates.",
@@ -133,7 +132,7 @@ plots.curves(sft, x="step", y="value", hue="backbone", xlabel="update", ylabel="
 # Every arm answers the same held-out problems, once greedily and once sampled at temperature 1.
 
 # %%
-solved = backbones.accuracy(cards)
+solved = prose.backbones.accuracy(cards)
 plots.bars(solved, x="backbone", y="value", hue="mode", low="low", high="high", quantity="score",
            ylabel="share of held-out problems solved").publish(
     study.name, "01_backbones", "accuracy", "Accuracy of each backbone on held-out problems with 95% intervals.")
@@ -143,7 +142,7 @@ plots.bars(solved, x="backbone", y="value", hue="mode", low="low", high="high", 
 # the start is known better than these whiskers suggest; the figure after the next shows it.
 
 # %%
-plots.bars(backbones.families(cards), x="backbone", y="value", hue="family", low="low", high="high", quantity="score",
+plots.bars(prose.backbones.accuracy_by_family(cards), x="backbone", y="value", hue="family", low="low", high="high", quantity="score",
            ylabel="share of sampled answers that are right").publish(
     study.name, "01_backbones", "families", "Sampled accuracy by family of problems, with 95% intervals.")
 
@@ -152,7 +151,7 @@ plots.bars(backbones.families(cards), x="backbone", y="value", hue="family", low
 # that an arm learned that task and not to work answers out.
 
 # %%
-plots.forest(backbones.differences(cards), label="backbone", value="value", low="low", high="high", hue="mode",
+plots.forest(prose.backbones.accuracy_differences(cards), label="backbone", value="value", low="low", high="high", hue="mode",
              xlabel="accuracy minus that of the model compared with").publish(
     study.name, "01_backbones", "difference", "Paired difference in accuracy from the model compared with, with 95% intervals.")
 
@@ -165,7 +164,7 @@ plots.forest(backbones.differences(cards), label="backbone", value="value", low=
 # also given by way of answering.
 
 # %%
-ways = backbones.ways(cards)
+ways = prose.backbones.ways(cards)
 plots.bars(ways, x="backbone", y="value", hue="way", low="low", high="high", quantity="score",
            ylabel="share of sampled answers that are right").publish(
     study.name, "01_backbones", "ways", "Accuracy of worked and of direct sampled answers, with 95% intervals.")
@@ -181,7 +180,7 @@ plots.table(ways[["backbone", "way", "share", "n"]], "How often sampled answers 
 # ## How far the weights moved
 
 # %%
-plots.bars(backbones.weights(cards), x="layer", y="value", hue="backbone",
+plots.bars(prose.backbones.weights(cards), x="layer", y="value", hue="backbone",
            ylabel="relative weight change").publish(
     study.name, "01_backbones", "weights", "Relative change of the weights of each layer from those compared with.")
 
@@ -190,7 +189,7 @@ plots.bars(backbones.weights(cards), x="layer", y="value", hue="backbone",
 # are different updates at different rates, so the figure describes the arms and does not rank the methods.
 
 # %%
-ranks = backbones.weights(cards).dropna(subset="effective_rank")
+ranks = prose.backbones.weights(cards).dropna(subset="effective_rank")
 plots.bars(ranks, x="layer", y="effective_rank", hue="backbone", ylabel="effective rank, share of full rank").publish(
     study.name, "01_backbones", "ranks", "Effective rank of the change of each layer's weights, mean over matrices.")
 
@@ -202,7 +201,7 @@ plots.bars(ranks, x="layer", y="effective_rank", hue="backbone", ylabel="effecti
 # ## In their own words
 
 # %%
-plots.table(backbones.samples(cards), "The first sampled answers of each backbone, not selected")
+plots.table(prose.backbones.samples(cards), "The first sampled answers of each backbone, not selected")
 
 # %% [markdown]
 # How to read it: compare the expression within the think tags with the problem. A sum that is copied wrongly and then

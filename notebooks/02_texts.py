@@ -27,9 +27,8 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa.report import plots
-from hrsa.report.prose import texts
-from hrsa.study import load_profile
+from hrsa.report import plots, prose
+from hrsa.study import load_profile, store
 from hrsa.texts import hard_negatives, suite
 
 study = load_profile(profile)
@@ -41,7 +40,7 @@ study = load_profile(profile)
 # its known faults, number of rows and a hash of the content.
 
 # %%
-plots.table(texts.sources(), "The text suite: parts, sizes, packages and licences")
+plots.table(prose.texts.suite_sources(), "The text suite: parts, sizes, packages and licences")
 
 # %% [markdown]
 # How to read it: *train* are query-passage pairs, *eval* the tasks to score, *probe* the texts whose token states are
@@ -56,7 +55,7 @@ plots.table(texts.sources(), "The text suite: parts, sizes, packages and licence
 
 # %%
 training = suite.load_training(study)
-plots.table(texts.training_counts(training), f"Training tasks of profile {study.name}")
+plots.table(prose.texts.training_counts(training), f"Training tasks of profile {study.name}")
 
 # %% [markdown]
 # How to read it: *pairs here* are what this profile may train on; a run consumes as many of them as its steps take.
@@ -64,7 +63,7 @@ plots.table(texts.training_counts(training), f"Training tasks of profile {study.
 # tokenizer and is counted, text by text, in the chapter on each training run.
 
 # %%
-plots.histogram(texts.lengths(training), "words", hue="side", facet="task", xlabel="words in a text").publish(
+plots.histogram(prose.texts.lengths(training), "words", hue="side", facet="task", xlabel="words in a text").publish(
     study.name, "02_texts", "lengths", "Distribution of the number of words of queries and passages by training task")
 
 # %% [markdown]
@@ -81,8 +80,8 @@ plots.histogram(texts.lengths(training), "words", hue="side", facet="task", xlab
 
 # %%
 mined = hard_negatives.make_triples(study)
-report = hard_negatives.read_mining_report(mined)
-plots.table(texts.mining_counts(report), f"Mining with {report['embedder']}: margin {report['margin']:g}, "
+report = store.read_json(mined / "report.json")
+plots.table(prose.texts.mining_counts(report), f"Mining with {report['embedder']}: margin {report['margin']:g}, "
             f"{report['hard_negatives']} negatives for each pair; positive and negative: mean similarity")
 
 # %% [markdown]
@@ -92,10 +91,10 @@ plots.table(texts.mining_counts(report), f"Mining with {report['embedder']}: mar
 # positive's similarity that a mined negative has, in the median and at most.
 
 # %%
-Markdown(texts.margin_sentence(report))
+Markdown(prose.texts.margin_sentence(report))
 
 # %%
-plots.histogram(texts.scores(mined), "score", hue="kind", facet="task",
+plots.histogram(prose.texts.mined_scores(mined), "score", hue="kind", facet="task",
                 xlabel=f"similarity to the query ({report['embedder']})").publish(
     study.name, "02_texts", "negatives",
     "Distribution of the similarity of positives and hard negatives to their query by training task")
@@ -106,14 +105,14 @@ plots.histogram(texts.scores(mined), "score", hue="kind", facet="task",
 # the reference embedder itself cannot tell right from wrong, and the task will be hard to learn.
 
 # %%
-plots.table(texts.examples(report), "One triple of each task, shortened")
+plots.table(prose.texts.examples(report), "One triple of each task, shortened")
 
 # %% [markdown]
 # How to read it: the nearest negative should be about the same subject and still be wrong. One that is right shows
 # what the margin let through.
 
 # %%
-plots.table(texts.suspects(report), "The suspect of each task that comes closest to its query beside the "
+plots.table(prose.texts.suspects(report), "The suspect of each task that comes closest to its query beside the "
             "positive; share: of the positive's similarity")
 
 # %% [markdown]
@@ -127,7 +126,7 @@ plots.table(texts.suspects(report), "The suspect of each task that comes closest
 # rests on.
 
 # %%
-plots.table(texts.evaluation_tasks(study), f"Local evaluation tasks of profile {study.name}, as capped")
+plots.table(prose.texts.evaluation_tasks(study), f"Local evaluation tasks of profile {study.name}, as capped")
 
 # %% [markdown]
 # How to read it: *texts* are the passages to rank, or the texts to group, classify or compare. Caps keep every
@@ -140,7 +139,7 @@ plots.table(texts.evaluation_tasks(study), f"Local evaluation tasks of profile {
 # predict, their depth in the dictionary's hierarchy; the worked solutions have a topic and their number of steps.
 
 # %%
-plots.table(texts.probe_counts(suite.read_probe_texts(study)), "Probe texts of the suite; the target is a depth "
+plots.table(prose.texts.probe_counts(suite.read_probe_texts(study)), "Probe texts of the suite; the target is a depth "
             "(general) or a number of steps (maths)", decimals=1)
 
 # %% [markdown]
@@ -153,7 +152,7 @@ plots.table(texts.probe_counts(suite.read_probe_texts(study)), "Probe texts of t
 # Two texts count as overlapping when they share thirteen successive words, whatever the case and punctuation.
 
 # %%
-Markdown(texts.overlap_sentence(training))
+Markdown(prose.texts.overlap_sentence(training))
 
 # %% [markdown]
 # How to read it: the check covers the pairs this profile trains on against all evaluation and probe texts, also those

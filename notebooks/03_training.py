@@ -32,15 +32,13 @@ seed = 0
 import pandas as pd
 from IPython.display import Markdown
 
-from hrsa.report import plots
-from hrsa.report.prose import training
+from hrsa.report import plots, prose
 from hrsa.study import load_profile
-from hrsa.training.fingerprint import flat, same_recipe
-from hrsa.training.train import make_fingerprints, read_export_check, read_training_curve, train_embedder
+from hrsa.training import fingerprint, train
 
 study, model = load_profile(profile), f"{backbone}-s{seed}"
-folder = train_embedder(study, model)
-curve = read_training_curve(folder)
+folder = train.train_embedder(study, model)
+curve = train.read_training_curve(folder)
 
 # %% [markdown]
 # ## The recipe
@@ -49,8 +47,8 @@ curve = read_training_curve(folder)
 # The last column says what was published.
 
 # %%
-recipe = pd.Series(flat(study.recipe.model_dump(mode="json")))
-published = pd.Series(flat(type(study.recipe)().model_dump(mode="json")))
+recipe = pd.Series(fingerprint.flat(study.recipe.model_dump(mode="json")))
+published = pd.Series(fingerprint.flat(type(study.recipe)().model_dump(mode="json")))
 plots.table(pd.DataFrame({"this run": recipe.astype(str), "published": published.astype(str)}).rename_axis("setting")
             .reset_index(), f"Recipe of {model}, and the published one")
 
@@ -87,7 +85,7 @@ plots.curves(curve.assign(model=model), x="step", y="learning_rate", hue="model"
 # that they are likely right too.
 
 # %%
-plots.curves(training.masked(curve), x="step", y="scores", hue="reason", xlabel="step",
+plots.curves(prose.training.masked(curve), x="step", y="scores", hue="reason", xlabel="step",
              ylabel="scores masked in a step").publish(
     study.name, f"03_training/{model}", "masked", f"Scores masked in the loss of {model} over training steps, by reason.")
 
@@ -97,7 +95,7 @@ plots.curves(training.masked(curve), x="step", y="scores", hue="reason", xlabel=
 # embedder comes to prefer other passages to the right ones.
 
 # %%
-Markdown(training.masked_sentence(curve, study.recipe))
+Markdown(prose.training.masked_sentence(curve, study.recipe))
 
 # %% [markdown]
 # ## What was cut off
@@ -106,7 +104,7 @@ Markdown(training.masked_sentence(curve, study.recipe))
 # consumes them.
 
 # %%
-cut = training.cut_counts(curve, study.recipe)
+cut = prose.training.cut_counts(curve, study.recipe)
 plots.table(cut, f"Texts consumed by {model}, and how many of them were cut at {study.recipe.max_length} tokens; share: "
             "of queries and passages together")
 
@@ -125,15 +123,15 @@ Markdown(f"A step took {curve['tokens'].mean():,.0f} tokens on average, padding 
 # between arms of one seed stops the study here.
 
 # %%
-records = make_fingerprints(study, model)
-agreed = same_recipe(records)
+records = train.make_fingerprints(study, model)
+agreed = fingerprint.same_recipe(records)
 others = [name for name in records if name != model]
 compared = f"compared with {', '.join(others)}" if others else "no other arm of this seed is trained yet"
 Markdown(f"{model}: {compared}. The {len(records)} run(s) agree in all {len(agreed)} recorded fields, and start "
          f"from {len({r['start']['weights'] for r in records.values()})} different set(s) of weights.")
 
 # %%
-start = pd.DataFrame({name: flat(record) for name, record in records.items()}).rename_axis("field")
+start = pd.DataFrame({name: fingerprint.flat(record) for name, record in records.items()}).rename_axis("field")
 start = start.loc[["data", "learning_rate", "seed", "start.weights", "start.tokenizer", "start.parameters"]]
 plots.table(start.map(lambda value: str(value)[:16]).reset_index(), "Fingerprints (hashes shortened)")
 
@@ -148,7 +146,7 @@ plots.table(start.map(lambda value: str(value)[:16]).reset_index(), "Fingerprint
 # nothing; a failure would have stopped the run.
 
 # %%
-export = read_export_check(folder)
+export = train.read_export_check(folder)
 Markdown(f"Loaded from its folder, {model} attends **{export['attention']}**, as the recipe asks "
          f"({study.recipe.attention}), and no state depends on padding. The embeddings of {export['texts']} texts "
          f"differ from those of the model in memory by at most {export['difference']:.1e}.")
@@ -159,7 +157,7 @@ Markdown(f"Loaded from its folder, {model} attends **{export['attention']}**, as
 # The first training query whose nearest passage, among some hundreds of its task, is not its own, if there is one.
 
 # %%
-case = training.nearest(study, model)
+case = prose.training.nearest(study, model)
 plots.table(case, f"A query, its positive, and the passage that {model} puts nearest")
 
 # %% [markdown]

@@ -27,9 +27,8 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa.evaluation.evaluate import make_scores
+from hrsa.evaluation import evaluate
 from hrsa.report import plots, prose
-from hrsa.report.prose.scores import difference_table, kept_sentence, score_table
 from hrsa.study import load_profile
 from hrsa.verdict import differences
 
@@ -49,8 +48,8 @@ study = load_profile(profile)
 # %%
 models = [model.id for model in study.models() if model.ablation is None]
 baselines = ["bm25"] if study.suite.tasks else []
-scores, per_query = make_scores(study, baselines + models)
-Markdown(kept_sentence(study, models))
+scores, per_query = evaluate.make_scores(study, baselines + models)
+Markdown(prose.scores.kept_sentence(study, models))
 
 # %% [markdown]
 # ## Scores
@@ -58,7 +57,7 @@ Markdown(kept_sentence(study, models))
 # One row per task and condition, one column per starting point; BM25 stands with the untrained ones.
 
 # %%
-plots.table(score_table(study, scores), f"Scores x 100 (profile {study.name}): mean ± standard deviation "
+plots.table(prose.scores.score_table(study, scores), f"Scores x 100 (profile {study.name}): mean ± standard deviation "
             f"over {len(study.seeds)} seeds; single runs have none")
 
 # %% [markdown]
@@ -109,12 +108,12 @@ plots.forest(found, label="task", value="difference", low="low", high="high", ma
 
 # %%
 trained = found[found["condition"] == "recipe"]
-overall = trained[trained["task"] == differences.ALL]
-lines = [f"- {prose.scores.sentence(row, study.verdict.margin)}" for _, row in overall.iterrows()]
-Markdown("\n".join(lines) + "\n\nTask by task, without correction for their number:\n\n" + prose.scores.counted(trained))
+overall = trained[trained["task"] == differences.ALL_TASKS]
+lines = [f"- {prose.scores.difference_sentence(row, study.verdict.margin)}" for _, row in overall.iterrows()]
+Markdown("\n".join(lines) + "\n\nTask by task, without correction for their number:\n\n" + prose.scores.verdicts_counted(trained))
 
 # %%
-plots.table(difference_table(trained), f"Differences b − a after training, scores x 100, {len(study.seeds)} seeds, "
+plots.table(prose.scores.difference_table(trained), f"Differences b − a after training, scores x 100, {len(study.seeds)} seeds, "
             f"{100 * (1 - 2 * study.verdict.alpha):.0f}% intervals; margin: the smallest that these data could have "
             f"proved (stated: {100 * study.verdict.margin:g})", decimals=2)
 
@@ -137,4 +136,4 @@ plots.scatter(points, x="a", y="b", hue="family", facet="pair", xlabel="score of
 # symmetric cloud means equal averages from different successes.
 
 # %%
-Markdown(prose.scores.agreement(points))
+Markdown(prose.scores.items_alike(points))

@@ -29,13 +29,13 @@ pair = "base-vs-rlvr"
 # %%
 from IPython.display import Markdown
 
-from hrsa.analysis import intervals, pairs
-from hrsa.report import plots
-from hrsa.report.prose import similarity
+from hrsa import analysis
+from hrsa.analysis import PairTable
+from hrsa.report import plots, prose
 from hrsa.study import load_profile, store
 
 study = load_profile(profile)
-folder = pairs.compare_pair(study, pair, "correlation")
+folder = analysis.make_comparison(study, pair, "correlation")
 
 # %% [markdown]
 # ## Every layer with every layer
@@ -44,7 +44,7 @@ folder = pairs.compare_pair(study, pair, "correlation")
 # other. Embedders are averaged over seeds.
 
 # %%
-heat = store.read_table(folder / "heatmap.parquet")
+heat = store.read_table(folder / PairTable.HEATMAP)
 plots.heatmap(heat, x="layer_x", y="layer_y", value="value", facet="models", quantity="correlation",
               xlabel=f"state of {study.pair(pair).a}", ylabel=f"state of {study.pair(pair).b}").publish(
     study.name, f"05_correlation/{pair}", "heatmap",
@@ -55,13 +55,9 @@ plots.heatmap(heat, x="layer_x", y="layer_y", value="value", facet="models", qua
 # the last state is the one after the model's final norm. A bright diagonal says that both models use the same
 # dimensions for the same things at the same depth. A bright cell far from the diagonal would be surprising.
 
-# %% [markdown]
-# A map has many cells, and the largest of many is large by chance. So each cell is held against the largest cell of
-# whole maps, made with the rows of one model permuted within classes of text length and position:
-
 # %%
-maxima = store.read_table(folder / "maxima.parquet")
-Markdown(similarity.above_maximum(heat, maxima, "correlation"))
+maxima = store.read_table(folder / PairTable.MAXIMA)
+Markdown(prose.similarity.why_maxima() + " " + prose.similarity.above_maximum(heat, maxima, "correlation"))
 
 # %% [markdown]
 # ## Matching layers, with what to hold them against
@@ -74,8 +70,8 @@ Markdown(similarity.above_maximum(heat, maxima, "correlation"))
 # another seed makes. Untrained backbones have no second seed, hence no floor.
 
 # %%
-curve = intervals.over_seeds(store.read_table(folder / "curve.parquet"))
-beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
+curve = analysis.read_over_seeds(folder / PairTable.CURVE)
+beside = analysis.yardsticks(curve)
 plots.curves(curve, x="layer_x", y="value", hue="models", low="low", high="high", references=beside,
              quantity="correlation", xlabel="state", ylabel="mean correlation over dimensions").publish(
     study.name, f"05_correlation/{pair}", "curve",
@@ -93,7 +89,7 @@ plots.curves(curve, x="layer_x", y="value", hue="models", low="low", high="high"
 # state tells these apart.
 
 # %%
-dimensions = store.read_table(folder / "dimensions.parquet")
+dimensions = store.read_table(folder / PairTable.DIMENSIONS)
 last = dimensions["layer_x"].iloc[-1]
 plots.histogram(dimensions[dimensions["layer_x"] == last], value="value", hue="models", quantity="correlation",
                 xlabel=f"correlation of one dimension, state {last}").publish(
@@ -106,23 +102,19 @@ plots.histogram(dimensions[dimensions["layer_x"] == last], value="value", hue="m
 
 # %% [markdown]
 # ## Does it survive?
-#
-# A conclusion that hangs on a few dimensions, or on a few frequent tokens, is about those. The table repeats the
-# comparison of the last state, on a sample of at most 1,000 tokens, with every dimension *standardised*, with *outlier*
-# dimensions (over six times the size of the median one) removed, with the *mean* over tokens removed, and with at most
-# the median number of tokens of each id (*frequency balanced*). Correlation cannot see standardising and the
-# mean; they are there because other levels can.
 
 # %%
-twins = similarity.survived(intervals.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
+twins = prose.robustness.read_twins(folder)
+Markdown(prose.robustness.why_twins("correlation"))
+
+# %%
 plots.table(twins.drop(columns="conclusion"), "Mean correlation at the last state, and whether its conclusions survive")
 
 # %% [markdown]
-# How to read it: *survives* says that the intervals allow the same conclusions as on the states as recorded, in the
-# first row of each metric.
+# The conclusions in words, and what turns them:
 
 # %%
-Markdown(similarity.sentences(twins, ["twin"]))
+Markdown(prose.robustness.twins_said(twins))
 
 # %% [markdown]
 # ## What was found
@@ -131,8 +123,8 @@ Markdown(similarity.sentences(twins, ["twin"]))
 # embedders as re-aligned. Here:
 
 # %%
-Markdown(similarity.sentence(curve, f"Mean correlation at the last state ({last})", layer_x=last)
-         + " " + similarity.by_layer(curve))
+Markdown(prose.similarity.similarity_sentence(curve, f"Mean correlation at the last state ({last})", layer_x=last)
+         + " " + prose.similarity.by_layer(curve))
 
 # %%
 undefined = int(dimensions["value"].isna().sum())

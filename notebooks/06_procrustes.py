@@ -27,17 +27,15 @@ profile = "smoke"
 pair = "base-vs-rlvr"
 
 # %%
-import pandas as pd
 from IPython.display import Markdown
 
-from hrsa.analysis import intervals, pairs
-from hrsa.report import plots
-from hrsa.report.prose import similarity
+from hrsa import analysis
+from hrsa.analysis import PairTable
+from hrsa.report import plots, prose
 from hrsa.study import load_profile, store
-from hrsa.verdict import published
 
 study = load_profile(profile)
-folder = pairs.compare_pair(study, pair, "procrustes")
+folder = analysis.make_comparison(study, pair, "procrustes")
 
 # %% [markdown]
 # ## Drift of the basis over depth
@@ -47,9 +45,9 @@ folder = pairs.compare_pair(study, pair, "procrustes")
 # the noise floor (two seeds of one arm).
 
 # %%
-curve = intervals.over_seeds(store.read_table(folder / "curve.parquet"))
+curve = analysis.read_over_seeds(folder / PairTable.CURVE)
 whole = curve[curve["set"] == "all"]
-beside = [name for name in ("null", "floor", "ceiling") if whole[name].notna().any()]
+beside = analysis.yardsticks(whole)
 plots.curves(whole[whole["metric"] == "inverse_row_entropy"], x="layer_x", y="value", hue="models", low="low",
              high="high", references=beside, quantity="inverse_row_entropy", xlabel="state",
              ylabel="inverse row entropy of the map").publish(
@@ -93,7 +91,7 @@ plots.curves(whole[whole["metric"] == "mean_cosine"], x="layer_x", y="value", hu
 # those of the first seed, and wide models are shown by the largest entry of each block of dimensions.
 
 # %%
-cells = store.read_table(folder / "map.parquet").rename(columns={"value": "size of the entry"})
+cells = store.read_table(folder / PairTable.MAP).rename(columns={"value": "size of the entry"})
 plots.heatmap(cells, x="column", y="row", value="size of the entry", facet="models",
               xlabel=f"dimension of {study.pair(pair).b}", ylabel=f"dimension of {study.pair(pair).a}").publish(
     study.name, f"06_procrustes/{pair}", "map",
@@ -123,29 +121,23 @@ plots.curves(sets, x="layer_x", y="value", hue="set", facet="models", low="low",
 # and MMLU-Pro texts, last layer): a reference for the size of such differences, not a target.
 
 # %% tags=["suite-texts"]
-rows = [(name, kind, *(backbones or (None, None)), *(embedders or (None, None)))
-        for name, kind, backbones, embedders in published.ENTROPY]
-heads = ["pair", "kind", "backbones, maths", "backbones, general", "embedders, maths", "embedders, general"]
-plots.table(pd.DataFrame(rows, columns=heads), "Published inverse row entropy at the last layer", decimals=4)
+plots.table(prose.paper.entropy_table(), "Published inverse row entropy at the last layer", decimals=4)
 
 # %% [markdown]
 # ## Does it survive?
-#
-# A conclusion that hangs on a few dimensions, or on a few frequent tokens, is about those. The table repeats the
-# comparison of the last state, on a sample of at most 1,000 tokens, with every dimension *standardised*, with *outlier*
-# dimensions (over six times the size of the median one) removed, with the *mean* over tokens removed, and with at most
-# the median number of tokens of each id (*frequency balanced*).
 
 # %%
-twins = similarity.survived(intervals.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
+twins = prose.robustness.read_twins(folder)
+Markdown(prose.robustness.why_twins("procrustes"))
+
+# %%
 plots.table(twins.drop(columns="conclusion"), "Procrustes at the last state, and whether its conclusions survive")
 
 # %% [markdown]
-# How to read it: *survives* says that the intervals allow the same conclusions as on the states as recorded, in the
-# first row of each metric.
+# The conclusions in words, and what turns them:
 
 # %%
-Markdown(similarity.sentences(twins, ["twin"]))
+Markdown(prose.robustness.twins_said(twins))
 
 # %% [markdown]
 # ## What was found
@@ -155,16 +147,16 @@ Markdown(similarity.sentences(twins, ["twin"]))
 # %%
 last = whole["layer_x"].iloc[-1]
 entropy = whole[whole["metric"] == "inverse_row_entropy"]
-Markdown(similarity.sentence(entropy, f"Inverse row entropy at the last state ({last})", layer_x=last)
-         + " " + similarity.by_layer(entropy))
+Markdown(prose.similarity.similarity_sentence(entropy, f"Inverse row entropy at the last state ({last})", layer_x=last)
+         + " " + prose.similarity.by_layer(entropy))
 
 # %%
 residual = whole[whole["metric"] == "residual_ratio"]
-Markdown(similarity.sentence(residual, f"Residual ratio at the last state ({last})", layer_x=last)
-         + " " + similarity.by_layer(residual))
+Markdown(prose.similarity.similarity_sentence(residual, f"Residual ratio at the last state ({last})", layer_x=last)
+         + " " + prose.similarity.by_layer(residual))
 
 # %% [markdown] tags=["suite-texts"]
 # By set of texts:
 
 # %% tags=["suite-texts"]
-Markdown(similarity.between_sets(sets[sets["layer_x"] == last], "maths", "general"))
+Markdown(prose.similarity.between_sets(sets[sets["layer_x"] == last], "maths", "general"))

@@ -29,14 +29,14 @@ pair = "base-vs-rlvr"
 # %%
 from IPython.display import Markdown
 
-from hrsa.analysis import intervals, pairs
-from hrsa.report import plots
-from hrsa.report.prose import similarity
+from hrsa import analysis
+from hrsa.analysis import PairTable
+from hrsa.report import plots, prose
 from hrsa.similarity import METRIC_FAMILIES, METRICS
 from hrsa.study import load_profile, store
 
 study = load_profile(profile)
-folder = pairs.compare_pair(study, pair, "cka")
+folder = analysis.make_comparison(study, pair, "cka")
 
 # %% [markdown]
 # ## Every layer with every layer
@@ -45,7 +45,7 @@ folder = pairs.compare_pair(study, pair, "cka")
 # averaged over seeds.
 
 # %%
-heat = store.read_table(folder / "heatmap.parquet")
+heat = store.read_table(folder / PairTable.HEATMAP)
 plots.heatmap(heat[heat["metric"] == "cka"], x="layer_x", y="layer_y", value="value", facet="models", quantity="cka",
               xlabel=f"state of {study.pair(pair).a}", ylabel=f"state of {study.pair(pair).b}").publish(
     study.name, f"07_cka/{pair}", "heatmap",
@@ -56,13 +56,9 @@ plots.heatmap(heat[heat["metric"] == "cka"], x="layer_x", y="layer_y", value="va
 # is taken after the final norm. Adjacent states are alike because each block only adds to the one before. A dark
 # diagonal would be surprising.
 
-# %% [markdown]
-# A map has many cells, and the largest of many is large by chance. So each cell is held against the largest cell of
-# whole maps, made with the rows of one model permuted within classes of text length and position:
-
 # %%
-maxima = store.read_table(folder / "maxima.parquet")
-Markdown(similarity.above_maximum(heat, maxima, "cka"))
+maxima = store.read_table(folder / PairTable.MAXIMA)
+Markdown(prose.similarity.why_maxima() + " " + prose.similarity.above_maximum(heat, maxima, "cka"))
 
 # %% [markdown]
 # The same map from the debiased estimate. Where the two maps differ, the number of tokens speaks and not the models.
@@ -78,7 +74,7 @@ plots.heatmap(heat[heat["metric"] == "debiased_cka"], x="layer_x", y="layer_y", 
 # How to read it: as above. A map that is much darker than the biased one warns that there are too few tokens.
 
 # %%
-Markdown(similarity.above_maximum(heat, maxima, "debiased_cka"))
+Markdown(prose.similarity.above_maximum(heat, maxima, "debiased_cka"))
 
 # %% [markdown]
 # ## The diagonal, with what to hold it against
@@ -88,9 +84,9 @@ Markdown(similarity.above_maximum(heat, maxima, "debiased_cka"))
 # two seeds of one arm.
 
 # %%
-curve = intervals.over_seeds(store.read_table(folder / "curve.parquet"))
+curve = analysis.read_over_seeds(folder / PairTable.CURVE)
 curve["estimate"] = curve["metric"].map({key: METRICS[key].name for key in METRIC_FAMILIES["cka"]})
-beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
+beside = analysis.yardsticks(curve)
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="estimate", low="low", high="high",
              references=beside, quantity="cka", xlabel="state", ylabel="CKA of matching states").publish(
     study.name, f"07_cka/{pair}", "diagonal",
@@ -103,22 +99,19 @@ plots.curves(curve, x="layer_x", y="value", hue="models", facet="estimate", low=
 
 # %% [markdown]
 # ## Does it survive?
-#
-# A conclusion that hangs on a few dimensions, or on a few frequent tokens, is about those. The table repeats the
-# comparison of the last state, on a sample of at most 1,000 tokens, with every dimension *standardised*, with *outlier*
-# dimensions (over six times the size of the median one) removed, with the *mean* over tokens removed, and with at most
-# the median number of tokens of each id (*frequency balanced*).
 
 # %%
-twins = similarity.survived(intervals.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
+twins = prose.robustness.read_twins(folder)
+Markdown(prose.robustness.why_twins("cka"))
+
+# %%
 plots.table(twins.drop(columns="conclusion"), "CKA at the last state, and whether its conclusions survive")
 
 # %% [markdown]
-# How to read it: *survives* says that the intervals allow the same conclusions as on the states as recorded, in the
-# first row of each metric.
+# The conclusions in words, and what turns them:
 
 # %%
-Markdown(similarity.sentences(twins, ["twin"]))
+Markdown(prose.robustness.twins_said(twins))
 
 # %% [markdown]
 # ## Audit: what it takes to mislead
@@ -130,8 +123,8 @@ Markdown(similarity.sentences(twins, ["twin"]))
 # tokens, with the other levels beside CKA:
 
 # %%
-audit = intervals.over_seeds(store.read_table(folder / "audit.parquet"))
-plots.curves(similarity.curves(audit), x="strength", y="value", hue="metric", dash="models", facet="attack",
+audit = analysis.read_over_seeds(folder / PairTable.AUDIT)
+plots.curves(prose.robustness.attack_curves(audit), x="strength", y="value", hue="metric", dash="models", facet="attack",
              quantity="similarity", xlabel="strength of the change (0: as recorded)", ylabel="similarity").publish(
     study.name, f"07_cka/{pair}", "audit",
     f"CKA, debiased CKA, k-NN overlap and correlation of the last states under four attacks, pair {pair}")
@@ -142,7 +135,7 @@ plots.curves(similarity.curves(audit), x="strength", y="value", hue="metric", da
 # can change the neighbours of few. The sentences name the attacks that turn a conclusion, with their strengths.
 
 # %%
-Markdown(similarity.sentences(similarity.survived(audit, ["attack", "strength"]), ["attack", "strength"]))
+Markdown(prose.robustness.attacks_said(audit))
 
 # %% [markdown]
 # ## What was found
@@ -153,10 +146,10 @@ Markdown(similarity.sentences(similarity.survived(audit, ["attack", "strength"])
 # %%
 last = curve["layer_x"].iloc[-1]
 debiased = curve[curve["metric"] == "debiased_cka"]
-Markdown(similarity.sentence(debiased, f"Debiased CKA at the last state ({last})", layer_x=last)
-         + " " + similarity.by_layer(debiased))
+Markdown(prose.similarity.similarity_sentence(debiased, f"Debiased CKA at the last state ({last})", layer_x=last)
+         + " " + prose.similarity.by_layer(debiased))
 
 # %%
 biased = curve[curve["metric"] == "cka"]
-Markdown(similarity.sentence(biased, f"Biased CKA at the last state ({last})", layer_x=last)
-         + " " + similarity.by_layer(biased))
+Markdown(prose.similarity.similarity_sentence(biased, f"Biased CKA at the last state ({last})", layer_x=last)
+         + " " + prose.similarity.by_layer(biased))

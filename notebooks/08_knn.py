@@ -25,17 +25,15 @@ profile = "smoke"
 pair = "base-vs-rlvr"
 
 # %%
-import pandas as pd
 from IPython.display import Markdown
 
-from hrsa.analysis import intervals, pairs
-from hrsa.report import plots
-from hrsa.report.prose import similarity
-from hrsa.study import load_profile, store
-from hrsa.verdict import published
+from hrsa import analysis
+from hrsa.analysis import PairTable
+from hrsa.report import plots, prose
+from hrsa.study import load_profile
 
 study = load_profile(profile)
-folder = pairs.compare_pair(study, pair, "knn")
+folder = analysis.make_comparison(study, pair, "knn")
 
 # %% [markdown]
 # ## Overlap over depth
@@ -45,9 +43,9 @@ folder = pairs.compare_pair(study, pair, "knn")
 # embedders that of two seeds of one arm.
 
 # %%
-curve = intervals.over_seeds(store.read_table(folder / "curve.parquet"))
+curve = analysis.read_over_seeds(folder / PairTable.CURVE)
 curve["neighbours"] = "k = " + curve["k"].astype(str)
-beside = [name for name in ("null", "floor", "ceiling") if curve[name].notna().any()]
+beside = analysis.yardsticks(curve)
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", low="low", high="high",
              references=beside, quantity="knn", xlabel="state", ylabel="mean overlap").publish(
     study.name, f"08_knn/{pair}", "overlap",
@@ -65,7 +63,7 @@ plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", lo
 # share of tokens whose neighbours it decided, in either model:
 
 # %%
-ties = intervals.over_seeds(store.read_table(folder / "tied.parquet"))
+ties = analysis.read_over_seeds(folder / PairTable.TIED)
 ties = ties.pivot_table(index=["models", "layer_x"], columns="k", values="value", sort=False).reset_index()
 plots.table(ties.rename(columns={"layer_x": "state", **{k: f"k = {k}" for k in ties.columns if k not in (
     "models", "layer_x")}}), "Share of tokens whose set of neighbours the tie rule decided")
@@ -82,12 +80,7 @@ plots.table(ties.rename(columns={"layer_x": "state", **{k: f"k = {k}" for k in t
 # and this run's, which comes from far smaller models: compare directions, not sizes.
 
 # %%
-mine = curve.pivot_table(index="models", columns="k", values="value").reset_index().assign(pair=f"this run, {pair}")
-rows = [(f"published, {name}", models, *values) for name, _, *both in published.OVERLAP
-        for models, values in zip(("backbones", "embedders"), both, strict=True)]
-table = pd.concat([mine, pd.DataFrame(rows, columns=["pair", "models", 5, 10, 50])])
-table = table[["pair", "models", *sorted(set(table.columns) - {"pair", "models"})]]
-plots.table(table.rename(columns=lambda c: c if isinstance(c, str) else f"k = {c}"), "Mean overlap over layers")
+plots.table(prose.paper.overlap_table(curve, pair), "Mean overlap over layers")
 
 # %% [markdown]
 # How to read it: one row per pair and kind of model. The published claim is that contrastive training does not bring
@@ -95,22 +88,19 @@ plots.table(table.rename(columns=lambda c: c if isinstance(c, str) else f"k = {c
 
 # %% [markdown]
 # ## Does it survive?
-#
-# A conclusion that hangs on a few dimensions, or on a few frequent tokens, is about those. The table repeats the
-# comparison of the last state, on a sample of at most 1,000 tokens, with every dimension *standardised*, with *outlier*
-# dimensions (over six times the size of the median one) removed, with the *mean* over tokens removed, and with at most
-# the median number of tokens of each id (*frequency balanced*). The overlap is that of the $k$ nearest to 10.
 
 # %%
-twins = similarity.survived(intervals.over_seeds(store.read_table(folder / "twins.parquet")), ["twin"])
+twins = prose.robustness.read_twins(folder)
+Markdown(prose.robustness.why_twins("knn"))
+
+# %%
 plots.table(twins.drop(columns="conclusion"), "k-NN overlap at the last state, and whether its conclusions survive")
 
 # %% [markdown]
-# How to read it: *survives* says that the intervals allow the same conclusions as on the states as recorded, in the
-# first row of each metric.
+# The conclusions in words, and what turns them:
 
 # %%
-Markdown(similarity.sentences(twins, ["twin"]))
+Markdown(prose.robustness.twins_said(twins))
 
 # %% [markdown]
 # ## What was found
@@ -119,6 +109,6 @@ Markdown(similarity.sentences(twins, ["twin"]))
 
 # %%
 last = curve["layer_x"].iloc[-1]
-lines = [similarity.sentence(curve, f"Overlap at k = {k}, last state ({last})", layer_x=last, k=k) + " "
-         + similarity.by_layer(curve, k=k) for k in sorted(curve["k"].unique())]
+lines = [prose.similarity.similarity_sentence(curve, f"Overlap at k = {k}, last state ({last})", layer_x=last, k=k) + " "
+         + prose.similarity.by_layer(curve, k=k) for k in sorted(curve["k"].unique())]
 Markdown("\n".join(f"- {line}" for line in lines))

@@ -29,20 +29,20 @@ pair = "base-vs-rlvr"
 # %%
 from IPython.display import Markdown
 
-from hrsa.analysis import intervals, pairs
-from hrsa.report import plots
-from hrsa.report.prose import similarity
-from hrsa.study import load_profile, store
+from hrsa import analysis
+from hrsa.analysis import PairTable
+from hrsa.report import plots, prose
+from hrsa.study import load_profile
 
 study = load_profile(profile)
-folder = pairs.compare_pair(study, pair, "probes")
+folder = analysis.make_comparison(study, pair, "probes")
 
 # %% [markdown] tags=["suite-texts"]
 # In general texts (dictionary entries) the topic is a field of meaning and the number the depth of the word in WordNet;
 # in mathematics the topic is what is asked for and the number counts the steps of the solution.
 
 # %%
-probes = intervals.over_seeds(store.read_table(folder / "probes.parquet").drop(columns="direction"))
+probes = analysis.read_over_seeds(folder / PairTable.PROBES)
 probes["where"] = probes["set"] + ", " + probes["models"]
 scores = probes[probes["quantity"] != "delta"]
 
@@ -108,4 +108,4 @@ plots.table(floor, "Embedders: delta with its interval, and the mean delta betwe
 # On texts that no readout was fitted on, from both directions together:
 
 # %%
-Markdown("\n\n".join(similarity.transfer(probes, task) for task in probes["task"].unique()))
+Markdown("\n\n".join(prose.similarity.transfer(probes, task) for task in probes["task"].unique()))

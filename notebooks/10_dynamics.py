@@ -29,14 +29,13 @@ profile = "smoke"
 import pandas as pd
 from IPython.display import Markdown
 
-from hrsa.analysis import pairs
-from hrsa.report import plots
-from hrsa.report.prose import similarity
+from hrsa import analysis
+from hrsa.report import plots, prose
 from hrsa.similarity import METRICS
 from hrsa.study import load_profile, store
 
 study = load_profile(profile)
-tables = {pair.name: store.read_table(pairs.dynamics(study, pair.name) / "dynamics.parquet") for pair in study.pairs}
+tables = {pair.name: store.read_table(analysis.make_dynamics(study, pair.name) / analysis.DYNAMICS) for pair in study.pairs}
 steps = pd.concat(tables, names=["pair"]).reset_index(level="pair").reset_index(drop=True)
 
 # %% [markdown]
@@ -127,6 +126,6 @@ plots.curves(deep, x="step", y="value", hue="pair", facet="similarity", quantity
 # %%
 told = [*names, "residual_ratio", "knn"]
 groups = last[last["metric"].isin(told)].groupby(["pair", "metric", "k"], sort=False, dropna=False)
-lines = [f"{pair}: " + similarity.over_training(part, METRICS[metric].name + (f" (k = {k})" if metric == "knn" else ""))
+lines = [f"{pair}: " + prose.similarity.over_training(part, METRICS[metric].name + (f" (k = {k})" if metric == "knn" else ""))
          for (pair, metric, k), part in groups]
 Markdown("\n".join(f"- {line}" for line in lines))

@@ -26,15 +26,14 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa.analysis import ablations
-from hrsa.evaluation.evaluate import make_scores
+from hrsa import analysis
+from hrsa.evaluation import evaluate
 from hrsa.report import plots, prose
-from hrsa.report.prose.scores import score_table
 from hrsa.study import load_profile, store
 from hrsa.verdict import differences
 
 study = load_profile(profile)
-conditions = [ablations.RECIPE, *(a.name for a in study.ablations)]
+conditions = [analysis.RECIPE, *(a.name for a in study.ablations)]
 
 # %% [markdown]
 # ## What was changed
@@ -42,7 +41,7 @@ conditions = [ablations.RECIPE, *(a.name for a in study.ablations)]
 # Everything that is not named stays as in the recipe: data, batches, seeds, steps.
 
 # %%
-plots.table(ablations.changes(study), f"Ablations of profile {study.name}, beside the recipe's values", decimals=4)
+plots.table(analysis.changed_settings(study), f"Ablations of profile {study.name}, beside the recipe's values", decimals=4)
 
 # %% [markdown]
 # ## Scores under each condition
@@ -53,8 +52,8 @@ plots.table(ablations.changes(study), f"Ablations of profile {study.name}, besid
 arms = {name for a in study.ablations for name in a.backbones}
 seeds = {seed for a in study.ablations for seed in a.seeds}
 models = [m.id for m in study.models() if m.backbone in arms and m.seed in seeds]
-scores, per_query = make_scores(study, models)
-plots.table(score_table(study, scores), f"Scores x 100 by condition and arm, seeds {sorted(seeds)}")
+scores, per_query = evaluate.make_scores(study, models)
+plots.table(prose.scores.score_table(study, scores), f"Scores x 100 by condition and arm, seeds {sorted(seeds)}")
 
 # %%
 means = differences.overall_scores(study, scores)
@@ -72,7 +71,7 @@ plots.bars(means, x="condition", y="value", hue="arm", low="low", high="high", q
 
 # %%
 found = differences.all_differences(study, per_query, conditions, seeds=sorted(seeds))
-overall = found[found["task"] == differences.ALL]
+overall = found[found["task"] == differences.ALL_TASKS]
 plots.forest(overall, label="condition", value="difference", low="low", high="high", margin=study.verdict.margin,
              facet="pair", xlabel="mean score of b minus mean score of a").publish(
     study.name, "11_ablations", "differences",
@@ -83,7 +82,7 @@ plots.forest(overall, label="condition", value="difference", low="low", high="hi
 # tasks and not that of training runs, so no verdict is given on such a row, however narrow it is.
 
 # %%
-Markdown("\n".join(f"- {prose.scores.sentence(row, study.verdict.margin)}" for _, row in overall.iterrows())
+Markdown("\n".join(f"- {prose.scores.difference_sentence(row, study.verdict.margin)}" for _, row in overall.iterrows())
          + "\n\n" + prose.scores.against_recipe(overall))
 
 # %% [markdown]
@@ -94,9 +93,9 @@ Markdown("\n".join(f"- {prose.scores.sentence(row, study.verdict.margin)}" for _
 # training.
 
 # %%
-pairs = [pair.name for pair in study.pairs if ablations.ablations_of(study, pair.name)]
-folders = [ablations.last_states(study, pair) for pair in pairs]
-likeness = differences.likeness([store.read_table(folder / "last.parquet", ablations.COLUMNS) for folder in folders])
+pairs = [pair.name for pair in study.pairs if analysis.ablations_of(study, pair.name)]
+folders = [analysis.make_likeness(study, pair) for pair in pairs]
+likeness = differences.likeness([store.read_table(folder / analysis.LIKENESS, analysis.LIKENESS_COLUMNS) for folder in folders])
 
 # %%
 plots.bars(likeness, x="condition", y="value", hue="measure", facet="pair", low="low", high="high",

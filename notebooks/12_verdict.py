@@ -29,10 +29,8 @@ profile = "smoke"
 from IPython.display import Markdown
 
 from hrsa.report import plots, prose, results
-from hrsa.study import load_profile
-from hrsa.study.code_hash import code_hash
-from hrsa.verdict import claims, evidence, paired_scores, published, statement, synthesis
-from hrsa.verdict.equivalence import verdict
+from hrsa.study import code_hash, load_profile
+from hrsa.verdict import claims, evidence, paired_scores, published, statement, synthesis, verdict
 
 study = load_profile(profile)
 stated = study.verdict.model_dump()
@@ -44,9 +42,9 @@ stated = study.verdict.model_dump()
 # answer, so they are recorded with a hash, and a later change stays visible.
 
 # %%
-statements = statement.state(study)
-first, changed = statement.stated_before(study, statements), statement.changes(statements)
-Markdown(prose.verdict.statement(statements, first, changed))
+statements = statement.record_statement(study)
+first, changed = statement.stated_before(study, statements), statement.statement_changes(statements)
+Markdown(prose.verdict.statement_sentence(statements, first, changed))
 
 # %% [markdown]
 # ## One verdict per pair
@@ -57,10 +55,10 @@ Markdown(prose.verdict.statement(statements, first, changed))
 # rejected; *negligible*, both; *inconclusive*, neither. Holm's correction runs over the pairs.
 
 # %%
-pool = evidence.pooled(study)
+pool = evidence.make_pool(study)
 per_query, seeds = pool.per_query, pool.seeds
 verdicts = synthesis.score_verdicts(per_query, pool.families, study.pairs, seeds, **stated)
-Markdown(f"{prose.verdict.verdicts(verdicts)}\n\n{prose.verdict.sources(pool, study.seeds)}")
+Markdown(f"{prose.verdict.verdict_lines(verdicts)}\n\n{prose.verdict.evidence_sources(pool, study.seeds)}")
 
 # %% [markdown]
 # Scores of other machines or laboratories join the analysis when they come from the same models, recipe, suite and
@@ -97,7 +95,7 @@ columns = ["pair", "family", "seeds", "tasks", "queries", "holm_difference", "ho
 plots.table(verdicts[columns], "Data and p-values behind each verdict", decimals=4)
 
 # %%
-Markdown(prose.verdict.families(verdicts))
+Markdown(prose.verdict.families_agree(verdicts))
 
 # %% [markdown]
 # Would another analysis say otherwise? Beside the verdict, without correction for the number of pairs: the same
@@ -105,7 +103,7 @@ Markdown(prose.verdict.families(verdicts))
 
 # %%
 others = synthesis.other_analyses(per_query, study.pairs, seeds, **stated)
-Markdown(prose.verdict.agreement(others))
+Markdown(prose.verdict.analyses_agree(others))
 
 # %%
 plots.table(others.drop(columns="about"), "Other analyses of the same scores; inside: posterior mass within the margin",
@@ -146,7 +144,7 @@ plots.bars(parts, x="component", y="share", hue="pair", xlabel="source of variat
     study.name, "12_verdict", "sources", "Bars of the share of each source of variation in the error of each pair's difference")
 
 # %%
-Markdown(prose.verdict.limits(parts))
+Markdown(prose.verdict.error_sentences(parts))
 
 # %% [markdown]
 # The planner simulates studies of other sizes with these variances and a true difference of zero, and applies the rule
@@ -179,7 +177,7 @@ plots.table(plan, f"Power at margin {study.verdict.margin:g}, the margin provabl
 
 # %%
 first = study.pairs[0].name
-levels = results.overview(study, first)
+levels = results.make_overview(study, first)
 plots.curves(levels, x="layer_x", y="value", hue="models", facet="similarity", low="low", high="high",
              references=["null", "floor"], quantity="similarity", xlabel="state", ylabel="similarity").publish(
     study.name, "12_verdict", "overview",
@@ -193,12 +191,12 @@ plots.curves(levels, x="layer_x", y="value", hue="models", facet="similarity", l
 # %% [markdown]
 # ## The paper's claims
 #
-# Each claim has a rule, stated in `hrsa.claims` before any run, that compares an interval with a threshold or with
+# Each claim has a rule, stated in `hrsa.verdict.claims` before any run, that compares an interval with a threshold or with
 # another interval. A claim holds or fails only when the intervals are clear of each other; otherwise it is inconclusive.
 
 # %%
-similar = synthesis.similarities(study)
-table = claims.table(claims.score_claims(verdicts), claims.similarity_claims(similar))
+similar = synthesis.make_similarities(study)
+table = claims.all_claims(claims.score_claims(verdicts), claims.similarity_claims(similar))
 Markdown(prose.verdict.headline(table))
 
 # %%
@@ -214,7 +212,7 @@ plots.table(table[["claim", "pair", "outcome", "measured"]],
 plots.table(table[["level", "claim", "rule"]].drop_duplicates(), "The rule of each claim")
 
 # %%
-plots.table(claims.tally(table), "Outcomes by level")
+plots.table(claims.count_outcomes(table), "Outcomes by level")
 
 # %% [markdown]
 # ## The published scores, tested
@@ -226,7 +224,7 @@ plots.table(claims.tally(table), "Outcomes by level")
 # %%
 cells = published.reanalyse(margin=1.0)
 strict = published.reanalyse(margin=0.5)
-Markdown(f"{prose.verdict.published_scores(strict)}\n\n{prose.verdict.published_scores(cells)}")
+Markdown(f"{prose.paper.published_scores_said(strict)}\n\n{prose.paper.published_scores_said(cells)}")
 
 # %%
 shown = cells[(cells["reading"] == published.READINGS[0].name) & (cells["kind"] != "SFT")]
@@ -240,7 +238,7 @@ plots.forest(shown, label="pair", value="delta", low="low", high="high", margin=
 # leaves out zero points to a difference that three seeds agree on; inside the band, it is smaller than one point.
 
 # %%
-plots.table(published.tally(), "Published RLVR cells by verdict, for each reading of the std and each margin (points)")
+plots.table(published.verdicts_by_reading(), "Published RLVR cells by verdict, for each reading of the std and each margin (points)")
 
 # %%
 columns = ["pair", "benchmark", "reading", "delta", "std", "low", "high", "holm_difference", "holm_equivalence", "verdict",
@@ -254,7 +252,7 @@ plots.table(cells[columns], "All 15 published cells at a margin of one point, un
 # of the map between them allows a count.
 
 # %%
-Markdown(prose.verdict.published_realignment(published.realignment()))
+Markdown(prose.paper.realignment_counted(published.rises_in_entropy()))
 
 # %%
 plots.table(published.entropy_change(), "Published inverse row entropy before and after contrastive training")
@@ -266,8 +264,8 @@ plots.table(published.entropy_change(), "Published inverse row entropy before an
 # one margin, or zero. This is a committed result, made by the command below, and not computed in this run.
 
 # %%
-simulated, record = results.committed("verdict_simulation")
-Markdown(f"{prose.verdict.proof(simulated)}\n\n{prose.verdict.origin(record, code_hash(verdict))}")
+simulated, record = results.read_committed("verdict_simulation")
+Markdown(f"{prose.verdict.simulation_sentence(simulated)}\n\n{prose.verdict.simulation_origin(record, code_hash.code_hash(verdict))}")
 
 # %%
 plots.heatmap(simulated, x="method", y="scenario", value="false_equivalence", xlabel="method",

@@ -26,8 +26,7 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa.report import plots, results
-from hrsa.report.prose import backbones, verdict
+from hrsa.report import plots, prose, results
 from hrsa.study import load_profile
 from hrsa.verdict import paired_scores, synthesis
 
@@ -37,8 +36,8 @@ study = load_profile(profile)
 # ## Where these results come from
 
 # %%
-tables, record = results.load("family")
-Markdown(results.origin(record))
+tables, record = results.read_results("family")
+Markdown(prose.verdict.committed_origin(record))
 
 # %% [markdown]
 # ## The models
@@ -47,8 +46,8 @@ Markdown(results.origin(record))
 # it got at what it was trained for, before any contrastive training.
 
 # %%
-cards = backbones.cards(load_profile("family"))
-plots.bars(backbones.accuracy(cards), x="backbone", y="value", hue="mode", low="low", high="high", quantity="score",
+cards = prose.backbones.make_cards(load_profile("family"))
+plots.bars(prose.backbones.accuracy(cards), x="backbone", y="value", hue="mode", low="low", high="high", quantity="score",
            ylabel="share of held-out problems solved").publish(
     study.name, "13_family", "accuracy", "Accuracy of every shipped backbone on held-out problems with 95% intervals")
 
@@ -56,10 +55,10 @@ plots.bars(backbones.accuracy(cards), x="backbone", y="value", hue="mode", low="
 # How to read it: all answered the same problems, so compare differences, below, rather than overlap of the bars' intervals.
 
 # %%
-Markdown(backbones.findings(cards))
+Markdown(prose.backbones.findings(cards))
 
 # %%
-plots.table(backbones.overview(cards)[["backbone", "start", "updates", "perplexity", "KL"]],
+plots.table(prose.backbones.card_table(cards)[["backbone", "start", "updates", "perplexity", "KL"]],
             "Perplexity on held-out real text, and KL divergence from the base in nats per token of own answers")
 
 # %% [markdown]
@@ -69,7 +68,7 @@ plots.table(backbones.overview(cards)[["backbone", "start", "updates", "perplexi
 # prolonged RLVR, and a second base from other random weights, which is as different as two models of one recipe get.
 
 # %%
-Markdown(verdict.verdicts(tables["verdicts"]))
+Markdown(prose.verdict.verdict_lines(tables["verdicts"]))
 
 # %% [markdown]
 # This run has pairs of its own; those of the same name are shown beside the committed ones.
@@ -78,7 +77,7 @@ Markdown(verdict.verdicts(tables["verdicts"]))
 stated = study.verdict.model_dump()
 per_query, families = paired_scores.make_query_scores(study)
 own = synthesis.score_verdicts(per_query, families, study.pairs, study.seeds, **stated)
-both = results.beside(tables["verdicts"].query("family == 'all'"), own.query("family == 'all'"))
+both = results.side_by_side(tables["verdicts"].query("family == 'all'"), own.query("family == 'all'"))
 
 # %%
 plots.forest(both, label="pair", value="difference", low="low", high="high", hue="source",
@@ -95,7 +94,7 @@ columns = ["pair", "kind", "verdict", "difference", "low", "high", "smallest_mar
 plots.table(both[columns], "Verdicts over all tasks, committed and of this run", decimals=4)
 
 # %%
-Markdown(verdict.sight(tables["controls"], tables["verdicts"]))
+Markdown(prose.verdict.sight(tables["controls"], tables["verdicts"]))
 
 # %% [markdown]
 # ## What changed inside
@@ -124,7 +123,7 @@ plots.curves(tables["levels"].query("models == 'embedders'"), x="layer_x", y="va
 # are realignment; the second base is the test of it, since it has the furthest to go.
 
 # %%
-similar = results.beside(tables["similarities"], synthesis.similarities(study))
+similar = results.side_by_side(tables["similarities"], synthesis.make_similarities(study))
 plots.table(similar[["pair", "metric", "models", "value", "low", "high", "source"]],
             "Similarities as one number each, committed and of this run")
 

@@ -17,7 +17,7 @@ from tiny import tiny_backbone, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from hrsa.analysis import layerwise, recordings, units
+from hrsa.analysis import recordings, units
 from hrsa.study import store
 from hrsa.study.profile import Analysis, load_profile
 from hrsa.texts import own_probes
@@ -100,7 +100,7 @@ def test_ceiling_is_the_same_rows_in_bf16(tmp_path, rng):
     (tmp_path / "states").mkdir()
     analysis = Analysis(texts_per_set=8, max_length=10, max_tokens=60, probe_texts=20, ks=(3,))
     recordings.write_states(tmp_path / "states", model, probe_table(rng), analysis, "model", ceiling=True)
-    x, y = layerwise.open_pair(tmp_path / "states", tmp_path / "states" / recordings.BF16)
+    x, y = recordings.open_pair(tmp_path / "states", tmp_path / "states" / recordings.BF16)
     for i in range(len(x.labels)):
         a, b = x.layer(i), y.layer(i)
         assert 0 < np.abs(a - b).max() < 0.1 * np.abs(a).max()

@@ -104,7 +104,7 @@ def _execute_all(root, profile):
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         jupytext.write(notebook, root / f"{kind}.ipynb")
         executed[kind] = notebooks.run_notebook(root / f"{kind}.ipynb", root / f"{kind}.out.ipynb", {"profile": "tiny"})
-    for _, members in source.pages(profile):
+    for _, members in source.chapter_pages(profile):
         for chapter, name in members:
             target = root / chapters.executed(profile, chapter, name)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa.report.prose import verdict
+from hrsa.report.prose import paper, verdict
 from hrsa.report.prose.verdict import sight
-from hrsa.report.results import committed
+from hrsa.report.results import read_committed
 from hrsa.study import store
 from hrsa.study.profile import Pair, load_profile
 from hrsa.verdict import evidence, paired_scores, published, statement
@@ -17,14 +17,21 @@ from hrsa.verdict.claims import (
     FAILS,
     HOLDS,
     INCONCLUSIVE,
-    SIMILARITIES,
+    SIMILARITY_COLUMNS,
+    all_claims,
+    count_outcomes,
     score_claims,
-    sentences,
     similarity_claims,
-    tally,
 )
-from hrsa.verdict.claims import table as all_claims
-from hrsa.verdict.synthesis import controls, error_shares, one_number, other_analyses, plans, score_verdicts, summarise
+from hrsa.verdict.synthesis import (
+    controls,
+    error_shares,
+    one_number,
+    other_analyses,
+    plans,
+    score_verdicts,
+    summarise_pair,
+)
 
 BASE = {"RLVR": {"correlation": (0.95, 0.97), "inverse_row_entropy": (0.9, 0.92), "debiased_cka": (0.97, 0.98),
                  "knn": (0.6, 0.62), "probe_delta": (0.0, 0.02)},
@@ -43,7 +50,7 @@ def similar(changes=None):
                 low, high = (changes or {}).get((kind, models, metric), pair_bounds)
                 floor = (0.7, 0.8) if models == "embedders" else (np.nan, np.nan)
                 rows.append((kind.lower(), kind, metric, models, (low + high) / 2, low, high, *floor))
-    return pd.DataFrame(rows, columns=SIMILARITIES)
+    return pd.DataFrame(rows, columns=SIMILARITY_COLUMNS)
 
 
 def test_all_claims_hold_on_the_papers_story():
@@ -73,8 +80,6 @@ def test_outcomes_change_with_the_data(change, bounds, text, outcome):
     kind = change[0].lower()
     found = table[table["claim"].str.contains(text, regex=False) & (table["pair"] == kind)]
     assert list(found["outcome"]) == [outcome]
-    told = sentences(found)[0]
-    assert {HOLDS: "holds", FAILS: "fails", INCONCLUSIVE: "not decided"}[outcome] in told
 
 
 def test_contrast_of_sft_and_rlvr():
@@ -113,7 +118,7 @@ def test_null_effect_from_scores(rng, shift, outcome):
     claims = score_claims(table)
     assert claims["outcome"].iloc[0] == outcome
     assert list(claims["level"].unique()) == ["scores"]
-    counted = tally(claims)
+    counted = count_outcomes(claims)
     assert counted[[HOLDS, FAILS, INCONCLUSIVE]].to_numpy().sum() == len(claims) == 3
 
 
@@ -151,7 +156,7 @@ def test_summary_of_a_pair_takes_the_right_rows():
                            for quantity in ("own", "delta")],
                           columns=["task", "split", "quantity", "models", "seed", "value", "low", "high"])
     probes = probes.astype({"seed": "Int64"}).assign(floor_low=np.nan, floor_high=np.nan)
-    table = summarise({"correlation": curve, "cka": curve, "knn": curve, "procrustes": curve, "probes": probes})
+    table = summarise_pair({"correlation": curve, "cka": curve, "knn": curve, "procrustes": curve, "probes": probes})
     found = table.set_index(["metric", "models"])["value"]
     assert found["correlation", "backbones"] == pytest.approx(0.5)
     assert found["knn", "embedders"] == pytest.approx(0.5)
@@ -176,9 +181,10 @@ def test_pairing_by_seed_and_query(rng):
 def test_evidence_joins_when_the_fingerprint_agrees(rng, tmp_path):
     smoke = load_profile("smoke")
     one, two = scores(rng, seeds=(0, 1), queries=4), scores(rng, seeds=(2,), queries=4)
-    evidence.write(tmp_path / "one.parquet", smoke, one, "machine one", FAMILIES)
-    evidence.write(tmp_path / "two.parquet", smoke.model_copy(update={"seeds": (2,)}), two, "machine two", FAMILIES)
-    joined, meta = evidence.join([tmp_path / "one.parquet", tmp_path / "two.parquet"])
+    evidence.write_evidence(tmp_path / "one.parquet", smoke, one, "machine one", FAMILIES)
+    other = smoke.model_copy(update={"seeds": (2,)})
+    evidence.write_evidence(tmp_path / "two.parquet", other, two, "machine two", FAMILIES)
+    joined, meta = evidence.join_evidence([tmp_path / "one.parquet", tmp_path / "two.parquet"])
     assert len(joined) == len(one) + len(two) and [m["source"] for m in meta] == ["machine one", "machine two"]
     assert paired_scores.seeds_of(joined, "base", "rlvr") == [0, 1, 2]
 
@@ -197,55 +203,57 @@ def test_what_is_written_is_what_is_read(rng, tmp_path):
 def test_evidence_of_another_recipe_is_refused(rng, tmp_path, section, field, value, part):
     smoke = load_profile("smoke")
     changed = smoke.model_copy(update={section: getattr(smoke, section).model_copy(update={field: value})})
-    evidence.write(tmp_path / "one.parquet", smoke, scores(rng, seeds=(0,), queries=3), "one", FAMILIES)
-    evidence.write(tmp_path / "two.parquet", changed, scores(rng, seeds=(1,), queries=3), "two", FAMILIES)
+    evidence.write_evidence(tmp_path / "one.parquet", smoke, scores(rng, seeds=(0,), queries=3), "one", FAMILIES)
+    evidence.write_evidence(tmp_path / "two.parquet", changed, scores(rng, seeds=(1,), queries=3), "two", FAMILIES)
     with pytest.raises(ValueError, match=f"another for {part}:"):
-        evidence.join([tmp_path / "one.parquet", tmp_path / "two.parquet"])
+        evidence.join_evidence([tmp_path / "one.parquet", tmp_path / "two.parquet"])
 
 
 def test_the_same_seed_with_other_scores_is_refused(rng, tmp_path):
     smoke = load_profile("smoke")
     table = scores(rng, seeds=(0,), queries=3)
     for name, content in (("one", table), ("copy", table), ("other", table.assign(value=table["value"] + 0.1))):
-        evidence.write(tmp_path / f"{name}.parquet", smoke, content, name, FAMILIES)
-    assert len(evidence.join([tmp_path / "one.parquet", tmp_path / "copy.parquet"])[0]) == len(table)
+        evidence.write_evidence(tmp_path / f"{name}.parquet", smoke, content, name, FAMILIES)
+    assert len(evidence.join_evidence([tmp_path / "one.parquet", tmp_path / "copy.parquet"])[0]) == len(table)
     with pytest.raises(ValueError, match="one score per model"):
-        evidence.join([tmp_path / "one.parquet", tmp_path / "other.parquet"])
+        evidence.join_evidence([tmp_path / "one.parquet", tmp_path / "other.parquet"])
 
 
 def test_not_evidence(rng, tmp_path):
     scores(rng, queries=2).to_parquet(tmp_path / "plain.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(ValueError, match="without a fingerprint"):
-        evidence.read(tmp_path / "plain.parquet")
+        evidence.read_evidence(tmp_path / "plain.parquet")
     with pytest.raises(ValueError, match="copy it again"):
-        evidence.read(tmp_path / "broken.parquet")
+        evidence.read_evidence(tmp_path / "broken.parquet")
     with pytest.raises(ValueError, match="got none"):
-        evidence.join([])
+        evidence.join_evidence([])
 
 
 def test_a_later_change_of_the_statement_shows(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "RUNS", tmp_path)
     smoke = load_profile("smoke")
-    assert len(statement.state(smoke)) == 1 and statement.changes(statement.state(smoke)) == []
+    assert len(statement.record_statement(smoke)) == 1
+    assert statement.statement_changes(statement.record_statement(smoke)) == []
     changed = smoke.model_copy(update={"verdict": smoke.verdict.model_copy(update={"margin": 0.05})})
-    told = statement.state(changed)
+    told = statement.record_statement(changed)
     assert len(told) == 2 and told[0]["hash"] != told[1]["hash"]
-    assert len(statement.changes(told)) == 1 and "margin: 0.02 became 0.05" in statement.changes(told)[0]
+    changes = statement.statement_changes(told)
+    assert len(changes) == 1 and changes[0][:3] == ("margin", 0.02, 0.05)
     assert all(one["written"] <= other["written"] for one, other in pairwise(told))
 
 
 def test_sentences_follow_the_verdicts(rng):
     same, other = (score_verdicts(scores(rng, shift), FAMILIES, [PAIR], (0, 1, 2), 0.05, resamples=400)
                    for shift in (0.0, 0.4))
-    assert "score the same within the margin" in verdict.verdicts(same)
-    assert "**different**" in verdict.verdicts(other) and "score the same" not in verdict.verdicts(other)
-    assert "every family gets the overall verdict" in verdict.families(same.assign(verdict="equivalent"))
+    assert "score the same within the margin" in verdict.verdict_lines(same)
+    assert "**different**" in verdict.verdict_lines(other) and "score the same" not in verdict.verdict_lines(other)
+    assert "every family gets the overall verdict" in verdict.families_agree(same.assign(verdict="equivalent"))
     mixed = same.assign(verdict=["equivalent", "different", "equivalent"])
-    assert "retrieval is different" in verdict.families(mixed)
+    assert "retrieval is different" in verdict.families_agree(mixed)
     noisy = scores(rng).assign(value=rng.random(scores(rng).shape[0]))
     lost = score_verdicts(noisy, FAMILIES, [PAIR], (0, 1, 2), 1e-4, resamples=400)
-    assert "smallest that they could have proved" in verdict.verdicts(lost)
+    assert "smallest that they could have proved" in verdict.verdict_lines(lost)
 
 
 def test_headline_counts_outcomes(rng):
@@ -261,40 +269,41 @@ def test_headline_counts_outcomes(rng):
 def test_statement_sentence():
     smoke = load_profile("smoke")
     stated = [{**statement.statement(smoke), "written": "2026-01-01T00:00:00Z"}]
-    assert "before the first score" in verdict.statement(stated, True, [])
-    late = verdict.statement(stated, False, ["margin: 0.02 became 0.05 on 2026-01-02"])
-    assert "**after the first score" in late and "became 0.05" in late
+    assert "before the first score" in verdict.statement_sentence(stated, True, [])
+    late = verdict.statement_sentence(stated, False, [("margin", 0.02, 0.05, "2026-01-02")])
+    assert "**after the first score" in late and "margin: 0.02 became 0.05 on 2026-01-02." in late
 
 
 def test_sources_and_plans(rng):
     pairs, seeds = [PAIR], (0, 1, 2)
     parts = error_shares(scores(rng), pairs, seeds)
-    assert parts["share"].sum() == pytest.approx(1) and "base-vs-rlvr: most of the error" in verdict.limits(parts)
+    assert parts["share"].sum() == pytest.approx(1)
+    assert "base-vs-rlvr: most of the error" in verdict.error_sentences(parts)
     planned = plans(scores(rng), pairs, seeds, 0.02, 0.05, ([2, 3], [50]), None)
     assert list(planned["seeds"]) == [2, 3] and set(planned["pair"]) == {"base-vs-rlvr"}
     others = other_analyses(scores(rng), pairs, seeds, 0.05, resamples=400)
-    assert "every analysis says" in verdict.agreement(others.assign(verdict="equivalent"))
+    assert "every analysis says" in verdict.analyses_agree(others.assign(verdict="equivalent"))
     others.loc[1, "verdict"] = "different"
-    assert "say otherwise" in verdict.agreement(others)
+    assert "say otherwise" in verdict.analyses_agree(others)
 
 
 def test_published_sentences():
-    told = verdict.published_scores(published.reanalyse(1.0))
+    told = paper.published_scores_said(published.reanalyse(1.0))
     assert "R1-Distill-1.5B ProRL on BRIGHT" in told and "12 of 12 cells" in told
     noise = published.reanalyse(1.0).assign(verdict="inconclusive")
-    assert "none differs" in verdict.published_scores(noise)
-    assert "1 of 4 on CoT" in verdict.published_realignment(published.realignment())
+    assert "none differs" in paper.published_scores_said(noise)
+    assert "1 of 4 on CoT" in paper.realignment_counted(published.rises_in_entropy())
 
 
 def test_committed_simulation_bears_the_rule_out(tmp_path, monkeypatch):
-    table, record = committed("verdict_simulation")
-    assert record["settings"]["repeats"] >= 1000 and "keeps its promise" in verdict.proof(table)
+    table, record = read_committed("verdict_simulation")
+    assert record["settings"]["repeats"] >= 1000 and "keeps its promise" in verdict.simulation_sentence(table)
     naive = table[table["method"] != "verdict"].groupby("method")["false_equivalence"].max()
     assert naive["p > .05"] > 0.3 and naive["pooled queries"] > 0.1
-    assert table["limit"].any() and "has no warranty" in verdict.proof(table)
-    assert "breaks its promise" in verdict.proof(table.assign(false_equivalence=0.2))
-    assert "as it is now" in verdict.origin(record, record["code"])
-    assert "run the command again" in verdict.origin(record, "another")
+    assert table["limit"].any() and "has no warranty" in verdict.simulation_sentence(table)
+    assert "breaks its promise" in verdict.simulation_sentence(table.assign(false_equivalence=0.2))
+    assert "as it is now" in verdict.simulation_origin(record, record["code"])
+    assert "run the command again" in verdict.simulation_origin(record, "another")
     folder = tmp_path / "data" / "results"
     folder.mkdir(parents=True)
     for suffix in ("parquet", "json"):
@@ -303,4 +312,4 @@ def test_committed_simulation_bears_the_rule_out(tmp_path, monkeypatch):
     table.assign(power_at_zero=1.0).to_parquet(folder / "verdict_simulation.parquet")
     monkeypatch.setattr(store, "ROOT", tmp_path)
     with pytest.raises(ValueError, match="restore it"):
-        committed("verdict_simulation")
+        read_committed("verdict_simulation")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hrsa.analysis.ablations import last_states
-from hrsa.analysis.dynamics import dynamics
-from hrsa.analysis.pairs import compare_pair
-from hrsa.analysis.recordings import record_states
+from hrsa.analysis.ablations import make_likeness
+from hrsa.analysis.dynamics import make_dynamics
+from hrsa.analysis.pairs import make_comparison
+from hrsa.analysis.recordings import make_recording
 from hrsa.evaluation.evaluate import evaluate_model
 from hrsa.models.resolve import make_merged
 from hrsa.models.zoo.make import code_of
@@ -23,8 +23,8 @@ from hrsa.texts.hard_negatives import make_triples
 from hrsa.training.train import train_embedder
 
 STAGES = {"mine": (make_triples,), "train": (train_embedder,), "evaluate": (evaluate_model,),
-          "record": (record_states,), "compare": (compare_pair,), "dynamics": (dynamics,),
-          "ablations": (last_states,), "merge": (make_merged,)}
+          "record": (make_recording,), "compare": (make_comparison,), "dynamics": (make_dynamics,),
+          "ablations": (make_likeness,), "merge": (make_merged,)}
 ARMS = {f"arm {b.name}": code_of(b) for b in load_profile("smoke").backbones}
 
 
@@ -156,12 +156,20 @@ def test_a_kernel_that_lives_on_sees_edits_and_refuses_to_make_with_old_code(pac
 def test_a_notebook_counts_what_it_makes_itself(package, tmp_path):
     notebook = tmp_path / "chapter.py"
     notebook.write_text("# %%\nfrom hrsa.analysis import pairs\nfrom hrsa.study.profile import load_profile\n\n# %%\n"
-                        "pairs.compare_pair(load_profile('smoke'), 'base-vs-rlvr', 'cka')\n")
-    before = notebook_hash(notebook, (train_embedder, record_states))
+                        "pairs.make_comparison(load_profile('smoke'), 'base-vs-rlvr', 'cka')\n")
+    before = notebook_hash(notebook, (train_embedder, make_recording))
     edit(package / "training/infonce.py", "temperature", "temperature_")
-    assert notebook_hash(notebook, (train_embedder, record_states)) == before
+    assert notebook_hash(notebook, (train_embedder, make_recording)) == before
     edit(package / "similarity/cka.py", "out[fine] = ", "out[fine] = 1 * ")
-    assert notebook_hash(notebook, (train_embedder, record_states)) != before
+    assert notebook_hash(notebook, (train_embedder, make_recording)) != before
+
+
+def test_a_data_file_counts_with_its_module(package, tmp_path):
+    notebook = tmp_path / "chapter.py"
+    notebook.write_text("# %%\nfrom hrsa.verdict import published\n\n# %%\npublished.score_cells()\n")
+    before, others = notebook_hash(notebook, ()), keys()
+    edit(package / "verdict/published.yaml", "53.50", "53.51")
+    assert notebook_hash(notebook, ()) != before and moved(others) == set()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from tiny import tiny_backbone
 
 from hrsa.analysis import dynamics, intervals, layerwise, pairs, recordings, robustness
 from hrsa.analysis import probes as compare_probes
+from hrsa.report.prose import robustness as robust_prose
 from hrsa.report.prose import similarity
 from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS
 from hrsa.similarity.states import Sample
@@ -68,7 +69,7 @@ def test_unequal_widths_and_depths(tmp_path, rng):
     assert layerwise.matched_layers(x, y) == [(0, 0), (1, 2), (2, 4), (3, 5)]
     found = layerwise.curve(x, y, "cka", ANALYSIS, calibrated=False)
     assert list(found["layer_y"].unique()) == ["0", "2", "4", "4+norm"]
-    assert layerwise.heatmap(x, y, "cka").query("metric == 'cka'").shape[0] == 4 * 6
+    assert layerwise.layer_map(x, y, "cka").query("metric == 'cka'").shape[0] == 4 * 6
     with pytest.raises(ValueError, match="width"):
         layerwise.curve(x, y, "correlation", ANALYSIS, calibrated=False)
     rows = pd.DataFrame(compare_probes.compare_probes(x, y, ANALYSIS))
@@ -78,7 +79,7 @@ def test_unequal_widths_and_depths(tmp_path, rng):
 
 def test_heatmap_diagonal_is_the_curve(two):
     for metric in ("correlation", "cka"):
-        heat, line = layerwise.heatmap(*two, metric), layerwise.curve(*two, metric, ANALYSIS, calibrated=False)
+        heat, line = layerwise.layer_map(*two, metric), layerwise.curve(*two, metric, ANALYSIS, calibrated=False)
         both = line.merge(heat, on=["metric", "layer_x", "layer_y"], suffixes=("", "_heat"))
         assert len(both) == len(line)
         np.testing.assert_allclose(both["value"], both["value_heat"], atol=1e-5)
@@ -105,7 +106,7 @@ def test_other_tokenizer_is_refused(tmp_path, rng):
     record(tmp_path, rng, "a")
     record(tmp_path, rng, "b", words=WORDS[::-1])
     with pytest.raises(ValueError, match="equal tokenizers"):
-        layerwise.open_pair(tmp_path / "a", tmp_path / "b")
+        recordings.open_pair(tmp_path / "a", tmp_path / "b")
 
 
 def test_probe_carries_over_to_the_same_model_and_not_to_a_rotated_one(tmp_path, rng):
@@ -172,20 +173,20 @@ def test_sentences_follow_the_intervals():
     assert "less alike than two seeds" in similarity.against_floor(row(0.5, 0.4, 0.6, 0.1, 0.8, 0.7, 0.9))
     assert "inconclusive" in similarity.against_floor(row(0.5, 0.4, 0.75, 0.1, 0.8, 0.7, 0.9))
     assert "no noise floor" in similarity.against_floor(row(0.5, 0.4, 0.6))
-    assert "(realignment)" in similarity.realignment(row(0.5, 0.4, 0.6), row(0.8, 0.7, 0.9))
-    assert "drift" in similarity.realignment(row(0.5, 0.4, 0.6), row(0.2, 0.1, 0.3))
+    assert "(realignment)" in similarity.closer_after_training(row(0.5, 0.4, 0.6), row(0.8, 0.7, 0.9))
+    assert "drift" in similarity.closer_after_training(row(0.5, 0.4, 0.6), row(0.2, 0.1, 0.3))
     closer = row(0.2, 0.1, 0.3, metric="residual_ratio")
-    assert "(realignment)" in similarity.realignment(row(0.5, 0.4, 0.6, metric="residual_ratio"), closer)
-    assert "inconclusive" in similarity.realignment(row(0.5, 0.4, 0.6), row(0.65, 0.55, 0.7))
+    assert "(realignment)" in similarity.closer_after_training(row(0.5, 0.4, 0.6, metric="residual_ratio"), closer)
+    assert "inconclusive" in similarity.closer_after_training(row(0.5, 0.4, 0.6), row(0.65, 0.55, 0.7))
 
 
 def test_sentence_takes_one_row_of_each():
     table = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.8, 0.7, 0.9, 0.1, 0.8, 0.7, 0.85)])
     table = table.assign(models=["backbones", "embedders"], layer_x="2")
-    text = similarity.sentence(table, "CKA", layer_x="2")
+    text = similarity.similarity_sentence(table, "CKA", layer_x="2")
     assert "0.500 [0.400, 0.600]" in text and "realignment" in text
     with pytest.raises(ValueError, match="one row"):
-        similarity.sentence(table, "CKA", layer_x="3")
+        similarity.similarity_sentence(table, "CKA", layer_x="3")
 
 
 def test_seeds_are_covered_by_the_interval():
@@ -238,9 +239,9 @@ def test_sets_of_texts_are_compared_within_each_kind_of_model():
 
 def test_maps_of_permuted_rows_give_the_largest_cell(two):
     x, _ = two
-    maxima = layerwise.heatmap_maxima(x, x, "cka", ANALYSIS)
+    maxima = layerwise.layer_map_maxima(x, x, "cka", ANALYSIS)
     assert maxima.groupby("metric").size().to_dict() == {"cka": 3, "debiased_cka": 3}
-    heat = layerwise.heatmap(x, x, "cka").assign(models="backbones")
+    heat = layerwise.layer_map(x, x, "cka").assign(models="backbones")
     said = similarity.above_maximum(heat, maxima.assign(models="backbones"), "debiased_cka")
     inside = (heat.query("metric == 'debiased_cka'")["value"] > maxima.query("metric == 'debiased_cka'")["value"].max())
     assert f"{inside.sum()} of 16 cells lie above" in said and inside.sum() >= 4
@@ -267,7 +268,7 @@ def test_an_interrupted_comparison_goes_on_at_its_last_layer(two, tmp_path, monk
 
     monkeypatch.setattr(layerwise, "compare_layers", stops)
     stages = {"curve": lambda: layerwise.curve(x, y, "cka", budget, work=tmp_path / "work"),
-              "maxima": lambda: layerwise.heatmap_maxima(x, y, "correlation", budget, work=tmp_path / "work")}
+              "maxima": lambda: layerwise.layer_map_maxima(x, y, "correlation", budget, work=tmp_path / "work")}
     for stage, run in stages.items():
         asked.clear()
         with pytest.raises(KeyboardInterrupt):
@@ -287,9 +288,9 @@ def test_twins_and_audit_of_recorded_states(two):
     audit = robustness.audit_table(x, y, ANALYSIS, strengths=(100.0,))
     assert set(audit["metric"]) == {"correlation", "cka", "debiased_cka", "knn"} and len(audit) == 4 * 5
     assert audit[["value", "null"]].notna().all(axis=None)
-    curves = similarity.curves(audit)
+    curves = robust_prose.attack_curves(audit)
     assert (curves.groupby(["metric", "attack"])["strength"].agg(list).map(tuple) == ("0", "100")).all()
-    judged = similarity.survived(audit.assign(models="backbones"), ["attack", "strength"])
+    judged = robust_prose.robustness_table(audit.assign(models="backbones"), ["attack", "strength"])
     assert judged.query("attack == 'as recorded'")["survives"].all()
 
 
@@ -298,23 +299,23 @@ def test_what_survives_follows_from_intervals():
             ("moved", "backbones", 0.5, 0.4, 0.6), ("moved", "embedders", 0.8, 0.55, 0.9),
             ("scaled", "backbones", 0.6, 0.5, 0.65), ("scaled", "embedders", 0.9, 0.8, 0.95)]
     table = pd.DataFrame(rows, columns=["twin", "models", "value", "low", "high"]).assign(metric="cka", null=0.1)
-    judged = similarity.survived(table, ["twin"]).set_index("twin")
+    judged = robust_prose.robustness_table(table, ["twin"]).set_index("twin")
     assert judged["survives"].to_dict() == {"as recorded": True, "moved": False, "scaled": True}
-    said = similarity.sentences(judged.reset_index(), ["twin"])
+    said = robust_prose.robustness_sentences(judged.reset_index(), ["twin"])
     assert said.endswith("embedders more alike than backbones. This survives 1 of 2 changes; what turns it: moved.")
     attacks = pd.concat([judged.reset_index().rename(columns={"twin": "attack"}).assign(strength=s)
                          for s in (10.0, 100.0)]).drop_duplicates(["attack", "strength"])
-    said = similarity.sentences(attacks[(attacks["attack"] != "as recorded") | (attacks["strength"] == 10)],
-                              ["attack", "strength"])
+    attacks = attacks[(attacks["attack"] != "as recorded") | (attacks["strength"] == 10)]
+    said = robust_prose.robustness_sentences(attacks, ["attack", "strength"])
     assert said.endswith("This survives 2 of 4 changes; what turns it: moved (10, 100).")
-    alone = similarity.survived(table[table["models"] == "backbones"], ["twin"])
+    alone = robust_prose.robustness_table(table[table["models"] == "backbones"], ["twin"])
     assert alone["survives"].all() and "embedders" not in alone.columns
 
 
 def test_a_pair_without_embedders_is_told_against_permuted_rows():
     table = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.2, 0.05, 0.3)]).assign(models="backbones", layer_x=["1", "2"],
                                                                            ceiling=0.99)
-    said = similarity.sentence(table, "CKA", layer_x="1")
+    said = similarity.similarity_sentence(table, "CKA", layer_x="1")
     assert said.endswith("less alike than one model in float32 and bf16 (0.990).") and "embedders" not in said
     assert "permuted rows at 1, less alike at 0, and it is inconclusive at 1" in similarity.by_layer(table)
 
@@ -357,7 +358,7 @@ def no_model(*_):
 
 def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch):
     passes = count_passes(monkeypatch)
-    folder = pairs.compare_pair(study, "base-vs-rlvr", "cka")
+    folder = pairs.make_comparison(study, "base-vs-rlvr", "cka")
     curve = store.read_table(folder / "curve.parquet")
     assert curve.groupby("models")["a"].unique().map(list).to_dict() == {
         "backbones": ["base"], "embedders": ["base-s0", "base-s1"]}
@@ -373,9 +374,9 @@ def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch):
     recorded = sorted(path.name for path in (store.RUNS / "micro" / "states").iterdir())
     with monkeypatch.context() as alone:  # bootstrap, nulls, other metrics and probes live on what was recorded
         alone.setattr(train, "make_model", no_model)
-        pairs.compare_pair(study, "base-vs-rlvr", "correlation")
-        probes = store.read_table(pairs.compare_pair(study, "base-vs-rlvr", "probes") / "probes.parquet")
-        assert pairs.compare_pair(study, "base-vs-rlvr", "cka") == folder
+        pairs.make_comparison(study, "base-vs-rlvr", "correlation")
+        probes = store.read_table(pairs.make_comparison(study, "base-vs-rlvr", "probes") / "probes.parquet")
+        assert pairs.make_comparison(study, "base-vs-rlvr", "cka") == folder
     once = {"torch.float32": 80}  # texts of the probes; those whose tokens are compared are 16 of them
     ceiling = once | {"torch.bfloat16": 16}
     assert {name: dict(seen) for name, seen in passes.items()} == {
@@ -383,12 +384,12 @@ def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch):
     assert set(probes["set"]) == {"general", "maths"}
     assert (folder / "provenance.json").stat().st_mtime_ns == written
     assert sorted(path.name for path in (store.RUNS / "micro" / "states").iterdir()) == recorded  # one pass per model
-    steps = store.read_table(pairs.dynamics(study, "base-vs-rlvr") / "dynamics.parquet")
+    steps = store.read_table(dynamics.make_dynamics(study, "base-vs-rlvr") / "dynamics.parquet")
     assert sorted(steps["step"].unique()) == [0, 1, 2]
 
 
 def test_unknown_metric_and_pair_are_refused(study):
     with pytest.raises(ValueError, match="expected a metric among"):
-        pairs.compare_pair(study, "base-vs-rlvr", "cosine")
+        pairs.make_comparison(study, "base-vs-rlvr", "cosine")
     with pytest.raises(ValueError, match="base-vs-sft"):
-        pairs.compare_pair(study, "base-vs-sft", "cka")
+        pairs.make_comparison(study, "base-vs-sft", "cka")

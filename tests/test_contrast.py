@@ -6,7 +6,7 @@ import pytest
 
 from hrsa.analysis import ablations
 from hrsa.report import prose
-from hrsa.report.prose.scores import MEAN, PAD, difference_table, score_table
+from hrsa.report.prose.scores import DIGIT_SPACE, MEAN, difference_table, score_table
 from hrsa.study.profile import Profile, load_profile
 from hrsa.verdict import differences
 
@@ -43,17 +43,17 @@ def test_differences_find_what_was_put_in(study, tables):
     _, per_query = tables
     found = differences.all_differences(study, per_query, ["untrained", "recipe"])
     found = found.set_index(["pair", "condition", "task"]).sort_index()
-    assert set(found.index.get_level_values("task")) == {*TASKS, differences.ALL}
+    assert set(found.index.get_level_values("task")) == {*TASKS, differences.ALL_TASKS}
     same, other = found.loc["base-vs-rlvr", "recipe"], found.loc["base-vs-sft", "recipe"]
     assert (same["difference"].abs() < 0.003).all() and (same["verdict"] == "equivalent").all()
     assert np.allclose(other["difference"], -0.2, atol=0.003) and (other["verdict"] == "different").all()
     assert (found.loc["base-vs-sft", "untrained"]["verdict"] == "inconclusive").all()
-    assert same.loc["Easy", "queries"] == 60 and same.loc[differences.ALL, "queries"] == 130
+    assert same.loc["Easy", "queries"] == 60 and same.loc[differences.ALL_TASKS, "queries"] == 130
 
 
 def test_difference_is_b_minus_a_per_task_by_hand(study, tables):
     scores, per_query = tables
-    row = differences.differences(study, per_query, "base-vs-sft").set_index("task").loc["Hard"]
+    row = differences.pair_differences(study, per_query, "base-vs-sft").set_index("task").loc["Hard"]
     value = scores.set_index(["model", "task"])["value"]
     by_hand = np.mean([value[f"sft-s{s}", "Hard"] - value[f"base-s{s}", "Hard"] for s in (0, 1, 2)])
     assert row["difference"] == pytest.approx(by_hand, abs=1e-12)
@@ -62,11 +62,11 @@ def test_difference_is_b_minus_a_per_task_by_hand(study, tables):
 def test_sentences_follow_the_verdict(study, tables):
     _, per_query = tables
     rows = differences.all_differences(study, per_query, ["recipe"])
-    overall = rows[rows["task"] == differences.ALL]
-    said = {row["pair"]: prose.scores.sentence(row, 0.03) for _, row in overall.iterrows()}
+    overall = rows[rows["task"] == differences.ALL_TASKS]
+    said = {row["pair"]: prose.scores.difference_sentence(row, 0.03) for _, row in overall.iterrows()}
     assert "equivalent within ±0.03" in said["base-vs-rlvr"]
     assert "the arms differ." in said["base-vs-sft"]
-    assert "base-vs-sft, recipe: of 3 tasks 3 different" in prose.scores.counted(rows)
+    assert "base-vs-sft, recipe: of 3 tasks 3 different" in prose.scores.verdicts_counted(rows)
 
 
 def test_score_table_has_a_row_per_task_and_condition(study, tables):
@@ -82,18 +82,20 @@ def test_score_table_has_a_row_per_task_and_condition(study, tables):
     assert "±" in rows.loc[("Easy", "recipe"), "base"] and "±" not in rows.loc[("Easy", "untrained"), "base"]
     value = scores.set_index(["model", "task"])["value"]
     seeds = [100 * value[f"sft-s{s}", "Hard"] for s in (0, 1, 2)]
-    assert rows.loc[("Hard", "recipe"), "sft"].replace(PAD, "") == f"{np.mean(seeds):.1f} ± {np.std(seeds, ddof=1):.1f}"
+    found = rows.loc[("Hard", "recipe"), "sft"].replace(DIGIT_SPACE, "")
+    assert found == f"{np.mean(seeds):.1f} ± {np.std(seeds, ddof=1):.1f}"
     for arm in ("base", "rlvr", "sft"):
         assert len({cell.index(".") for cell in table[arm].dropna()}) == 1  # points stand below each other
 
 
 def test_difference_table_keeps_the_numbers(study, tables):
     _, per_query = tables
-    found = differences.differences(study, per_query, "base-vs-sft")
+    found = differences.pair_differences(study, per_query, "base-vs-sft")
     table = difference_table(found)
     assert list(table.columns) == ["pair", "task", "b − a [interval]", "verdict", "margin"]
     for shown, (_, row) in zip(table["b − a [interval]"], found.iterrows(), strict=True):
-        read = [float(x) for x in shown.replace(PAD, "").replace("−", "-").rstrip("]").replace("[", ",").split(",")
+        plain = shown.replace(DIGIT_SPACE, "").replace("−", "-").rstrip("]").replace("[", ",")
+        read = [float(x) for x in plain.split(",")
                 if x.strip()]
         assert read == pytest.approx(100 * row[["difference", "low", "high"]].astype(float).to_numpy(), abs=0.006)
 
@@ -116,28 +118,28 @@ def test_query_table_and_agreement(study, tables):
     assert len(points) == 2 * sum(SIZES.values()) and set(points["family"]) == {"retrieval", "clustering"}
     shifted = points[points["pair"] == "base-vs-sft"]
     assert np.allclose(shifted["b"] - shifted["a"], -0.2, atol=0.02)
-    said = prose.scores.agreement(points)
+    said = prose.scores.items_alike(points)
     assert "base-vs-sft: of 130 items 0% are scored alike by both arms, 0% higher by b and 100% higher by a" in said
     assert "correlation within tasks 1.00" in said
-    flat = prose.scores.agreement(points.assign(a=0.5, b=0.5))
+    flat = prose.scores.items_alike(points.assign(a=0.5, b=0.5))
     assert "100% are scored alike" in flat and "undefined" in flat
 
 
 def test_ablations_beside_the_recipe(study, tables):
     _, per_query = tables
     found = differences.all_differences(study, per_query, ["recipe", "causal"], seeds=[0])
-    overall = found[found["task"] == differences.ALL]
+    overall = found[found["task"] == differences.ALL_TASKS]
     assert set(zip(overall["pair"], overall["condition"], strict=True)) == {
         ("base-vs-rlvr", "recipe"), ("base-vs-sft", "recipe"), ("base-vs-rlvr", "causal")}
     assert (overall["seeds"] == 1).all() and overall["reason"].str.contains("one seed").all()
     assert prose.scores.against_recipe(overall).count("\n") == 0
-    assert ablations.changes(study).to_dict("records") == [
+    assert ablations.changed_settings(study).to_dict("records") == [
         {"ablation": "causal", "setting": "attention", "recipe": "bidirectional", "ablated": "causal",
          "arms": "base, rlvr", "seeds": "0"}]
-    assert ablations.cases(study, "base-vs-rlvr") == [
+    assert ablations.compared_conditions(study, "base-vs-rlvr") == [
         ("untrained", None, None), ("recipe", 0, None), ("causal", 0, "causal")]
     with pytest.raises(ValueError, match="an ablation of profile smoke with both arms of base-vs-sft"):
-        ablations.cases(study, "base-vs-sft")
+        ablations.compared_conditions(study, "base-vs-sft")
 
 
 def test_likeness_sentences_need_separate_intervals():
@@ -153,6 +155,6 @@ def test_likeness_sentences_need_separate_intervals():
 def test_missing_scores_are_an_error(study, tables):
     _, per_query = tables
     with pytest.raises(ValueError, match="rlvr-s1"):
-        differences.differences(study, per_query[per_query["model"] != "rlvr-s1"], "base-vs-rlvr")
+        differences.pair_differences(study, per_query[per_query["model"] != "rlvr-s1"], "base-vs-rlvr")
     with pytest.raises(ValueError, match="an ablation of profile"):
         differences.seeds_under(study, "nothing")

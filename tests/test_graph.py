@@ -46,7 +46,7 @@ def test_snakemake_reads_the_graph_as_the_code_states_it(name):
 @pytest.mark.parametrize("name", ["smoke", "mini", "paper"])
 def test_states_that_the_chapter_on_training_reads_are_recorded_before_it(name, monkeypatch):
     profile, read = load_profile(name), set()
-    monkeypatch.setattr(dynamics, "record_states", lambda _, model, step=None: read.add((model, step)))
+    monkeypatch.setattr(dynamics, "make_recording", lambda _, model, step=None: read.add((model, step)))
     for pair in profile.pairs:
         for step in dynamics.steps_of(profile):
             for arm in (pair.a, pair.b):

@@ -48,18 +48,18 @@ def test_more_seeds_from_elsewhere_narrow_the_verdict(rng, tmp_path):
     files = []
     for number, seeds in enumerate([(0, 1), range(2, 12), range(12, 30)]):
         files.append(tmp_path / f"{number}.parquet")
-        evidence.write(files[-1], SMOKE, scored(rng, seeds), f"lab {number}", FAMILIES)
-    alone, joined = words(evidence.pool(SMOKE, files[:1])), words(evidence.pool(SMOKE, files))
+        evidence.write_evidence(files[-1], SMOKE, scored(rng, seeds), f"lab {number}", FAMILIES)
+    alone, joined = words(evidence.pool_evidence(SMOKE, files[:1])), words(evidence.pool_evidence(SMOKE, files))
     assert (joined["high"] - joined["low"] < alone["high"] - alone["low"]).all()
     assert (alone["verdict"] == "inconclusive").all() and set(joined.loc[:, "all", :]["verdict"]) == {"equivalent"}
     assert set(joined["seeds"]) == {30} and set(joined.index.get_level_values("family")) == {"all", *FAMILIES.values()}
-    pool = evidence.pool(SMOKE, files)
+    pool = evidence.pool_evidence(SMOKE, files)
     assert list(pool.sources["source"]) == ["lab 0", "lab 1", "lab 2"]
     assert pool.sources["models"].tolist() == [6, 30, 54]
-    told = verdict.sources(pool, SMOKE.seeds)
+    told = verdict.evidence_sources(pool, SMOKE.seeds)
     assert "3 sources" in told and "Seeds 2, 3" in told and "errs more often" in told
     assert "different states" not in told
-    assert "one source" in verdict.sources(evidence.pool(SMOKE, files[:1]), SMOKE.seeds)
+    assert "one source" in verdict.evidence_sources(evidence.pool_evidence(SMOKE, files[:1]), SMOKE.seeds)
 
 
 def test_a_run_joins_with_files_received(rng, tmp_path, monkeypatch):
@@ -68,15 +68,15 @@ def test_a_run_joins_with_files_received(rng, tmp_path, monkeypatch):
     monkeypatch.setattr(paired_scores, "make_query_scores", paired_scores.read_query_scores)
     monkeypatch.setattr(evidence, "study_fingerprint", lambda profile: {"verdict": str(profile.verdict.margin)})
     keep(tmp_path / "runs", scored(rng, (0, 1)))
-    assert evidence.pooled(SMOKE).seeds == (0, 1)
+    assert evidence.make_pool(SMOKE).seeds == (0, 1)
     other = tmp_path / "data" / "evidence" / "smoke" / "lab.parquet"
-    evidence.write(other, SMOKE, scored(rng, (2, 3)), "another laboratory", FAMILIES)
-    pool = evidence.pooled(SMOKE)
-    assert pool.seeds == (0, 1, 2, 3) and list(pool.sources["source"]) == [evidence.OWN, "another laboratory"]
+    evidence.write_evidence(other, SMOKE, scored(rng, (2, 3)), "another laboratory", FAMILIES)
+    pool = evidence.make_pool(SMOKE)
+    assert pool.seeds == (0, 1, 2, 3) and list(pool.sources["source"]) == [evidence.OWN_SOURCE, "another laboratory"]
     wider = SMOKE.model_copy(update={"verdict": SMOKE.verdict.model_copy(update={"margin": 0.5})})
-    evidence.write(other, wider, scored(rng, (2, 3)), "another laboratory", FAMILIES)
+    evidence.write_evidence(other, wider, scored(rng, (2, 3)), "another laboratory", FAMILIES)
     with pytest.raises(ValueError, match="another for verdict"):
-        evidence.pooled(SMOKE)
+        evidence.make_pool(SMOKE)
 
 
 def test_a_score_is_read_from_parquet_once(rng, tmp_path, monkeypatch):
@@ -105,18 +105,18 @@ def counting(read, seen):
 def test_a_seed_without_both_arms_is_left_out(rng, tmp_path):
     table = scored(rng, (0, 1, 2))
     file = tmp_path / "e.parquet"
-    evidence.write(file, SMOKE, table[table["model"] != "sft-s2"], "here", FAMILIES)
-    assert evidence.pool(SMOKE, [file]).seeds == (0, 1)
-    evidence.write(file, SMOKE, table[~table["model"].str.startswith("sft")], "here", FAMILIES)
+    evidence.write_evidence(file, SMOKE, table[table["model"] != "sft-s2"], "here", FAMILIES)
+    assert evidence.pool_evidence(SMOKE, [file]).seeds == (0, 1)
+    evidence.write_evidence(file, SMOKE, table[~table["model"].str.startswith("sft")], "here", FAMILIES)
     with pytest.raises(ValueError, match="join files that complete a seed"):
-        evidence.pool(SMOKE, [file])
+        evidence.pool_evidence(SMOKE, [file])
 
 
 def test_command_line_shares_and_joins(rng, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
     keep(tmp_path / "runs", scored(rng, (0, 1)))
     assert main(["evidence", "--profile", "smoke", "--share", str(tmp_path / "a.parquet"), "--source", "lab A"]) == 0
-    evidence.write(tmp_path / "b.parquet", SMOKE, scored(rng, (2, 3, 4)), "lab B", FAMILIES)
+    evidence.write_evidence(tmp_path / "b.parquet", SMOKE, scored(rng, (2, 3, 4)), "lab B", FAMILIES)
     capsys.readouterr()
     files = [str(tmp_path / name) for name in ("a.parquet", "b.parquet")]
     assert main(["evidence", "--profile", "smoke", *files]) == 0

@@ -66,6 +66,13 @@ def test_the_parameters_are_one_cell_of_plain_literals(chapter):
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_imports_from_rooms(chapter):
+    deep = [node.module for cell in _code(_read(chapter, "py")) for node in ast.walk(ast.parse(cell.source))
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("hrsa.") and node.module.count(".") > 1]
+    assert not deep, f"import from the room's face, or the module itself: {deep}"
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
 def test_a_chapter_narrates(chapter):
     notebook = _read(chapter, "py")
     kinds = "".join("c" if cell.cell_type == "code" else "m" for cell in notebook.cells)

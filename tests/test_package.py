@@ -100,7 +100,7 @@ def study(installed, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
     monkeypatch.setattr("hrsa.texts.pretraining.read_pretraining_text", lambda: (TEXTS[5:], TEXTS[:5]))
     monkeypatch.setattr(ship, "SHIPPED", tmp_path / "shipped")
-    monkeypatch.setattr(untrained, "FOLDER", tmp_path / "results")
+    monkeypatch.setattr(untrained, "RESULTS", tmp_path / "results")
     return Profile.model_validate({
         "name": "packaged", "title": "packaged", "seeds": [0], "zoo": ZOO, "recipe": {"max_length": 48},
         "pairs": [{"name": "lm-vs-sft", "a": "lm", "b": "sft", "kind": "SFT"}],
@@ -217,9 +217,9 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
     assert (card["steps"], card["package"]["package"], card["package"]["version"]) == (0, "tiny-lm", "1.0")
     assert card["package"]["sha256"] == store.file_hash(gguf_package.gguf_file("tiny-lm"))
     assert len(pd.read_parquet(made["lm"] / "curve.parquet")) == 0
-    cards = backbones.cards(study)
-    assert backbones.overview(cards)["start"].tolist() == ["a package", "lm", "sft"]
-    assert "`lm` comes in the Python package `tiny-lm`" in backbones.origin(study)
+    cards = backbones.make_cards(study)
+    assert backbones.card_table(cards)["start"].tolist() == ["a package", "lm", "sft"]
+    assert "`lm` comes in the Python package `tiny-lm`" in backbones.where_backbones_come_from(study)
     curves = backbones.training_curves(study)
     assert set(curves["backbone"]) == {"sft", "rlvr"} and curves["value"].dtype == float
 

@@ -132,7 +132,7 @@ def test_a_chapter_runs_by_plain_papermill(study, tmp_path, chapter):
 def test_results_of_a_finished_run_stand_beside_those_of_another(study, tmp_path, monkeypatch):
     run_in(study, HRSA, "results", "--profile", "smoke")
     folder = study / "data" / "results" / "smoke"
-    scores, meta = evidence.read(folder / "scores.parquet")
+    scores, meta = evidence.read_evidence(folder / "scores.parquet")
     assert meta["profile"] == "smoke" and set(scores["model"]) == {
         m.id for m in SMOKE.models() if m.seed is not None and m.ablation is None}
     committed, aside = folder.parent / "family", tmp_path / "family"
@@ -143,12 +143,12 @@ def test_results_of_a_finished_run_stand_beside_those_of_another(study, tmp_path
     assert "**Committed results.**" in text and "this run" in text
     shutil.rmtree(committed)
     shutil.move(aside, committed)
-    monkeypatch.setattr(results, "FOLDER", folder.parent)
-    tables, record = results.load("smoke")
+    monkeypatch.setattr(results, "RESULTS", folder.parent)
+    tables, record = results.read_results("smoke")
     assert set(tables) == {"scores", "verdicts", "controls", "similarities", "levels"} and record["hours"] > 0
     pd.DataFrame({"a": [1]}).to_parquet(folder / "verdicts.parquet")
     with pytest.raises(ValueError, match=r"expected verdicts.parquet of smoke with SHA-256 .*restore the file"):
-        results.load("smoke")
+        results.read_results("smoke")
     shutil.rmtree(folder)
 
 

@@ -119,7 +119,7 @@ def test_series_are_told_apart_without_colour_and_known_names_keep_theirs():
     assert seven["rlvr-s0"].colour == style.looks(["rlvr"])["rlvr"].colour
 
 
-@pytest.mark.parametrize("colours", sorted({scale.colours for scale in style.QUANTITIES.values()}))
+@pytest.mark.parametrize("colours", sorted({scale.colours for scale in style.SCALES.values()}))
 def test_colour_scales_read_in_grey(colours):
     """Lightness rises along a sequential scale, and falls to both ends of a diverging one."""
     from matplotlib import colormaps

@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 
 from hrsa.evaluation.evaluate import SCORE_COLUMNS
+from hrsa.report.prose.verdict import power_advice
 from hrsa.study import store
 from hrsa.study.profile import load_profile
 from hrsa.verdict import evidence, paired_scores
 from hrsa.verdict.equivalence import verdict
-from hrsa.verdict.power import Variances, advice, measure, plan, power, provable, shares, two_way
+from hrsa.verdict.power import Variances, measure, plan, power, provable, two_way, variance_shares
 from hrsa.verdict.sensitivity import mixed_model, sensitivity
 from hrsa.workflow.commands import main
 
@@ -64,18 +65,18 @@ def test_more_of_everything_proves_smaller_margins():
     assert power(v, 0.02, 3, 200, difference=0.02) < 0.06
 
 
-def test_plan_and_advice():
+def test_plan_and_power_advice():
     v = Variances(0.004**2, 0, 0, 0.07**2, 0.08**2)
     table = plan(v, 0.02, [3, 8], [100, 1000], hours_per_seed=0.5)
     assert list(table["hours"]) == [1.5, 1.5, 4.0, 4.0]
     assert (table["enough"] == (table["power"] >= 0.8)).all()
-    assert "3 seeds and 1000 queries" in advice(table, 0.02) and "hours" in advice(table, 0.02)
-    assert "No size" in advice(plan(v, 0.0001, [3], [100]), 0.0001)
+    assert "3 seeds and 1000 queries" in power_advice(table, 0.02) and "hours" in power_advice(table, 0.02)
+    assert "No size" in power_advice(plan(v, 0.0001, [3], [100]), 0.0001)
     assert plan(v, 0.02, [3], [100])["hours"].isna().all()
 
 
 def test_shares_sum_to_one():
-    table = shares(Variances(1, 2, 3, 4, 5), seeds=3, queries=10, tasks=2)
+    table = variance_shares(Variances(1, 2, 3, 4, 5), seeds=3, queries=10, tasks=2)
     assert table["share"].sum() == pytest.approx(1)
     assert isinstance(table, pd.DataFrame) and list(table["sd"] ** 2) == pytest.approx([1, 2, 3, 4, 5])
 
@@ -94,7 +95,7 @@ def test_command_line(rng, tmp_path, capsys):
             for task in "xy" for i in range(10)]
     table = pd.DataFrame(rows, columns=paired_scores.QUERY_COLUMNS)
     families = {"x": "pair", "y": "pair"}
-    evidence.write(tmp_path / "e.parquet", load_profile("smoke"), table, "here", families)
+    evidence.write_evidence(tmp_path / "e.parquet", load_profile("smoke"), table, "here", families)
     size = ["--profile", "smoke", "--margin", "0.05", "--seeds", "3", "--queries", "50"]
     assert main(["power", *size, str(tmp_path / "e.parquet")]) == 0
     told = capsys.readouterr().out
@@ -104,7 +105,7 @@ def test_command_line(rng, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "margin 0.05, 9 tasks" in told and "GPU-hours, at most" in told
     one = table[~table["model"].str.endswith("-s1")]
-    evidence.write(tmp_path / "one.parquet", load_profile("smoke"), one, "here", families)
+    evidence.write_evidence(tmp_path / "one.parquet", load_profile("smoke"), one, "here", families)
     assert main(["power", *size, str(tmp_path / "one.parquet")]) == 1
     assert "two seeds or more, got seeds [0]" in capsys.readouterr().err
 

@@ -5,21 +5,22 @@ import math
 import pytest
 from scipy import stats
 
+from hrsa.verdict import published
 from hrsa.verdict.equivalence import WORDS
 from hrsa.verdict.published import (
     MARGINS,
     READINGS,
-    cells,
     entropy_change,
-    overlap_change,
-    realignment,
+    overlap_cells,
     reanalyse,
-    tally,
+    rises_in_entropy,
+    score_cells,
+    verdicts_by_reading,
 )
 
 
 def test_deltas_are_reasoning_minus_base():
-    table = cells()
+    table = score_cells()
     assert len(table) == 15 and not table.duplicated(["pair", "benchmark"]).any()
     assert (table["reasoning"] - table["base"] - table["delta"]).abs().max() < 0.0101  # rounding of three numbers
 
@@ -61,14 +62,14 @@ def test_a_larger_margin_never_loses_a_claim():
 
 
 def test_tally_counts_every_cell():
-    table = tally()
+    table = verdicts_by_reading()
     assert len(table) == len(READINGS) * len(MARGINS)
     assert (table[list(WORDS)].sum(axis=1) == 12).all() and (table["cells"] == 12).all()
-    assert (tally(kinds="SFT")["cells"] == 3).all()
+    assert (verdicts_by_reading(kinds="SFT")["cells"] == 3).all()
 
 
 def test_one_of_four_rises_on_cot():
-    table = realignment().set_index("text")
+    table = rises_in_entropy().set_index("text")
     assert (table.loc["CoT", "rise"], table.loc["CoT", "pairs"]) == (1, 4)
     assert table.loc["CoT", "p_rise"] == pytest.approx(15 / 16)
     risen = entropy_change().query("text == 'CoT' and kind != 'SFT' and rises")
@@ -76,8 +77,22 @@ def test_one_of_four_rises_on_cot():
 
 
 def test_overlap_table():
-    table = overlap_change()
-    assert len(table) == 6 and table[table["kind"] != "SFT"]["falls"].all()
+    table = overlap_cells()
+    prolonged = table[table["kind"] != "SFT"]
+    assert len(table) == 6 and (prolonged["embedders"] < prolonged["backbones"]).all()
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ("[0.052, 0.068, 0.132]", "[0.052, 0.068]", "with 3 values each in knn_overlap"),
+    ("kind: SFT, backbones: [0.052", "backbones: [0.052", "expected pair, kind and backbones, embedders"),
+])
+def test_a_damaged_table_is_refused(tmp_path, monkeypatch, old, new, said):
+    text = published._FILE.read_text(encoding="utf8")
+    assert text.count(old) == 1
+    (tmp_path / "published.yaml").write_text(text.replace(old, new), encoding="utf8")
+    monkeypatch.setattr(published, "_FILE", tmp_path / "published.yaml")
+    with pytest.raises(ValueError, match=said):
+        overlap_cells()
 
 
 def test_margin_must_be_positive():

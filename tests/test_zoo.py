@@ -391,4 +391,4 @@ def test_findings_follow_the_intervals():
 def test_a_profile_without_zoo_backbones_has_no_cards(micro):
     other = {"name": "mine", "source": "folder", "path": "somewhere", "arm": "base"}
     with pytest.raises(ValueError, match="expected backbones with a card in profile micro"):
-        backbones.cards(Profile.model_validate(micro.model_dump() | {"backbones": [other]}))
+        backbones.make_cards(Profile.model_validate(micro.model_dump() | {"backbones": [other]}))

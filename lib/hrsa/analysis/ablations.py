@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from hrsa.analysis.pairs import curve, open_pair
-from hrsa.analysis.recordings import record_states
+from hrsa.analysis.layerwise import curve
+from hrsa.analysis.recordings import make_recording, open_pair
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Ablation, Model, Profile
@@ -18,7 +18,8 @@ from hrsa.study.progress import progress
 
 UNTRAINED, RECIPE = "untrained", "recipe"
 _FAMILIES = ("cka", "knn")  # the global and the local geometry
-COLUMNS = ["pair", "condition", "seed", "metric", "k", "value", "low", "high", "null"]
+LIKENESS = "last.parquet"  # the file of the artefact
+LIKENESS_COLUMNS = ["pair", "condition", "seed", "metric", "k", "value", "low", "high", "null"]
 
 
 def condition(model: Model) -> str:
@@ -32,7 +33,7 @@ def ablations_of(profile: Profile, pair: str) -> list[Ablation]:
     return [ablation for ablation in profile.ablations if {arms.a, arms.b} <= set(ablation.backbones)]
 
 
-def changes(profile: Profile) -> pd.DataFrame:
+def changed_settings(profile: Profile) -> pd.DataFrame:
     """What each ablation changes: [ablation, setting, recipe, ablated, arms, seeds]."""
     return pd.DataFrame([
         {"ablation": ablation.name, "setting": field, "recipe": str(getattr(profile.recipe, field)),
@@ -40,7 +41,7 @@ def changes(profile: Profile) -> pd.DataFrame:
         for ablation in profile.ablations for field, value in ablation.change.items()])
 
 
-def cases(profile: Profile, pair: str) -> list[tuple[str, int | None, str | None]]:
+def compared_conditions(profile: Profile, pair: str) -> list[tuple[str, int | None, str | None]]:
     """(condition, seed, ablation) of all that is compared: the recipe with the seeds of the ablations only, so that
     nothing but the named change differs. ValueError when no ablation has both arms."""
     ablations = ablations_of(profile, pair)
@@ -52,18 +53,18 @@ def cases(profile: Profile, pair: str) -> list[tuple[str, int | None, str | None
     return [(UNTRAINED, None, None), *((RECIPE, seed, None) for seed in seeds), *changed]
 
 
-def last_states(profile: Profile, pair: str) -> Path:
+def make_likeness(profile: Profile, pair: str) -> Path:
     """How alike the last (normed) token states of a pair's arms are under each condition.
 
     Artefact with `last.parquet` [pair, condition, seed, metric, k, value, low, high, null]: linear CKA, debiased CKA
-    and k-NN overlap, with intervals and permuted rows as in `hrsa.analysis.pairs.curve`. ValueError as `cases`.
+    and k-NN overlap, with intervals and permuted rows as in `layerwise.curve`. ValueError as `compared_conditions`.
     """
-    arms, todo = profile.pair(pair), cases(profile, pair)
-    states = [[record_states(profile, Model(backbone=arm, seed=seed, ablation=ablation).id) for arm in (arms.a, arms.b)]
-              for _, seed, ablation in todo]
+    arms, todo = profile.pair(pair), compared_conditions(profile, pair)
+    states = [[make_recording(profile, Model(backbone=arm, seed=seed, ablation=ablation).id)
+               for arm in (arms.a, arms.b)] for _, seed, ablation in todo]
     used = profile.analysis.model_dump(include={"ks", "bootstrap", "permutations"})
     key = store.key(states=[[folder.name for folder in two] for two in states], analysis=used, cases=todo,
-                    code=code_hash(last_states))
+                    code=code_hash(make_likeness))
 
     def build(folder: Path) -> None:
         tables = []
@@ -73,9 +74,9 @@ def last_states(profile: Profile, pair: str) -> Path:
                 for metric in _FAMILIES:
                     table = curve(x, y, metric, profile.analysis, layers=[(len(x.labels) - 1, len(y.labels) - 1)])
                     seeds = pd.array([seed] * len(table), dtype="Int64")
-                    tables.append(table.assign(pair=pair, condition=label, seed=seeds)[COLUMNS])
+                    tables.append(table.assign(pair=pair, condition=label, seed=seeds)[LIKENESS_COLUMNS])
                     bar.update()
-        store.write_table(folder / "last.parquet", pd.concat(tables, ignore_index=True))
+        store.write_table(folder / LIKENESS, pd.concat(tables, ignore_index=True))
 
-    return store.make(store.artefact(profile.name, "similarity", f"{pair}-ablations", key), build, (last_states,),
+    return store.make(store.artefact(profile.name, "similarity", f"{pair}-ablations", key), build, (make_likeness,),
                       pair=pair, inputs=[folder.name for two in states for folder in two])

@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hrsa.analysis.layerwise import curve, matched_layers, open_pair
+from hrsa.analysis.layerwise import curve, matched_layers
 from hrsa.analysis.probes import compare_probes
-from hrsa.analysis.recordings import Recording, record_states
+from hrsa.analysis.recordings import Recording, make_recording, open_pair
 from hrsa.similarity.metrics import METRIC_FAMILIES
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Analysis, Profile
 from hrsa.study.progress import progress
 
-KEPT = ["metric", "set", "k", "value", "low", "high", "null"]
+DYNAMICS = "dynamics.parquet"  # the file of the artefact
+_KEPT = ["metric", "set", "k", "value", "low", "high", "null"]
 
 
 def steps_of(profile: Profile) -> list[int]:
@@ -24,7 +25,7 @@ def steps_of(profile: Profile) -> list[int]:
     return sorted({0, *profile.recipe.checkpoints, profile.recipe.steps})
 
 
-def dynamics(profile: Profile, pair: str) -> Path:
+def make_dynamics(profile: Profile, pair: str) -> Path:
     """Artefact folder with `dynamics.parquet` of a pair, first seed of the profile.
 
     Columns: step, metric, layers ("last": the normed final states; "mean": mean over all matched layers), set, k,
@@ -37,7 +38,7 @@ def dynamics(profile: Profile, pair: str) -> Path:
     states = {step: tuple(_states(profile, name, seed, step) for name in (two.a, two.b)) for step in steps_of(profile)}
     used = profile.analysis.model_dump(include={"ks", "bootstrap", "permutations"})
     names = {str(step): [folder.name for folder in folders] for step, folders in states.items()}
-    key = store.key(analysis=used, states=names, code=code_hash(dynamics))
+    key = store.key(analysis=used, states=names, code=code_hash(make_dynamics))
 
     def build(folder: Path) -> None:
         tables = []
@@ -45,17 +46,17 @@ def dynamics(profile: Profile, pair: str) -> Path:
             for step, folders in states.items():
                 tables.append(at_step(*open_pair(*folders), profile.analysis).assign(step=step))
                 bar.update()
-        store.write_table(folder / "dynamics.parquet", pd.concat(tables, ignore_index=True))
+        store.write_table(folder / DYNAMICS, pd.concat(tables, ignore_index=True))
 
-    return store.make(store.artefact(profile.name, "similarity", f"{pair}-dynamics", key), build, (dynamics,),
+    return store.make(store.artefact(profile.name, "similarity", f"{pair}-dynamics", key), build, (make_dynamics,),
                       pair=pair, inputs=sorted({name for both in names.values() for name in both}))
 
 
 def _states(profile: Profile, backbone: str, seed: int, step: int) -> Path:
     """Recorded states of an arm at a step; step 0 is the backbone's own recording, the last the embedder's."""
     if step == 0:
-        return record_states(profile, backbone)
-    return record_states(profile, f"{backbone}-s{seed}", None if step == profile.recipe.steps else step)
+        return make_recording(profile, backbone)
+    return make_recording(profile, f"{backbone}-s{seed}", None if step == profile.recipe.steps else step)
 
 
 def at_step(x: Recording, y: Recording, analysis: Analysis) -> pd.DataFrame:
@@ -64,7 +65,7 @@ def at_step(x: Recording, y: Recording, analysis: Analysis) -> pd.DataFrame:
     tables = []
     for metric in METRIC_FAMILIES:
         final = curve(x, y, metric, analysis, layers=[last])
-        tables.append(final[KEPT].assign(layers="last"))
+        tables.append(final[_KEPT].assign(layers="last"))
         plain = curve(x, y, metric, analysis, calibrated=False, layers=inner)
         every = pd.concat([plain, final], ignore_index=True)
         mean = every.groupby(["metric", "set", "k"], dropna=False, sort=False, as_index=False)["value"].mean()

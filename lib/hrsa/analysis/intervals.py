@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-BOUNDS = {"value": "mean", "low": "min", "high": "max", "null": "mean", "floor": "mean", "floor_low": "min",
+from hrsa.study import store
+
+_OVER_SEEDS = {"value": "mean", "low": "min", "high": "max", "null": "mean", "floor": "mean", "floor_low": "min",
           "floor_high": "max", "ceiling": "mean"}
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """One row per place: the mean of `value` over seeds, with an interval that covers the intervals of all seeds.
 
-    Takes a table of `pairs.compare_pair`; the columns seed, a and b go. The cover is wider than an interval
+    Takes a table of `pairs.make_comparison`; the columns seed, a and b go. The cover is wider than an interval
     of the mean would be: seeds share their texts, so their errors do not average out.
     """
-    columns = {name: how for name, how in BOUNDS.items() if name in table.columns}
+    columns = {name: how for name, how in _OVER_SEEDS.items() if name in table.columns}
     keys = [name for name in table.columns if name not in {"seed", "a", "b", "n", *columns}]
     return table.groupby(keys, sort=False, dropna=False, as_index=False).agg(columns)
+
+
+def read_over_seeds(file: Path) -> pd.DataFrame:
+    """A table of a comparison as `over_seeds` joins it; of readouts, both directions together."""
+    return over_seeds(store.read_table(file).drop(columns="direction", errors="ignore"))
+
+
+def yardsticks(table: pd.DataFrame) -> list[str]:
+    """Which columns a similarity of this table can be held against: null, floor and ceiling, where any was measured."""
+    return [name for name in ("null", "floor", "ceiling") if table[name].notna().any()]
 
 
 def order(low: float, high: float, other_low: float, other_high: float) -> int:
@@ -28,7 +41,7 @@ def order(low: float, high: float, other_low: float, other_high: float) -> int:
     return -1 if high < other_low else 0
 
 
-def one(table: pd.DataFrame, **where: Any) -> pd.Series:
+def only_row(table: pd.DataFrame, **where: Any) -> pd.Series:
     """The only row where every named column has its value; ValueError when there are more or none."""
     rows = table
     for name, value in where.items():

@@ -1,7 +1,7 @@
-"""One metric of two recorded models, layer by layer: values, intervals and nulls as tidy tables. No cache, no pairs.
+"""One metric of two recorded models, layer by layer: values, intervals and nulls as tidy tables.
 
 Each similarity stands beside an interval (bootstrap over texts) and a null (rows of one model permuted within
-classes of text length and position).
+classes of text length and position). What is finished is kept in the work folder that a function is given, if any.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hrsa.analysis.recordings import Recording, check_same_rows, open_recording
+from hrsa.analysis.recordings import Recording
 from hrsa.similarity import resampling
 from hrsa.similarity.budget import MEMORY_MB, Limits
 from hrsa.similarity.correlation import dimension_correlation
@@ -26,10 +26,10 @@ from hrsa.similarity.states import Sample, open_states
 from hrsa.study.partial import Work
 from hrsa.study.profile import Analysis
 
-SEED = 0  # of resamples and permutations: the same texts are drawn for every case
+RESAMPLING_SEED = 0  # of resamples and permutations: the same texts are drawn for every case
 MAPS = 5  # of permuted rows, for the layer-aware null of a heat map
 REFITS = 10  # Procrustes needs a fit per resample: it gets this many times fewer of them
-MAP_CELLS = 64  # a map is shown in at most this many blocks of dimensions along an axis
+_MAP_CELLS = 64  # a map is shown in at most this many blocks of dimensions along an axis
 PLACE = ["metric", "layer_x", "layer_y", "set", "k"]
 
 
@@ -42,13 +42,6 @@ def matched_layers(x: Recording, y: Recording) -> list[tuple[int, int]]:
     least = min(blocks_x, blocks_y)
     depth = [(round(i * blocks_x / least), round(i * blocks_y / least)) for i in range(least + 1)]
     return [*depth, (blocks_x + 1, blocks_y + 1)]
-
-
-def open_pair(a: Path, b: Path) -> tuple[Recording, Recording]:
-    """Two recordings of the same tokens. ValueError when the tokenizers differ."""
-    x, y = open_recording(a), open_recording(b)
-    check_same_rows(x, y)
-    return x, y
 
 
 def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrated: bool = True, null: bool = True,
@@ -69,7 +62,7 @@ def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrate
         name, i, j = item
         a, b = (part.layer(at) if name == "all" else Sample(part.layer(at), sets[name])
                 for part, at in ((x, i), (y, j)))
-        table = compare_layers([a], [b], names, rng=np.random.default_rng(SEED), work=work, **options[name])
+        table = compare_layers([a], [b], names, rng=np.random.default_rng(RESAMPLING_SEED), work=work, **options[name])
         return table.assign(layer_x=x.labels[i], layer_y=y.labels[j], set=name)
 
     columns = [*PLACE, "value", "low", "high", "null", "n"]
@@ -114,7 +107,7 @@ def _joined(classes: np.ndarray) -> np.ndarray:
         classes = np.where(classes == names[at], names[at - 1 if at else 1], classes)
 
 
-def heatmap(x: Recording, y: Recording, metric: str, memory_mb: int = MEMORY_MB,
+def layer_map(x: Recording, y: Recording, metric: str, memory_mb: int = MEMORY_MB,
             work: Path | None = None) -> pd.DataFrame:
     """Every layer of x with every layer of y: [metric, layer_x, layer_y, value]; for correlation and cka.
 
@@ -131,15 +124,18 @@ def _all_layers(x: Recording, y: Recording) -> list[list[np.ndarray]]:
     return [[part.layer(i) for i in range(len(part.labels))] for part in (x, y)]
 
 
-def heatmap_maxima(x: Recording, y: Recording, metric: str, analysis: Analysis,
+def layer_map_maxima(x: Recording, y: Recording, metric: str, analysis: Analysis,
                    work: Path | None = None) -> pd.DataFrame:
-    """Layer-aware null of `heatmap`: the largest cell of each of at most 5 maps of permuted rows, [metric, map, value].
+    """Layer-aware null of `layer_map`: the largest cell of each of at most 5 maps of permuted rows.
+
+    Columns: metric, map, value.
 
     Rows of y are permuted within classes of text length and position, all layers alike. A map has many cells, and the
-    largest of them is large by chance: a cell of the real map counts when it exceeds these maxima. `work` as `heatmap`.
+    largest of them is large by chance: a cell of the real map counts when it exceeds these maxima. `work` as in
+    `layer_map`.
     """
     classes = calibration(x.tokens, metric, analysis, null=True)["classes"]
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(RESAMPLING_SEED)
     orders = [resampling.shuffle_within(classes, rng) for _ in range(min(analysis.permutations, MAPS))]
     layers_x, layers_y = _all_layers(x, y)
 
@@ -171,7 +167,7 @@ def rotation_map(x: Recording, y: Recording, memory_mb: int = MEMORY_MB) -> tupl
     """
     last = [open_states([part.layer(len(part.labels) - 1)], "states").layers[0] for part in (x, y)]
     size = np.abs(orthogonal_map(cross_product(last[0], last[1:], limits=Limits.of(memory_mb)))[0])
-    starts = [np.unique(np.linspace(0, d, min(d, MAP_CELLS), endpoint=False).astype(int)) for d in size.shape]
+    starts = [np.unique(np.linspace(0, d, min(d, _MAP_CELLS), endpoint=False).astype(int)) for d in size.shape]
     small = np.maximum.reduceat(np.maximum.reduceat(size, starts[0], axis=0), starts[1], axis=1)
     row, column = (grid.ravel() for grid in np.meshgrid(*starts, indexing="ij"))
     return size, pd.DataFrame({"row": row, "column": column, "value": small.ravel()})

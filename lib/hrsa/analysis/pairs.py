@@ -10,16 +10,16 @@ second seed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from hrsa.analysis.dynamics import dynamics
-from hrsa.analysis.layerwise import PLACE, curve, dimensions, heatmap, heatmap_maxima, open_pair, rotation_map
+from hrsa.analysis.layerwise import PLACE, curve, dimensions, layer_map, layer_map_maxima, rotation_map
 from hrsa.analysis.probes import compare_probes
-from hrsa.analysis.recordings import BF16, Recording, record_states
+from hrsa.analysis.recordings import BF16, Recording, make_recording, open_pair
 from hrsa.analysis.robustness import audit_table, twin_table
 from hrsa.similarity.metrics import METRIC_FAMILIES
 from hrsa.similarity.rows import TIED
@@ -28,10 +28,27 @@ from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Analysis, Profile
 from hrsa.study.progress import progress
 
-__all__ = ["Case", "cases", "compare_pair", "dynamics", "with_yardsticks"]
-
 COMPARISONS = (*METRIC_FAMILIES, "probes")  # what can be asked of a pair: a family of metrics, or readouts
-PROBE_PLACE = ["set", "task", "direction", "split", "quantity"]
+_PROBE_PLACE = ["set", "task", "direction", "split", "quantity"]
+
+
+class PairTable(StrEnum):
+    """The tables of a comparison: names of files in the folder that `make_comparison` returns."""
+
+    CURVE = "curve.parquet"  # matched layers, with yardsticks
+    PROBES = "probes.parquet"  # readouts, with yardsticks
+    TIED = "tied.parquet"  # share of tokens whose neighbours the tie rule decided
+    TWINS = "twins.parquet"  # last states, on robust twins
+    AUDIT = "audit.parquet"  # last states, under attack
+    HEATMAP = "heatmap.parquet"  # every layer with every layer
+    MAXIMA = "maxima.parquet"  # the largest cell of each map of permuted rows
+    DIMENSIONS = "dimensions.parquet"  # correlation of each dimension
+    MAP = "map.parquet"  # entries of the Procrustes map, in blocks
+
+    @classmethod
+    def main(cls, metric: str) -> PairTable:
+        """The table that every comparison has: readouts for "probes", else the curve over matched layers."""
+        return cls.PROBES if metric == "probes" else cls.CURVE
 
 
 class Case(NamedTuple):
@@ -60,18 +77,17 @@ def cases(profile: Profile, pair: str) -> list[Case]:
     return arms + floors + ceilings
 
 
-def compare_pair(profile: Profile, pair: str, metric: str) -> Path:
+def make_comparison(profile: Profile, pair: str, metric: str) -> Path:
     """Artefact folder with one metric of one pair; states are recorded first where they are missing.
 
-    Files: `curve.parquet` [metric, models, seed, a, b, layer_x, layer_y, set, k, value, low, high, null, n, floor,
-    floor_low, floor_high, ceiling] (correlation, procrustes, cka, knn; see `with_yardsticks`); `twins.parquet`, see
-    `robustness.twin_table`, and for cka `audit.parquet` of the first seed, see `robustness.audit_table`;
-    `heatmap.parquet` [metric, models, layer_x, layer_y, value], embedders averaged over seeds, and `maxima.parquet` of
-    the first seed, see `layerwise.heatmap_maxima` (correlation, cka); `dimensions.parquet` [models, seed, layer_x,
-    dimension, value] (correlation); `tied.parquet` like the curve (knn); `map.parquet` [models, row, column, value] and
-    `map-backbones.npy`, `map-embedders.npy` of the first seed (procrustes); `probes.parquet` (probes, see
-    `compare_probes`). One that was interrupted goes on at its last finished block. ValueError: unknown pair or metric,
-    tokenizers that differ.
+    Files (`PairTable`): CURVE [metric, models, seed, a, b, layer_x, layer_y, set, k, value, low, high, null, n, floor,
+    floor_low, floor_high, ceiling] (correlation, procrustes, cka, knn; see `with_yardsticks`); TWINS, see
+    `robustness.twin_table`, and for cka AUDIT of the first seed, see `robustness.audit_table`; HEATMAP [metric, models,
+    layer_x, layer_y, value], embedders averaged over seeds, and MAXIMA of the first seed, see
+    `layerwise.layer_map_maxima` (correlation, cka); DIMENSIONS [models, seed, layer_x, dimension, value] (correlation);
+    TIED like the curve (knn); MAP [models, row, column, value] and `map-backbones.npy`, `map-embedders.npy` of the
+    first seed (procrustes); PROBES (probes, see `compare_probes`). One that was interrupted goes on at its last
+    finished block. ValueError: unknown pair or metric, tokenizers that differ.
     """
     if metric not in COMPARISONS:
         raise ValueError(f"expected a metric among {COMPARISONS}, got {metric!r}")
@@ -80,7 +96,7 @@ def compare_pair(profile: Profile, pair: str, metric: str) -> Path:
     inputs = sorted({folder.name for folder in states.values() if folder.name != BF16})
     used = profile.analysis.model_dump(include={"ks", "bootstrap", "permutations"})
     key = store.key(metric=metric, cases=todo, analysis=used, states=inputs,
-                    code=code_hash(compare_pair))
+                    code=code_hash(make_comparison))
     target = store.artefact(profile.name, "similarity", f"{pair}-{metric}", key)
 
     def build(folder: Path) -> None:
@@ -88,16 +104,16 @@ def compare_pair(profile: Profile, pair: str, metric: str) -> Path:
             opened = _opened(todo, states, bar)
             if metric == "probes":
                 tables = [_named(case, pd.DataFrame(compare_probes(x, y, profile.analysis))) for case, x, y in opened]
-                store.write_table(folder / "probes.parquet", with_yardsticks(tables, PROBE_PLACE))
+                store.write_table(folder / PairTable.PROBES, with_yardsticks(tables, _PROBE_PLACE))
             else:
                 _write_layers(folder, opened, metric, profile.analysis, store.scratch(target))
 
-    return store.make(target, build, (compare_pair,), pair=pair, metric=metric, inputs=inputs)
+    return store.make(target, build, (make_comparison,), pair=pair, metric=metric, inputs=inputs)
 
 
 def _states(profile: Profile, todo: list[Case]) -> dict[str, Path]:
     """Folder with the recorded states of every model of the cases, those in bf16 among them."""
-    recorded = {name: record_states(profile, name) for case in todo if case.models != "ceiling"
+    recorded = {name: make_recording(profile, name) for case in todo if case.models != "ceiling"
                 for name in (case.a, case.b)}
     return recorded | {case.b: recorded[case.a] / BF16 for case in todo if case.models == "ceiling"}
 
@@ -110,44 +126,45 @@ def _opened(todo: list[Case], states: dict[str, Path], bar: Any) -> Iterator[tup
 
 def _write_layers(folder: Path, opened: Iterable[tuple[Case, Recording, Recording]], metric: str,
                   analysis: Analysis, work: Path) -> None:
-    tables: dict[str, list[pd.DataFrame]] = {}
+    tables: dict[PairTable, list[pd.DataFrame]] = {}
     for case, x, y in opened:
         yardstick, mine = case.models in ("floor", "ceiling"), work / f"{case.a}-{case.b}"
         line = curve(x, y, metric, analysis, calibrated=case.models != "ceiling", null=not yardstick,
                      tied=not yardstick, work=mine)
-        tables.setdefault("curve", []).append(_named(case, line[line["metric"] != TIED]))
+        tables.setdefault(PairTable.CURVE, []).append(_named(case, line[line["metric"] != TIED]))
         if yardstick:
             continue
-        first = case.models not in [table["models"].iloc[0] for table in tables.get("twins", [])]
-        found = {"tied": line[line["metric"] == TIED], "twins": twin_table(x, y, metric, analysis, mine)}
+        first = case.models not in [table["models"].iloc[0] for table in tables.get(PairTable.TWINS, [])]
+        found = {PairTable.TIED: line[line["metric"] == TIED],
+                 PairTable.TWINS: twin_table(x, y, metric, analysis, mine)}
         found |= _whole(folder, x, y, metric, analysis, case.models if first else None, mine)
         for name, table in found.items():
             tables.setdefault(name, []).append(_named(case, table))
-    store.write_table(folder / "curve.parquet", with_yardsticks(tables.pop("curve"), PLACE))
-    if "heatmap" in tables:
+    store.write_table(folder / PairTable.CURVE, with_yardsticks(tables.pop(PairTable.CURVE), PLACE))
+    if PairTable.HEATMAP in tables:
         keys = ["metric", "models", "layer_x", "layer_y"]
-        mean = pd.concat(tables.pop("heatmap")).groupby(keys, sort=False, as_index=False)["value"].mean()
-        store.write_table(folder / "heatmap.parquet", mean)
+        mean = pd.concat(tables.pop(PairTable.HEATMAP)).groupby(keys, sort=False, as_index=False)["value"].mean()
+        store.write_table(folder / PairTable.HEATMAP, mean)
     for name, parts in tables.items():
         table = pd.concat(parts, ignore_index=True)
         if len(table):
-            store.write_table(folder / f"{name}.parquet", table)
+            store.write_table(folder / name, table)
 
 
 def _whole(folder: Path, x: Recording, y: Recording, metric: str, analysis: Analysis,
-           first: str | None, work: Path) -> dict[str, pd.DataFrame]:
+           first: str | None, work: Path) -> dict[PairTable, pd.DataFrame]:
     """Tables of one case beyond its curve; those that only the first seed gets when it is named (`first`)."""
     found = {}
     if metric in ("correlation", "cka"):
-        found["heatmap"] = heatmap(x, y, metric, analysis.memory_mb, work)
+        found[PairTable.HEATMAP] = layer_map(x, y, metric, analysis.memory_mb, work)
         if first:
-            found["maxima"] = heatmap_maxima(x, y, metric, analysis, work)
+            found[PairTable.MAXIMA] = layer_map_maxima(x, y, metric, analysis, work)
     if metric == "correlation":
-        found["dimensions"] = dimensions(x, y, analysis.memory_mb)
+        found[PairTable.DIMENSIONS] = dimensions(x, y, analysis.memory_mb)
     if metric == "cka" and first:
-        found["audit"] = audit_table(x, y, analysis, work=work)
+        found[PairTable.AUDIT] = audit_table(x, y, analysis, work=work)
     if metric == "procrustes" and first:
-        size, found["map"] = rotation_map(x, y, analysis.memory_mb)
+        size, found[PairTable.MAP] = rotation_map(x, y, analysis.memory_mb)
         np.save(folder / f"map-{first}.npy", size.astype(np.float32))
     return found
 

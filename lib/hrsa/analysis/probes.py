@@ -18,18 +18,19 @@ from hrsa.similarity.probe import fit_probe
 from hrsa.study.profile import Analysis
 
 TASKS = {"classification": "topic", "regression": "target"}  # task -> column with its labels
-LEAST = 20  # texts with a label
-SHARES = (0.8, 0.1)  # train, dev; the rest is test
-LEVEL = 0.95
-SEED = 0  # of splits and resamples; one value, so that every model is split alike
+LEAST_LABELLED = 20  # texts with a label
+_SHARES = (0.8, 0.1)  # train, dev; the rest is test
+_LEVEL = 0.95
+_SEED = 0  # of splits and resamples; one value, so that every model is split alike
 
 
-def splits(n: int, seed: int = SEED) -> dict[str, np.ndarray]:
+def splits(n: int, seed: int = _SEED) -> dict[str, np.ndarray]:
     """Seeded 80/10/10 split of n texts: train, dev, test -> indices. ValueError below 20 texts."""
-    if n < LEAST:
-        raise ValueError(f"expected at least {LEAST} labelled probe texts, got {n}: raise analysis.probe_texts")
+    if n < LEAST_LABELLED:
+        raise ValueError(f"expected at least {LEAST_LABELLED} labelled probe texts, got {n}: raise "
+                         "analysis.probe_texts")
     order = np.random.default_rng(seed).permutation(n)
-    cuts = np.round(np.cumsum(SHARES) * n).astype(int)
+    cuts = np.round(np.cumsum(_SHARES) * n).astype(int)
     return dict(zip(("train", "dev", "test"), np.split(order, cuts), strict=True))
 
 
@@ -74,7 +75,7 @@ def _scores(own: np.ndarray, other: np.ndarray, labels: np.ndarray, parts: dict[
     """Rows of one fit: scores on every split."""
     probe = fit_probe(own[parts["train"]], labels[parts["train"]], task)
     fits = own.shape[1] == other.shape[1]
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(_SEED)
     rows = []
     for split, at in parts.items():
         truth = labels[at]
@@ -91,7 +92,7 @@ def _scores(own: np.ndarray, other: np.ndarray, labels: np.ndarray, parts: dict[
             null = float(np.mean([_score(s, truth, weights[:1], task)[0] for s in shuffles]))
         for quantity, value in scores.items():
             drawn = value[1:][~np.isnan(value[1:])]
-            tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+            tails = [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
             low, high = np.quantile(drawn, tails) if len(drawn) else (np.nan, np.nan)
             rows.append({"split": split, "quantity": quantity, "value": value[0], "low": low, "high": high,
                          "null": null if quantity == "cross" else np.nan, "n": len(at)})

@@ -66,6 +66,13 @@ def check_same_rows(x: Recording, y: Recording) -> None:
                      "can be compared only between models with equal tokenizers; set analysis.unit to word")
 
 
+def open_pair(a: Path, b: Path) -> tuple[Recording, Recording]:
+    """Two recordings of the same rows, row i the same in both. ValueError when the tokenizers differ."""
+    x, y = open_recording(a), open_recording(b)
+    check_same_rows(x, y)
+    return x, y
+
+
 def select_texts(table: pd.DataFrame, per_set: int) -> pd.DataFrame:
     """The first `per_set` texts of each `set` (all when there are fewer); `probe_texts` orders them as samples."""
     return table.groupby("set", sort=False).head(per_set).reset_index(drop=True)
@@ -77,7 +84,7 @@ def write_states(folder: Path, embedder: Any, texts: pd.DataFrame, analysis: Ana
 
     `embedder` is a SentenceTransformer, `texts` the table of `suite.read_probe_texts`, `analysis` the profile's
     section, `run` the name that the progress bar shows. Files: layer-00.npy ... (n, d) float32 in the order of the
-    labels in layers.json; tokens.parquet (see `align.sample_units`; a row is an `analysis.unit`); pooled.npy
+    labels in layers.json; tokens.parquet (see `units.sample_units`; a row is an `analysis.unit`); pooled.npy
     (texts, d), as the model pools, without an instruction, and pooled.parquet with id, set, difficulty, topic and
     target of those texts. Every text passes through the model once. With `ceiling`, the layers and tokens once more in
     the folder bf16: the same rows with weights and states in bfloat16 (the model is left so).
@@ -167,10 +174,10 @@ def checkpoints_of(profile: Profile, model_id: str) -> list[int]:
     return [step for step in profile.recipe.checkpoints if step != profile.recipe.steps]
 
 
-def record_states(profile: Profile, model_id: str, step: int | None = None) -> Path:
+def make_recording(profile: Profile, model_id: str, step: int | None = None) -> Path:
     """Artefact folder with the states of one model on the probe texts; made in one forward pass, then kept.
 
-    Models with a ceiling (`has_ceiling`) get a second pass in bfloat16. Texts are those of the texts, or of
+    Models with a ceiling (`has_ceiling`) get a second pass in bfloat16. Texts are the suite's probe texts, or those of
     `analysis.texts`.
 
     `step` picks a training checkpoint of an embedder (0: the backbone it starts from); None is the finished model.
@@ -187,7 +194,7 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
     used = profile.analysis.model_dump(include={"texts_per_set", "max_length", "max_tokens", "probe_texts", "unit"})
     origin = make_weights_key(profile, model_id)
     key = store.key(analysis=used, texts=content, model=origin, step=step, ceiling=ceiling, threads=profile.threads,
-                    code=code_hash(record_states))
+                    code=code_hash(make_recording))
 
     def build(folder: Path) -> None:
         from hrsa.study import runtime
@@ -197,5 +204,5 @@ def record_states(profile: Profile, model_id: str, step: int | None = None) -> P
         runtime.prepare(profile.threads, units.SAMPLE_SEED)
         write_states(folder, train.make_model(profile, model_id, step), table, profile.analysis, name, ceiling)
 
-    return store.make(store.artefact(profile.name, "states", name, key), build, (record_states,), model=origin,
+    return store.make(store.artefact(profile.name, "states", name, key), build, (make_recording,), model=origin,
                       step=step)

@@ -1,4 +1,4 @@
-"""Does a conclusion survive? One similarity of the last states, on robust twins and under attack, with intervals.
+"""Robustness of a conclusion: one similarity of the last states, on robust twins and under attack, with intervals.
 
 Everything is computed on a seeded sample of the recorded tokens, so that a chapter pays seconds for it; "as recorded"
 is computed on that same sample, and is what the rest is held against.
@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from hrsa.analysis import robustness
-from hrsa.analysis.layerwise import SEED, calibration
+from hrsa.analysis.layerwise import RESAMPLING_SEED, calibration
 from hrsa.analysis.recordings import Recording
 from hrsa.similarity import cka
 from hrsa.similarity.arrays import matrix, to_float64, to_numpy
@@ -25,15 +24,15 @@ from hrsa.similarity.metrics import METRIC_FAMILIES, shown_k
 from hrsa.study.partial import Work
 from hrsa.study.profile import Analysis
 
-OUTLIER = 6.0  # a dimension whose root mean square is this many times the median dimension's is an outlier
+_OUTLIER = 6.0  # a dimension whose root mean square is this many times the median dimension's is an outlier
 STRENGTHS = (10.0, 100.0, 1000.0)  # of the attacks: from what occurs in every language model to what occurs in some
 
-SAMPLE = 1000  # tokens: the cost of an interval grows with their square
-RESAMPLES = 50  # at most: these intervals only have to be told apart
-PERMUTATIONS = 5
+_SAMPLE = 1000  # tokens: the cost of an interval grows with their square
+_RESAMPLES = 50  # at most: these intervals only have to be told apart
+_PERMUTATIONS = 5
 RECORDED = "as recorded"
-LEFT_OUT = "angular_distance"  # of the tables: residual_ratio says the same
-AUDITED = ("correlation", "cka", "knn")  # the first only for models of equal width
+_LEFT_OUT = "angular_distance"  # of the tables: residual_ratio says the same
+_AUDITED = ("correlation", "cka", "knn")  # the first only for models of equal width
 
 
 def twin_table(x: Recording, y: Recording, metric: str, analysis: Analysis, work: Path | None = None) -> pd.DataFrame:
@@ -42,14 +41,15 @@ def twin_table(x: Recording, y: Recording, metric: str, analysis: Analysis, work
     The variants are those of `twins`; `metric` is a key of `metrics.METRIC_FAMILIES`; for knn, k is the one that is
     shown. What is finished in the folder `work` outlives an interruption.
     """
-    a, b, tokens = last_states(x, y)
-    twins = robustness.twins(a, b, tokens["token_id"], np.random.default_rng(SEED))
+    a, b, tokens = sampled_states(x, y)
+    variants = twins(a, b, tokens["token_id"], np.random.default_rng(RESAMPLING_SEED))
     found = Work(work).tables(
-        "twins", twins.items(), lambda item: _compared(item[1], tokens, [metric], analysis, work).assign(twin=item[0]))
+        "twins", variants.items(),
+        lambda item: _compared(item[1], tokens, [metric], analysis, work).assign(twin=item[0]))
     return found[["metric", "twin", "k", "value", "low", "high", "null", "n"]]
 
 
-def audit_table(x: Recording, y: Recording, analysis: Analysis, strengths: Iterable[float] = robustness.STRENGTHS,
+def audit_table(x: Recording, y: Recording, analysis: Analysis, strengths: Iterable[float] = STRENGTHS,
                 work: Path | None = None) -> pd.DataFrame:
     """CKA, debiased CKA, k-NN overlap and (equal widths) mean correlation of the last states under attack.
 
@@ -57,51 +57,51 @@ def audit_table(x: Recording, y: Recording, analysis: Analysis, strengths: Itera
     that draws one far token many times debiased CKA is not defined; the interval is that of the others.
     `work` as `twin_table`.
     """
-    a, b, tokens = last_states(x, y)
-    metrics = [name for name in AUDITED if name != "correlation" or a.shape[1] == b.shape[1]]
-    attacks = robustness.attacks(a, b, np.random.default_rng(SEED), tuple(strengths))
+    a, b, tokens = sampled_states(x, y)
+    metrics = [name for name in _AUDITED if name != "correlation" or a.shape[1] == b.shape[1]]
+    variants = attacks(a, b, np.random.default_rng(RESAMPLING_SEED), tuple(strengths))
 
-    def one(item: tuple[str, float, robustness.Variant]) -> pd.DataFrame:
+    def one(item: tuple[str, float, Variant]) -> pd.DataFrame:
         attack, strength, variant = item
         return _compared(variant, tokens, metrics, analysis, work).assign(attack=attack, strength=strength)
 
     with _undefined_expected():
-        found = Work(work).tables("audit", attacks, one)
+        found = Work(work).tables("audit", variants, one)
     return found[["metric", "attack", "strength", "k", "value", "low", "high", "null", "n"]]
 
 
 @contextlib.contextmanager
 def _undefined_expected() -> Iterator[None]:
     """Without the warning that CKA is undefined in some resamples: the attacks are made to bring that about."""
-    logger = cka.log
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    level = cka.log.level
+    cka.log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        cka.log.setLevel(level)
 
 
-def last_states(x: Recording, y: Recording) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+def sampled_states(x: Recording, y: Recording) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
     """The last (normed) states (m, d_x), (m, d_y) of a seeded sample of at most 1000 tokens, and those tokens."""
     n = len(x.tokens)
-    rows = np.sort(np.random.default_rng(SEED).choice(n, size=min(SAMPLE, n), replace=False))
+    rows = np.sort(np.random.default_rng(RESAMPLING_SEED).choice(n, size=min(_SAMPLE, n), replace=False))
     a, b = (part.layer(len(part.labels) - 1)[rows] for part in (x, y))
     return a, b, x.tokens.iloc[rows].reset_index(drop=True)
 
 
-def _compared(variant: robustness.Variant, tokens: pd.DataFrame, metrics: list[str], analysis: Analysis,
+def _compared(variant: Variant, tokens: pd.DataFrame, metrics: list[str], analysis: Analysis,
               work: Path | None) -> pd.DataFrame:
-    fewer = analysis.model_copy(update={"bootstrap": min(analysis.bootstrap, RESAMPLES),
-                                        "permutations": min(analysis.permutations, PERMUTATIONS)})
+    fewer = analysis.model_copy(update={"bootstrap": min(analysis.bootstrap, _RESAMPLES),
+                                        "permutations": min(analysis.permutations, _PERMUTATIONS)})
     n = len(tokens)
     ks = [k for k in sorted(analysis.ks) if 4 * k <= n] or [max(1, n // 4)]
     tables = []
     for metric in metrics:
         options: dict[str, Any] = calibration(tokens.iloc[variant.rows], metric, fewer, null=True)
         table = compare_layers([variant.x], [variant.y], METRIC_FAMILIES[metric], ks=(shown_k(ks),), layers="matched",
-                               rng=np.random.default_rng(SEED), memory_mb=analysis.memory_mb, work=work, **options)
-        tables.append(table[table["metric"] != LEFT_OUT].rename(columns={"n_tokens": "n"}))
+                               rng=np.random.default_rng(RESAMPLING_SEED), memory_mb=analysis.memory_mb, work=work,
+                               **options)
+        tables.append(table[table["metric"] != _LEFT_OUT].rename(columns={"n_tokens": "n"}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -148,7 +148,7 @@ def _balanced(ids: Any, rng: np.random.Generator) -> np.ndarray:
 def outlier_dimensions(x: np.ndarray) -> np.ndarray:
     """Dimensions (d,) of (n, d) whose root mean square is over 6 times the median dimension's."""
     size = np.sqrt(np.square(x, dtype=np.float64).mean(axis=0))
-    return size > OUTLIER * np.median(size)
+    return size > _OUTLIER * np.median(size)
 
 
 def attacks(x: Any, y: Any, rng: np.random.Generator,

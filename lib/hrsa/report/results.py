@@ -15,30 +15,30 @@ from typing import Any
 import pandas as pd
 
 from hrsa.analysis import intervals
-from hrsa.report import results
+from hrsa.analysis.pairs import PairTable, make_comparison
 from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
 from hrsa.study.profile import Profile
 from hrsa.study.progress import progress
 from hrsa.verdict import evidence, paired_scores, statement, synthesis
 
-LEVELS = {"correlation": "", "inverse_row_entropy": " (basis)", "debiased_cka": " (global)", "knn": " (local)"}
+_LEVELS = {"correlation": "", "inverse_row_entropy": " (basis)", "debiased_cka": " (global)", "knn": " (local)"}
 
 log = logging.getLogger(__name__)
-FOLDER = store.ROOT / "data" / "results"
-RECORD = "record.json"
-SCORES = "scores"  # an evidence file: it joins with those of other machines
-HERE, THERE = "this run", "committed"
+RESULTS = store.ROOT / "data" / "results"
+_RECORD = "record.json"
+_SCORES = "scores"  # an evidence file: it joins with those of other machines
+COMMITTED = "committed"  # what tables of a committed run are called beside those of this one
 
 
-def export(profile: Profile, folder: Path | None = None) -> Path:
+def make_results(profile: Profile, folder: Path | None = None) -> Path:
     """Write the tables of a run and their record to `data/results/<profile>/` (or `folder`); return the folder.
 
     Tables: scores [model, task, query, value], verdicts (`synthesis.score_verdicts`), controls, similarities
-    (`synthesis.similarities`) and levels (`results.levels`). What is missing is computed first.
+    (`synthesis.make_similarities`) and levels (`make_levels`). What is missing is computed first.
     The record holds the profile, its statement, the SHA-256 of each table, and where and how long it ran.
     """
-    folder = folder or FOLDER / profile.name
+    folder = folder or RESULTS / profile.name
     stated = profile.verdict.model_dump()
     per_query, families = paired_scores.make_query_scores(profile)
     arguments = (profile.pairs, profile.seeds)
@@ -47,20 +47,20 @@ def export(profile: Profile, folder: Path | None = None) -> Path:
         bar.update()
         tables["controls"] = synthesis.controls(per_query, *arguments, **stated)
         bar.update()
-        tables["similarities"] = synthesis.similarities(profile)
+        tables["similarities"] = synthesis.make_similarities(profile)
         bar.update()
-        tables["levels"] = levels(profile)
+        tables["levels"] = make_levels(profile)
         bar.update()
     with store.atomic(folder) as temporary:
         temporary.mkdir(parents=True)
-        evidence.write(temporary / f"{SCORES}.parquet", profile, per_query, THERE, families.to_dict())
+        evidence.write_evidence(temporary / f"{_SCORES}.parquet", profile, per_query, COMMITTED, families.to_dict())
         for name, table in tables.items():
             store.write_table(temporary / f"{name}.parquet", table)
         hashes = {file.stem: store.file_hash(file) for file in sorted(temporary.glob("*.parquet"))}
-        store.write_json(temporary / RECORD, {
+        store.write_json(temporary / _RECORD, {
             **store.provenance(), "command": f"make book PROFILE={profile.name} && make results PROFILE={profile.name}",
-            "profile": profile.model_dump(mode="json"), "statements": statement.state(profile), "sha256": hashes,
-            "hours": hours(profile)})
+            "profile": profile.model_dump(mode="json"), "statements": statement.record_statement(profile),
+            "sha256": hashes, "hours": hours(profile)})
     return folder
 
 
@@ -70,47 +70,37 @@ def hours(profile: Profile) -> float:
     return sum(store.read_json(file)["seconds"] for file in files) / 3600
 
 
-def load(name: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+def read_results(name: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """The committed tables of a profile by name, and their record.
 
     Raises ValueError when a file is not the one that the record names.
     """
-    folder = FOLDER / name
-    record = store.read_json(folder / RECORD)
-    tables = {table: results.verified(folder / f"{table}.parquet", expected, record["command"])
+    folder = RESULTS / name
+    record = store.read_json(folder / _RECORD)
+    tables = {table: verified_table(folder / f"{table}.parquet", expected, record["command"])
               for table, expected in record["sha256"].items()}
     return tables, record
 
 
-def beside(committed: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+def side_by_side(committed: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     """Rows of the committed table, and those of this run's for the same pairs, told apart by the column `source`.
 
     Rows keep the order of the committed pairs, each followed by this run's.
     """
     shared = own[own["pair"].isin(set(committed["pair"]))]
-    both = pd.concat([committed.assign(source=THERE), shared.assign(source=HERE)], ignore_index=True)
+    both = pd.concat([committed.assign(source=COMMITTED), shared.assign(source=evidence.OWN_SOURCE)], ignore_index=True)
     order = {pair: place for place, pair in enumerate(committed["pair"].unique())}
     return both.sort_values("pair", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
 
-def origin(record: dict[str, Any]) -> str:
-    """Markdown: which run the committed tables are of."""
-    profile = record["profile"]
-    return (f"**Committed results.** The tables marked *{THERE}* are those of profile `{profile['name']}`: "
-            f"{len(profile['backbones'])} backbones, {len(profile['seeds'])} seeds, {record['hours']:.1f} hours of "
-            f"computing on {record['machine']}, written {record['written']} by `{record['command']}` at commit "
-            f"`{record['commit'][:12]}`. They were not computed by this run.")
-
-
-
-def committed(name: str) -> tuple[pd.DataFrame, dict]:
+def read_committed(name: str) -> tuple[pd.DataFrame, dict]:
     """A table of `data/results/` and its provenance; ValueError when the file is not the one its provenance names."""
     file = store.ROOT / "data" / "results" / f"{name}.parquet"
     record = store.read_json(file.with_suffix(".json"))
-    return verified(file, record["sha256"], record["command"]), record
+    return verified_table(file, record["sha256"], record["command"]), record
 
 
-def verified(file: Path, sha256: str, command: str) -> pd.DataFrame:
+def verified_table(file: Path, sha256: str, command: str) -> pd.DataFrame:
     """The table in a committed file; ValueError when its hash is another: it says to restore it or run `command`."""
     found = store.file_hash(file)
     if found != sha256:
@@ -119,16 +109,14 @@ def verified(file: Path, sha256: str, command: str) -> pd.DataFrame:
     return store.read_table(file)
 
 
-def overview(profile: Profile, pair: str) -> pd.DataFrame:
+def make_overview(profile: Profile, pair: str) -> pd.DataFrame:
     """Matched-layer similarity of a pair at four levels: similarity, models, layer_x, value, low, high, null, floor.
 
     Rows are those of `intervals.over_seeds`, on all texts; of the numbers of neighbours the one that is shown.
     """
-    from hrsa.analysis.pairs import compare_pair
-
     parts = []
-    for metric, level in LEVELS.items():
-        table = store.read_table(compare_pair(profile, pair, METRICS[metric].family) / "curve.parquet")
+    for metric, level in _LEVELS.items():
+        table = store.read_table(make_comparison(profile, pair, METRICS[metric].family) / PairTable.CURVE)
         rows = intervals.over_seeds(table[(table["metric"] == metric) & (table["set"] == "all")])
         if metric == "knn":
             rows = rows[rows["k"] == shown_k(rows["k"])]
@@ -137,6 +125,7 @@ def overview(profile: Profile, pair: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[columns]
 
 
-def levels(profile: Profile) -> pd.DataFrame:
-    """`overview` of every pair in `profile.pairs`, with the column pair."""
-    return pd.concat([overview(profile, pair.name).assign(pair=pair.name) for pair in profile.pairs], ignore_index=True)
+def make_levels(profile: Profile) -> pd.DataFrame:
+    """`make_overview` of every pair in `profile.pairs`, with the column pair."""
+    return pd.concat([make_overview(profile, pair.name).assign(pair=pair.name) for pair in profile.pairs],
+                     ignore_index=True)

@@ -1,9 +1,10 @@
 """The code that can change a result, as a hash that goes into an artefact's key.
 
 From a function, names are followed to the definitions that they stand for, through imports, to the end; what is not
-reached does not count. Words do not count either: comments, docstrings, the messages of errors and of the log. A
-function that makes an artefact (by `store.make`) is not entered from another one: whoever calls it takes the artefact,
-and its key stands for its code. Nor is `SILENT`: names, places and progress.
+reached does not count. A data file of a module's own name counts with every definition of it. Words do not count:
+comments, docstrings, the messages of errors and of the log. A function that makes an artefact (by `store.make`) is not
+entered from another one: whoever calls it takes the artefact, and its key stands for its code. Nor is `SILENT`: names,
+places and progress.
 
 Sources are read from disk at each call, so that a hash is never stale; what was on disk when this process started is
 kept, so that `check_unchanged` can refuse to make an artefact by code that is no longer what its key names.
@@ -62,9 +63,9 @@ class Module:
 
 
 def _texts() -> dict[str, str]:
-    """The source of every module of the package as it is on disk now, by file name within it."""
+    """The source of every module of the package and its data files, as they are on disk now, by name within it."""
     return {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf8")
-            for path in sorted(PACKAGE.rglob("*.py"))}
+            for ending in ("py", "yaml") for path in sorted(PACKAGE.rglob(f"*.{ending}"))}
 
 
 _AT_START = _texts()
@@ -144,6 +145,8 @@ def _reached(roots: Iterable[Node], texts: Mapping[str, str], stages: set[Node] 
         if ends:
             continue
         found[node] = definition.text
+        if data := texts.get(str(_file(name.split("."), texts)).removesuffix("py") + "yaml"):
+            found[name, "data"] = data
         todo += links
         for place, loose in enumerate(module.loose):
             if (name, f"statement {place}") not in found:

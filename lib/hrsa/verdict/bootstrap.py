@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-BLOCK = 2_000_000  # numbers drawn at a time: bounds memory at about 32 MB
+_BLOCK = 2_000_000  # numbers drawn at a time: bounds memory at about 32 MB
 
 
 def task_columns(tasks: Sequence | None, difference: np.ndarray) -> list[np.ndarray]:
@@ -72,12 +72,12 @@ def _widening(dof: float, resamples: int, rng: np.random.Generator) -> np.ndarra
 def _resampled_means(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Means of `resamples` draws with replacement of (n,) values, in blocks of bounded memory."""
     n = len(values)
-    block = max(1, BLOCK // n)
+    block = max(1, _BLOCK // n)
     sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
     return np.concatenate([values[rng.integers(0, n, (size, n))].mean(axis=1) for size in sizes])
 
 
-def interval(draws: np.ndarray, alpha: float) -> tuple[float, float]:
+def draws_interval(draws: np.ndarray, alpha: float) -> tuple[float, float]:
     """The order statistics for which `bound inside the margin` and `bootstrap p < alpha` are the same event."""
     ordered = np.sort(draws)
     tail = math.ceil(alpha * (len(draws) + 1) - 1) - 1  # draws that may lie beyond

@@ -19,12 +19,12 @@ import pandas as pd
 
 from hrsa.similarity.metrics import METRICS
 
-HOLDS, FAILS, INCONCLUSIVE = OUTCOMES = ("holds", "fails", "inconclusive")
-SIMILARITIES = ["pair", "kind", "metric", "models", "value", "low", "high", "floor_low", "floor_high"]
-CORRELATION = 0.9  # dimensions that keep four fifths of their variance (0.9 squared) count as preserved
-ENTROPY = 0.8  # the published RLVR backbones that were not trained for long lie above it on MMLU-Pro and mostly on CoT
-CKA = 0.95  # near-isometric; shuffled rows give about 0 once debiased
-TRANSFER = 0.05  # a readout that loses less than five points on the other model has been carried over
+HOLDS, FAILS, INCONCLUSIVE = _OUTCOMES = ("holds", "fails", "inconclusive")
+SIMILARITY_COLUMNS = ["pair", "kind", "metric", "models", "value", "low", "high", "floor_low", "floor_high"]
+_CORRELATION = 0.9  # dimensions that keep four fifths of their variance (0.9 squared) count as preserved
+_ENTROPY = 0.8  # the published RLVR backbones that were not trained for long lie above it on MMLU-Pro and mostly on CoT
+_CKA = 0.95  # near-isometric; shuffled rows give about 0 once debiased
+_TRANSFER = 0.05  # a readout that loses less than five points on the other model has been carried over
 _NAMES = {key: metric.name for key, metric in METRICS.items()}
 
 
@@ -52,7 +52,7 @@ def above(first: Interval, second: Interval) -> str:
     return HOLDS if first.low > second.high else FAILS if first.high < second.low else INCONCLUSIVE
 
 
-def equivalence(verdict: str) -> str:
+def outcome_of_verdict(verdict: str) -> str:
     """`holds` for equivalent or negligible, `fails` for different, else `inconclusive`."""
     return {"equivalent": HOLDS, "negligible": HOLDS, "different": FAILS}.get(verdict, INCONCLUSIVE)
 
@@ -139,18 +139,20 @@ def _opposite(outcome: str) -> str:
 RLVR, BOTH = ("RLVR",), ("RLVR", "RLVR, prolonged", "SFT")
 CLAIMS = (
     Claim("RLVR keeps the representation: dimensions still mean the same", "representation", RLVR,
-          f"interval of the backbones' {_NAMES['correlation']} above {CORRELATION}",
-          _over("correlation", "backbones", CORRELATION)),
+          f"interval of the backbones' {_NAMES['correlation']} above {_CORRELATION}",
+          _over("correlation", "backbones", _CORRELATION)),
     Claim("RLVR keeps the basis", "representation", RLVR,
-          f"interval of the backbones' {_NAMES['inverse_row_entropy']} above {ENTROPY}",
-          _over("inverse_row_entropy", "backbones", ENTROPY)),
+          f"interval of the backbones' {_NAMES['inverse_row_entropy']} above {_ENTROPY}",
+          _over("inverse_row_entropy", "backbones", _ENTROPY)),
     Claim("SFT mixes dimensions", "representation", ("SFT",),
-          f"interval of the backbones' {_NAMES['correlation']} below {CORRELATION}",
-          _under("correlation", "backbones", CORRELATION)),
+          f"interval of the backbones' {_NAMES['correlation']} below {_CORRELATION}",
+          _under("correlation", "backbones", _CORRELATION)),
     Claim("RLVR leaves the global geometry near-isometric", "geometry, global", RLVR,
-          f"interval of the backbones' {_NAMES['debiased_cka']} above {CKA}", _over("debiased_cka", "backbones", CKA)),
+          f"interval of the backbones' {_NAMES['debiased_cka']} above {_CKA}",
+          _over("debiased_cka", "backbones", _CKA)),
     Claim("SFT distorts the global geometry", "geometry, global", ("SFT",),
-          f"interval of the backbones' {_NAMES['debiased_cka']} below {CKA}", _under("debiased_cka", "backbones", CKA)),
+          f"interval of the backbones' {_NAMES['debiased_cka']} below {_CKA}",
+          _under("debiased_cka", "backbones", _CKA)),
     Claim("Contrastive training realigns the basis", "representation", BOTH,
           f"{_NAMES['inverse_row_entropy']}: embedders' interval above the backbones'", _rises("inverse_row_entropy")),
     Claim("Contrastive training realigns the global geometry", "geometry, global", BOTH,
@@ -160,27 +162,27 @@ CLAIMS = (
     Claim("Local neighbourhoods stay reorganised after contrastive training", "geometry, local", BOTH,
           f"{_NAMES['knn']}: embedders' interval below that of two seeds of one arm", _below_floor("knn")),
     Claim("Readouts transfer between base and RLVR model", "function", RLVR,
-          f"interval of the backbones' loss below {TRANSFER}", _under("probe_delta", "backbones", TRANSFER)),
+          f"interval of the backbones' loss below {_TRANSFER}", _under("probe_delta", "backbones", _TRANSFER)),
     Claim("Readouts of the base degrade on the SFT model", "function", ("SFT",),
-          f"interval of the backbones' loss above {TRANSFER}", _over("probe_delta", "backbones", TRANSFER)),
+          f"interval of the backbones' loss above {_TRANSFER}", _over("probe_delta", "backbones", _TRANSFER)),
     Claim("After contrastive training readouts are aligned", "function", BOTH,
-          f"interval of the embedders' loss below {TRANSFER}", _under("probe_delta", "embedders", TRANSFER)),
+          f"interval of the embedders' loss below {_TRANSFER}", _under("probe_delta", "embedders", _TRANSFER)),
 )
-CONTRASTS = (("correlation", "representation"), ("debiased_cka", "geometry, global"), ("knn", "geometry, local"))
+_BETWEEN_KINDS = (("correlation", "representation"), ("debiased_cka", "geometry, global"), ("knn", "geometry, local"))
 
 
 def similarity_claims(similar: pd.DataFrame) -> pd.DataFrame:
-    """Outcome of every claim about similarity for every pair it speaks of; `similar`: columns `SIMILARITIES`."""
-    missing = [name for name in SIMILARITIES if name not in similar.columns]
+    """Outcome of every claim about similarity for every pair it speaks of; `similar`: columns `SIMILARITY_COLUMNS`."""
+    missing = [name for name in SIMILARITY_COLUMNS if name not in similar.columns]
     if missing:
-        raise ValueError(f"expected columns {SIMILARITIES}, got {list(similar.columns)}: add {missing}")
+        raise ValueError(f"expected columns {SIMILARITY_COLUMNS}, got {list(similar.columns)}: add {missing}")
     kinds = similar.drop_duplicates("pair").set_index("pair")["kind"]
     rows = []
     for claim in CLAIMS:
         for pair in kinds.index[kinds.isin(claim.kinds)]:
             found, other, outcome = claim.decide(Similarities(similar, pair))
             rows.append(_row(claim.claim, claim.level, pair, claim.rule, found, f"against {other}", outcome))
-    for metric, level in CONTRASTS:
+    for metric, level in _BETWEEN_KINDS:
         for sft in kinds.index[kinds == "SFT"]:
             for rlvr in kinds.index[kinds == "RLVR"]:
                 found = Similarities(similar, sft)
@@ -202,7 +204,8 @@ def score_claims(verdicts: pd.DataFrame) -> pd.DataFrame:
         where = "all tasks weighed equally" if row["family"] == "all" else f"{row['family']} tasks"
         rows.append(_row(f"Null effect: an RLVR start scores like its base, {where}", "scores", row["pair"],
                          "verdict equivalent or negligible holds, different fails", found,
-                         f"against a margin of {row['margin']:g}: {row['verdict']}", equivalence(row["verdict"])))
+                         f"against a margin of {row['margin']:g}: {row['verdict']}",
+                         outcome_of_verdict(row["verdict"])))
     return pd.DataFrame(rows)
 
 
@@ -211,19 +214,13 @@ def _row(claim: str, level: str, pair: str, rule: str, found: Interval, other: s
             "value": found.value, "low": found.low, "high": found.high, "outcome": outcome}
 
 
-def tally(claims: pd.DataFrame) -> pd.DataFrame:
+def count_outcomes(claims: pd.DataFrame) -> pd.DataFrame:
     """How many claims of each level hold, fail or stay open."""
-    counts = pd.crosstab(claims["level"], claims["outcome"]).reindex(columns=list(OUTCOMES), fill_value=0)
+    counts = pd.crosstab(claims["level"], claims["outcome"]).reindex(columns=list(_OUTCOMES), fill_value=0)
     return counts.reindex(claims["level"].unique()).reset_index().rename_axis(columns=None)
 
 
-def sentences(claims: pd.DataFrame) -> list[str]:
-    """One sentence per claim and pair, worded by its outcome."""
-    verbs = {HOLDS: "holds", FAILS: "fails", INCONCLUSIVE: "is not decided by this run"}
-    return [f"\"{row.claim}\" ({row.pair}) {verbs[row.outcome]}: {row.measured}." for row in claims.itertuples()]
-
-
-def table(*parts: pd.DataFrame) -> pd.DataFrame:
+def all_claims(*parts: pd.DataFrame) -> pd.DataFrame:
     """All claims, those about scores first, in one table; ValueError when there are none."""
     rows = [part for part in parts if len(part)]
     if not rows:

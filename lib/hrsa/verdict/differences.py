@@ -17,9 +17,9 @@ from hrsa.evaluation.evaluate import LEXICAL
 from hrsa.similarity.metrics import METRICS
 from hrsa.study.profile import Model, Profile
 from hrsa.verdict import paired_scores
-from hrsa.verdict.equivalence import Verdict, verdict
+from hrsa.verdict.equivalence import Decision, verdict
 
-ALL = "all tasks"
+ALL_TASKS = "all tasks"
 ALIKE = 1e-9  # scores closer than this are the same score
 
 
@@ -49,7 +49,7 @@ def family_scores(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
 
 def overall_scores(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
     """Mean over tasks, then over seeds: [condition, arm, value, low, high], as `family_scores`."""
-    whole = family_scores(profile, scores.assign(family=ALL))
+    whole = family_scores(profile, scores.assign(family=ALL_TASKS))
     return whole.drop(columns="family")
 
 
@@ -64,7 +64,7 @@ def seeds_under(profile: Profile, name: str) -> list[int | None]:
     return list(found[0])
 
 
-def paired(profile: Profile, per_query: pd.DataFrame, pair: str, name: str = RECIPE,
+def paired_under(profile: Profile, per_query: pd.DataFrame, pair: str, name: str = RECIPE,
            seeds: Sequence[int | None] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores of both arms under a condition: (seeds, queries) twice, and the task of each query (queries,)."""
     arms = profile.pair(pair)
@@ -74,7 +74,7 @@ def paired(profile: Profile, per_query: pd.DataFrame, pair: str, name: str = REC
     return paired_scores.paired(per_query[per_query["model"].isin(ids)], arms.a, arms.b, wanted, ablation)
 
 
-def differences(profile: Profile, per_query: pd.DataFrame, pair: str, name: str = RECIPE,
+def pair_differences(profile: Profile, per_query: pd.DataFrame, pair: str, name: str = RECIPE,
                 seeds: Sequence[int | None] | None = None) -> pd.DataFrame:
     """b - a of one pair under one condition, for each task alone and for all: one row each.
 
@@ -82,23 +82,23 @@ def differences(profile: Profile, per_query: pd.DataFrame, pair: str, name: str 
     p_difference, p_equivalence, smallest_margin, seeds, queries, reason. Tasks are judged one by one, without
     correction for their number; the study's claims, corrected, are those of the verdict chapter.
     """
-    a, b, tasks = paired(profile, per_query, pair, name, seeds)
+    a, b, tasks = paired_under(profile, per_query, pair, name, seeds)
     rows = {task: _judge(profile, a[:, tasks == task], b[:, tasks == task]) for task in dict.fromkeys(tasks)}
-    rows[ALL] = _judge(profile, a, b, tasks)
+    rows[ALL_TASKS] = _judge(profile, a, b, tasks)
     fields = ("difference", "low", "high", "verdict", "p_difference", "p_equivalence", "smallest_margin", "seeds",
               "queries", "reason")
     return pd.DataFrame([{"pair": pair, "condition": name, "task": task, **{f: getattr(row, f) for f in fields}}
                          for task, row in rows.items()])
 
 
-def _judge(profile: Profile, a: np.ndarray, b: np.ndarray, tasks: np.ndarray | None = None) -> Verdict:
+def _judge(profile: Profile, a: np.ndarray, b: np.ndarray, tasks: np.ndarray | None = None) -> Decision:
     stated = profile.verdict
     return verdict(a, b, stated.margin, tasks, alpha=stated.alpha, resamples=stated.resamples)
 
 
 def all_differences(profile: Profile, per_query: pd.DataFrame, conditions: Sequence[str],
                     seeds: Sequence[int] | None = None) -> pd.DataFrame:
-    """`differences` of every pair under every condition that both of its arms were scored under.
+    """`pair_differences` of every pair under every condition that both of its arms were scored under.
 
     `seeds`: only these (where a condition has them); None: all that a condition was run with.
     """
@@ -110,7 +110,7 @@ def all_differences(profile: Profile, per_query: pd.DataFrame, conditions: Seque
             wanted = [seed for seed in seeds_under(profile, name) if seeds is None or seed in seeds]
             ids = {Model(backbone=arm, seed=seed, ablation=ablation).id for arm in (pair.a, pair.b) for seed in wanted}
             if ids and ids <= models:
-                found.append(differences(profile, per_query, pair.name, name, wanted))
+                found.append(pair_differences(profile, per_query, pair.name, name, wanted))
     if not found:
         raise ValueError(f"expected scores of both arms of a pair under one of {list(conditions)}, got scores of "
                          f"{sorted(models)}: evaluate these models, or name an ablation with both arms of a pair")
@@ -122,7 +122,7 @@ def query_table(profile: Profile, scores: pd.DataFrame, per_query: pd.DataFrame,
     families = dict(zip(scores["task"], scores["family"], strict=True))
     tables = []
     for pair in profile.pairs:
-        a, b, tasks = paired(profile, per_query, pair.name, name)
+        a, b, tasks = paired_under(profile, per_query, pair.name, name)
         tables.append(pd.DataFrame({"pair": pair.name, "task": tasks, "family": [families[task] for task in tasks],
                                     "a": a.mean(axis=0), "b": b.mean(axis=0)}))
     return pd.concat(tables, ignore_index=True)

@@ -26,14 +26,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hrsa.verdict.bootstrap import crossed_draws, interval, task_columns
+from hrsa.verdict.bootstrap import crossed_draws, draws_interval, task_columns
 
 WORDS = ("different", "equivalent", "negligible", "inconclusive")
-ROUNDING = 1e-12  # differences below this are rounding of equal scores
+_ROUNDING = 1e-12  # differences below this are rounding of equal scores
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """What `verdict` returns; all in score units, differences are b - a."""
 
     verdict: str  # one of WORDS
@@ -61,7 +61,7 @@ def verdict(
     alpha: float = 0.05,
     seed: int = 0,
     resamples: int = 2000,
-) -> Verdict:
+) -> Decision:
     """Compare two arms by their scores per seed and query; the rule is in the module's docstring.
 
     Args:
@@ -91,17 +91,17 @@ def verdict(
     means = np.sort(sign * cells.mean(axis=1))  # (seeds,), sorted: the seeds' order must not matter
     center = float(sign * means.mean())
     draws = center + sign * crossed_draws(sign * difference, groups, resamples, np.random.default_rng(seed))
-    low, high = interval(draws, alpha)
+    low, high = draws_interval(draws, alpha)
     sizes = {"seeds": difference.shape[0], "queries": difference.shape[1], "tasks": len(groups)}
     common = {"difference": center, "low": low, "high": high, "margin": float(margin), "alpha": alpha, **sizes}
     reason = _blind(scores_a, scores_b, difference)
     if reason:
-        return Verdict("inconclusive", p_difference=1.0, p_lower=1.0, p_upper=1.0, p_equivalence=1.0,
+        return Decision("inconclusive", p_difference=1.0, p_lower=1.0, p_upper=1.0, p_equivalence=1.0,
                        smallest_margin=math.inf, reason=reason, **common)
     tests = _tests(draws, center, means, margin)
     claims = word(tests["p_difference"] < alpha, tests["p_equivalence"] < alpha)
     smallest = max(abs(center) + _standard_error(means) * stats.t.ppf(1 - alpha, len(means) - 1), -low, high)
-    return Verdict(claims, smallest_margin=float(smallest), reason="", **tests, **common)
+    return Decision(claims, smallest_margin=float(smallest), reason="", **tests, **common)
 
 
 def _tests(draws: np.ndarray, center: float, means: np.ndarray, margin: float) -> dict[str, float]:
@@ -136,8 +136,8 @@ def _paired(scores_a: np.ndarray, scores_b: np.ndarray) -> np.ndarray:
             raise ValueError(f"expected finite scores, got {scores[tuple(wrong[0])]} in arm {name} at seed "
                              f"{wrong[0][0]}, query {wrong[0][1]}: leave the query out of both arms, or score it")
     difference = b - a
-    difference[np.abs(difference) < ROUNDING] = 0.0
-    return np.full_like(difference, difference[0, 0]) if np.ptp(difference) < ROUNDING else difference
+    difference[np.abs(difference) < _ROUNDING] = 0.0
+    return np.full_like(difference, difference[0, 0]) if np.ptp(difference) < _ROUNDING else difference
 
 
 def _check(difference: np.ndarray, margin: float, alpha: float, resamples: int, tasks: Sequence | None) -> None:
@@ -172,7 +172,7 @@ def _standard_error(means: np.ndarray) -> float:
 def _tail(distance: float, error: float, n: int) -> float:
     """One-sided p of a t test whose estimate lies `distance` on the claimed side of the bound."""
     if error == 0:
-        return 0.0 if distance > ROUNDING else 1.0
+        return 0.0 if distance > _ROUNDING else 1.0
     return float(stats.t.sf(distance / error, n - 1))
 
 
@@ -197,7 +197,7 @@ def verdicts(arms: Mapping[str, tuple], margin: float, alpha: float = 0.05, seed
     """Verdicts of a family of comparisons, corrected by Holm.
 
     `arms`: name -> (scores_a, scores_b) or (scores_a, scores_b, tasks), as in `verdict`. Returns one row per name:
-    all fields of `Verdict` (`verdict` after correction, `alone` the uncorrected word, the interval uncorrected),
+    all fields of `Decision` (`verdict` after correction, `alone` the uncorrected word, the interval uncorrected),
     `holm_difference` and `holm_equivalence`. The claims of difference and those of equivalence are each a family.
     Resamples are at least 4 per comparison / alpha: a smallest possible p-value must survive the correction.
     """

@@ -1,9 +1,8 @@
-"""What a verdict rests on: the statement made before the run, scores per query, and files of other machines.
+"""What a verdict rests on: scores per query of this run, and evidence files of other machines.
 
-A study states its margin, error rate, seeds and family of pairs first; `state` keeps that statement with its hash
-and its time, and keeps every later one beside it, so that a change shows. An evidence file is one parquet table of
-scores per query that carries the fingerprint of the recipe, suite, models and verdict section it was made under:
-files of several machines join only when these agree.
+An evidence file is one parquet table of scores per query that carries the fingerprint of the recipe, suite, models and
+verdict section it was made under, and the statement made before the run (`verdict.statement`). Files of several
+machines join only when the fingerprints agree.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Profile
 from hrsa.verdict import paired_scores
-from hrsa.verdict.paired_scores import QUERY_COLUMNS, _checked
+from hrsa.verdict.paired_scores import QUERY_COLUMNS, checked_scores
 from hrsa.verdict.statement import ESTIMAND, statement
 
-OWN = "this run"
-META = b"hrsa.evidence"
+OWN_SOURCE = "this run"
+_META = b"hrsa.evidence"
 
 
 def study_fingerprint(profile: Profile) -> dict[str, str]:
@@ -56,9 +55,9 @@ def study_fingerprint(profile: Profile) -> dict[str, str]:
     }
 
 
-def write(path: Path, profile: Profile, per_query: pd.DataFrame, source: str,
-          families: Mapping[str, str]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Write an evidence file and return what `read` gives for it; `source` names the machine or laboratory.
+def write_evidence(path: Path, profile: Profile, per_query: pd.DataFrame, source: str,
+                   families: Mapping[str, str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Write an evidence file and return what `read_evidence` gives for it; `source` names the machine or laboratory.
 
     `per_query`: model, task, query, value; `families`: the family of each task.
     """
@@ -66,27 +65,27 @@ def write(path: Path, profile: Profile, per_query: pd.DataFrame, source: str,
             "statement": statement(profile), "families": dict(families),
             "provenance": store.provenance(code=code_hash(evaluate_model))}
     written = json.dumps(meta).encode()
-    table = pa.Table.from_pandas(_checked(per_query, str(path))[QUERY_COLUMNS], preserve_index=False)
-    table = table.replace_schema_metadata({META: written})
+    table = pa.Table.from_pandas(checked_scores(per_query, str(path))[QUERY_COLUMNS], preserve_index=False)
+    table = table.replace_schema_metadata({_META: written})
     with store.atomic(Path(path)) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return table.to_pandas(), json.loads(written)
 
 
-def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+def read_evidence(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Scores per query and metadata of an evidence file; ValueError when it is not one."""
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"expected an evidence file in {path}, got {error}: copy it again") from error
-    meta = (table.schema.metadata or {}).get(META)
+    meta = (table.schema.metadata or {}).get(_META)
     if meta is None:
         raise ValueError(f"expected an evidence file in {path}, got parquet without a fingerprint: "
                          "write it with hrsa evidence")
-    return _checked(table.to_pandas(), str(path)), json.loads(meta)
+    return checked_scores(table.to_pandas(), str(path)), json.loads(meta)
 
 
-def join(files: Sequence[Path]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def join_evidence(files: Sequence[Path]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """One table of scores per query from several evidence files, and their metadata.
 
     Raises ValueError when fingerprints differ (naming the parts that do), or when two files hold the same model and
@@ -104,7 +103,7 @@ class _Loaded(NamedTuple):
 
 
 def _loaded(files: Sequence[Path]) -> list[_Loaded]:
-    return [_Loaded(Path(file).name, *read(Path(file))) for file in files]
+    return [_Loaded(Path(file).name, *read_evidence(Path(file))) for file in files]
 
 
 def _joined(loaded: Sequence[_Loaded]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
@@ -117,7 +116,7 @@ def _joined(loaded: Sequence[_Loaded]) -> tuple[pd.DataFrame, list[dict[str, Any
             raise ValueError(f"expected the fingerprint of {loaded[0].file} in {one.file}, got another "
                              f"for {', '.join(differing)}: leave it out, for runs of one recipe, suite and margin join")
     table = pd.concat([one.per_query for one in loaded], ignore_index=True).drop_duplicates(ignore_index=True)
-    return _checked(table, "the joined files"), [one.meta for one in loaded]
+    return checked_scores(table, "the joined files"), [one.meta for one in loaded]
 
 
 @dataclass(frozen=True)
@@ -135,24 +134,24 @@ def received(profile: Profile) -> list[Path]:
     return sorted((store.ROOT / "data" / "evidence" / profile.name).glob("*.parquet"))
 
 
-def share(profile: Profile, path: Path, source: str) -> Path:
+def share_evidence(profile: Profile, path: Path, source: str) -> Path:
     """Write what has been scored here as an evidence file for others; `source` names machine or laboratory."""
     per_query, families = paired_scores.read_query_scores(profile)
-    write(path, profile, per_query, source, families)
+    write_evidence(path, profile, per_query, source, families)
     return path
 
 
-def pooled(profile: Profile) -> Pool:
+def make_pool(profile: Profile) -> Pool:
     """This run's scores, made first where missing and kept as `data/runs/<profile>/evidence.parquet`, joined with
     the files received. ValueError when a file does not join."""
     own = store.RUNS / profile.name / "evidence.parquet"
     per_query, families = paired_scores.make_query_scores(profile)
-    written = write(own, profile, per_query, OWN, families)
+    written = write_evidence(own, profile, per_query, OWN_SOURCE, families)
     return _pool(profile, [_Loaded(own.name, *written), *_loaded(received(profile))])
 
 
-def pool(profile: Profile, files: Sequence[Path]) -> Pool:
-    """Evidence files as one body of scores; ValueError as `join`, and when no seed is complete."""
+def pool_evidence(profile: Profile, files: Sequence[Path]) -> Pool:
+    """Evidence files as one body of scores; ValueError as `join_evidence`, and when no seed is complete."""
     return _pool(profile, _loaded(files))
 
 

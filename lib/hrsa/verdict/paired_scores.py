@@ -14,7 +14,8 @@ from hrsa.study import store
 from hrsa.study.profile import Model, Profile
 
 
-def _checked(per_query: pd.DataFrame, where: str) -> pd.DataFrame:
+def checked_scores(per_query: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The scores as they are; ValueError, naming `where` they come from, for a missing column or a doubled query."""
     missing = [name for name in QUERY_COLUMNS if name not in per_query.columns]
     if missing:
         raise ValueError(f"expected columns {QUERY_COLUMNS} in {where}, got {list(per_query.columns)}: add {missing}")

@@ -18,7 +18,7 @@ from scipy import stats
 from hrsa.verdict.bootstrap import task_columns
 
 CAUTION = 0.8  # confidence of the upper limit of the variation between runs
-REPEATS, DRAWS = 600, 1000  # simulated studies (power to +-2 points), and draws of the interval of each
+_REPEATS, _DRAWS = 600, 1000  # simulated studies (power to +-2 points), and draws of the interval of each
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def two_way(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def provable(variances: Variances, seeds: int, queries: int, tasks: int = 1, difference: float = 0.0,
-             alpha: float = 0.05, repeats: int = REPEATS, seed: int = 0) -> np.ndarray:
+             alpha: float = 0.05, repeats: int = _REPEATS, seed: int = 0) -> np.ndarray:
     """Smallest margin proved by each of `repeats` simulated studies: (repeats,), score units, ascending.
 
     `queries` is per task, `difference` the true one. Power at a margin is the share of studies below it; the margin
@@ -101,11 +101,11 @@ def _few(variance: np.ndarray, count: int, carried: float, rng: np.random.Genera
 
 def _even(distribution, rng: np.random.Generator) -> np.ndarray:
     """(draws,) values evenly spread over a distribution, in random order: quantiles of few draws come out stable."""
-    return distribution.ppf((rng.permutation(DRAWS) + 0.5) / DRAWS)
+    return distribution.ppf((rng.permutation(_DRAWS) + 0.5) / _DRAWS)
 
 
 def power(variances: Variances, margin: float, seeds: int, queries: int, tasks: int = 1, difference: float = 0.0,
-          alpha: float = 0.05, repeats: int = REPEATS, seed: int = 0) -> float:
+          alpha: float = 0.05, repeats: int = _REPEATS, seed: int = 0) -> float:
     """Chance that a study of this size claims equivalence within `margin`; arguments as in `provable`."""
     return float((provable(variances, seeds, queries, tasks, difference, alpha, repeats, seed) < margin).mean())
 
@@ -128,21 +128,7 @@ def plan(variances: Variances, margin: float, seeds: Sequence[int], queries: Seq
     return pd.DataFrame(rows)
 
 
-def advice(table: pd.DataFrame, margin: float) -> str:
-    """One sentence: the cheapest size of a `plan` that is enough, fewest seeds first, then fewest queries."""
-    enough = table[table["enough"]]
-    if enough.empty:
-        best = table.loc[table["provable"].idxmin()]
-        return (f"No size in the table proves a margin of {margin:g}; the largest effort ({best['seeds']:.0f} seeds, "
-                f"{best['queries']:.0f} queries per task) proves {best['provable']:.3g}. What limits it is not the "
-                "number of seeds and queries alone: more tasks, or less variation between runs, would be needed.")
-    first = enough.sort_values(["seeds", "queries"]).iloc[0]
-    hours = "" if pd.isna(first["hours"]) else f", about {first['hours']:.1f} hours of training and scoring"
-    return (f"A margin of {margin:g} is proved with power {first['power']:.2f} by {first['seeds']:.0f} seeds and "
-            f"{first['queries']:.0f} queries per task{hours}.")
-
-
-def shares(variances: Variances, seeds: int, queries: int, tasks: int = 1) -> pd.DataFrame:
+def variance_shares(variances: Variances, seeds: int, queries: int, tasks: int = 1) -> pd.DataFrame:
     """What the error of the mean difference consists of: component, standard deviation, share of the variance."""
     v = asdict(variances)
     counts = {"seed": seeds, "task": tasks, "seed_task": seeds * tasks, "query": queries * tasks,

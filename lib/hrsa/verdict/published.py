@@ -1,4 +1,4 @@
-"""The published tables, as data, and what can be concluded from them.
+"""What can be concluded from the published tables, which stand in `published.yaml`.
 
 Source: arXiv 2601.21192 (2026), tables of downstream scores (mean of 3 seeds, "delta +- std", score points 0..100),
 of the inverse row entropy of the Procrustes map at the last layer, and of k-NN overlap. Published values are
@@ -12,43 +12,18 @@ All treat tasks and queries as fixed: variation over them cannot be recovered fr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from scipy import stats
 
 from hrsa.verdict.equivalence import WORDS, holm, word
 
-SEEDS = 3
+_FILE = Path(__file__).with_suffix(".yaml")
+_SEEDS = 3  # behind each published mean
 MARGINS = (0.5, 1.0, 2.0)  # score points; half a point is what rankings on these benchmarks are argued over
-BENCHMARKS = ("MTEB(Multilingual, v2)", "MTEB(Code, v1)", "BRIGHT")
-SCORES = (  # pair, kind, then base, reasoning, delta, std for each benchmark
-    ("Qwen3-0.6B", "SFT",
-     (53.50, 41.47, -12.03, 0.14), (55.29, 56.28, 0.99, 0.05), (13.06, 13.71, 0.65, 0.06)),
-    ("Qwen2.5-1.5B SimpleRL", "RLVR",
-     (54.73, 54.54, -0.19, 0.07), (58.98, 58.72, -0.26, 0.08), (17.71, 17.89, 0.18, 0.04)),
-    ("Qwen2.5-0.5B SimpleRL", "RLVR",
-     (51.25, 51.27, 0.02, 0.09), (57.41, 57.53, 0.12, 0.07), (14.05, 13.99, -0.06, 0.05)),
-    ("R1-Distill-1.5B ProRL", "RLVR, prolonged",
-     (46.19, 46.25, 0.06, 0.06), (45.47, 45.87, 0.40, 0.07), (9.02, 9.47, 0.45, 0.02)),
-    ("Qwen3-4B PSR", "RLVR",
-     (59.85, 59.79, -0.06, 0.05), (63.90, 64.57, 0.67, 0.03), (18.10, 18.17, 0.07, 0.03)),
-)
-ENTROPY = (  # pair, kind, inverse row entropy: backbones on CoT, MMLU-Pro; embedders on CoT, MMLU-Pro
-    ("Math vs R1-Distill-1.5B", "SFT", (0.1076, 0.2229), (0.1429, 0.7105)),
-    ("Qwen3-0.6B", "SFT", None, (0.4915, 0.9164)),
-    ("Qwen2.5-1.5B SimpleRL", "RLVR", (0.9481, 0.9963), (0.8826, 0.9794)),
-    ("Qwen2.5-0.5B SimpleRL", "RLVR", (0.9923, 0.9981), (0.9835, 0.9978)),
-    ("R1-Distill-1.5B ProRL", "RLVR, prolonged", (0.1613, 0.8336), (0.8637, 0.9814)),
-    ("Qwen3-4B PSR", "RLVR", (0.8122, 0.9843), (0.5863, 0.9933)),
-    ("Qwen3-4B Polaris", "RLVR", (0.4365, 0.9711), None),
-    ("R1-Distill-7B Polaris", "RLVR", (0.6576, 0.9623), None),
-    ("Qwen2.5-7B PPO", "RLVR", (0.6338, 0.9922), None),
-)
-OVERLAP = (  # pair, kind, mean k-NN overlap over layers at k = 5, 10, 50: backbones; embedders
-    ("Math vs R1-Distill-1.5B", "SFT", (0.052, 0.068, 0.132), (0.069, 0.068, 0.091)),
-    ("R1-Distill-1.5B ProRL", "RLVR, prolonged", (0.455, 0.484, 0.577), (0.451, 0.474, 0.531)),
-)
 
 
 @dataclass(frozen=True)
@@ -61,16 +36,34 @@ class Reading:
 
 
 READINGS = (
-    Reading("std over seeds of the difference", 1 / np.sqrt(SEEDS), SEEDS - 1),
-    Reading("std over seeds of each arm", np.sqrt(2 / SEEDS), 2 * (SEEDS - 1)),
-    Reading("standard error of the difference", 1.0, SEEDS - 1),
+    Reading("std over seeds of the difference", 1 / np.sqrt(_SEEDS), _SEEDS - 1),
+    Reading("std over seeds of each arm", np.sqrt(2 / _SEEDS), 2 * (_SEEDS - 1)),
+    Reading("standard error of the difference", 1.0, _SEEDS - 1),
 )
 
 
-def cells() -> pd.DataFrame:
+def _read(table: str, axis: str, *groups: str) -> list[tuple]:
+    """Rows (pair, kind, label, values of each of `groups` at that label) of one table of the file.
+
+    A group holds one value, or list of values, per label of `axis`; None at every label where it is missing.
+    ValueError: a table without rows, a row without pair or kind, or with another number of values than labels.
+    """
+    content = yaml.safe_load(_FILE.read_text(encoding="utf8"))[table]
+    labels, found = content[axis], []
+    for row in content["rows"] or ():
+        if set(row) != {"pair", "kind", *groups} or any(len(row[g]) != len(labels) for g in groups if row[g]):
+            raise ValueError(f"expected pair, kind and {', '.join(groups)} with {len(labels)} values each in {table} "
+                             f"of {_FILE.name}, got {row}: compare it with the paper")
+        found += [(row["pair"], row["kind"], label, *(row[g] and row[g][i] for g in groups))
+                  for i, label in enumerate(labels)]
+    if not found:
+        raise ValueError(f"expected rows of {table} in {_FILE.name}, got none: restore the file")
+    return found
+
+
+def score_cells() -> pd.DataFrame:
     """The 15 published cells: pair, kind, benchmark, base, reasoning, delta, std (score points)."""
-    rows = [(pair, kind, benchmark, *values) for pair, kind, *parts in SCORES
-            for benchmark, values in zip(BENCHMARKS, parts, strict=True)]
+    rows = [(*place, *values) for *place, values in _read("scores", "benchmarks", "values")]
     return pd.DataFrame(rows, columns=["pair", "kind", "benchmark", "base", "reasoning", "delta", "std"])
 
 
@@ -85,7 +78,7 @@ def reanalyse(margin: float, alpha: float = 0.05) -> pd.DataFrame:
         raise ValueError(f"expected a positive margin in score points, got {margin}")
     tables = []
     for reading in READINGS:
-        table = cells().assign(reading=reading.name, margin=margin)
+        table = score_cells().assign(reading=reading.name, margin=margin)
         error = table["std"] * reading.factor
         reach = stats.t.ppf(1 - alpha, reading.dof) * error
         size = table["delta"].abs()
@@ -102,7 +95,7 @@ def reanalyse(margin: float, alpha: float = 0.05) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def tally(margins: tuple[float, ...] = MARGINS, alpha: float = 0.05, kinds: str = "RLVR") -> pd.DataFrame:
+def verdicts_by_reading(margins: tuple[float, ...] = MARGINS, alpha: float = 0.05, kinds: str = "RLVR") -> pd.DataFrame:
     """How many cells of pairs whose kind starts with `kinds` get each verdict, per reading and margin."""
     found = pd.concat([reanalyse(margin, alpha) for margin in margins])
     found = found[found["kind"].str.startswith(kinds)]
@@ -110,18 +103,24 @@ def tally(margins: tuple[float, ...] = MARGINS, alpha: float = 0.05, kinds: str 
     return counts.reindex(columns=list(WORDS), fill_value=0).assign(cells=lambda t: t.sum(axis=1)).reset_index()
 
 
+def entropy_cells() -> pd.DataFrame:
+    """Published inverse row entropy at the last layer: pair, kind, text, backbones, embedders (NaN: not published)."""
+    rows = _read("inverse_row_entropy", "texts", "backbones", "embedders")
+    table = pd.DataFrame(rows, columns=["pair", "kind", "text", "backbones", "embedders"])
+    return table.astype({"backbones": float, "embedders": float})
+
+
 def entropy_change() -> pd.DataFrame:
     """Published inverse row entropy before and after contrastive training, for pairs that have both.
 
     One row per pair and text: before, after, change, `rises`.
     """
-    rows = [(pair, kind, text, before[i], after[i]) for pair, kind, before, after in ENTROPY if before and after
-            for i, text in enumerate(("CoT", "MMLU-Pro"))]
-    table = pd.DataFrame(rows, columns=["pair", "kind", "text", "before", "after"])
+    table = entropy_cells().dropna(ignore_index=True)
+    table = table.rename(columns={"backbones": "before", "embedders": "after"})
     return table.assign(change=table["after"] - table["before"], rises=table["after"] > table["before"])
 
 
-def realignment(kinds: str = "RLVR") -> pd.DataFrame:
+def rises_in_entropy(kinds: str = "RLVR") -> pd.DataFrame:
     """Per text: how many pairs of a kind rise in inverse row entropy, of how many, and the sign test.
 
     `p_rise`: one-sided chance of at least so many rises when up and down are equally likely. Pairs are taken as
@@ -134,9 +133,7 @@ def realignment(kinds: str = "RLVR") -> pd.DataFrame:
     return counted
 
 
-def overlap_change() -> pd.DataFrame:
-    """Published mean k-NN overlap before and after contrastive training: pair, kind, k, before, after, falls."""
-    rows = [(pair, kind, k, before[i], after[i]) for pair, kind, before, after in OVERLAP
-            for i, k in enumerate((5, 10, 50))]
-    table = pd.DataFrame(rows, columns=["pair", "kind", "k", "before", "after"])
-    return table.assign(falls=table["after"] < table["before"])
+def overlap_cells() -> pd.DataFrame:
+    """Published k-NN overlap, mean over layers: pair, kind, k, backbones, embedders."""
+    rows = _read("knn_overlap", "k", "backbones", "embedders")
+    return pd.DataFrame(rows, columns=["pair", "kind", "k", "backbones", "embedders"])

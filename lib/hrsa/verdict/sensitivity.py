@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hrsa.verdict.bootstrap import crossed_draws, interval, task_columns
+from hrsa.verdict.bootstrap import crossed_draws, draws_interval, task_columns
 from hrsa.verdict.equivalence import verdict, word
 from hrsa.verdict.power import two_way
 
-METHODS = {
+_METHODS = {
     "verdict": "crossed bootstrap of seeds, queries and tasks, with t tests on seed means",
     "these tasks only": "the same bootstrap with the tasks as they are: speaks of no other task",
     "mixed model": "crossed random effects of seeds and tasks (one task: queries), Satterthwaite degrees of freedom",
@@ -43,7 +43,7 @@ def sensitivity(scores_a: np.ndarray, scores_b: np.ndarray, margin: float, tasks
                 alpha: float = 0.05, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
     """The words of five analyses of the same paired scores; arguments as in `hrsa.verdict.equivalence.verdict`.
 
-    One row per method of `METHODS`: verdict, low, high (1 - 2 alpha), `inside` = posterior mass within the margin
+    One row per method of `_METHODS`: verdict, low, high (1 - 2 alpha), `inside` = posterior mass within the margin
     (Bayesian only), about. With one seed there is nothing to compare: ValueError.
     """
     main = verdict(scores_a, scores_b, margin, tasks, alpha, seed, resamples)
@@ -52,8 +52,8 @@ def sensitivity(scores_a: np.ndarray, scores_b: np.ndarray, margin: float, tasks
     difference = np.asarray(scores_b, dtype=float) - np.asarray(scores_a, dtype=float)
     groups = task_columns(tasks, difference)
     draws = main.difference + crossed_draws(difference, groups, resamples, np.random.default_rng(seed), False)
-    low, high = interval(draws, alpha)
-    narrow, wide = interval(draws, alpha / 2)
+    low, high = draws_interval(draws, alpha)
+    narrow, wide = draws_interval(draws, alpha / 2)
     fixed = word(narrow > 0 or wide < 0, low > -margin and high < margin)
     cells = np.stack([difference[:, group].mean(axis=1) for group in groups], axis=1)
     error, dof = mixed_model(difference, groups)
@@ -66,7 +66,7 @@ def sensitivity(scores_a: np.ndarray, scores_b: np.ndarray, margin: float, tasks
               *posterior[1:], inside),
              ("seed means only", *_judged(main.difference, of_seeds, main.seeds - 1, margin, alpha), np.nan)]
     table = pd.DataFrame(rows, columns=["method", "verdict", "low", "high", "inside"])
-    return table.assign(about=table["method"].map(METHODS))
+    return table.assign(about=table["method"].map(_METHODS))
 
 
 def _t(at: Sequence[float], center: float, error: float, dof: float) -> np.ndarray:

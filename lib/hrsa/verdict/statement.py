@@ -25,7 +25,7 @@ def statement(profile: Profile) -> dict[str, Any]:
     return {**stated, "hash": store.key(**stated)}
 
 
-def state(profile: Profile) -> list[dict[str, Any]]:
+def record_statement(profile: Profile) -> list[dict[str, Any]]:
     """Record the profile's statement, once, and return all statements recorded so far, the oldest first.
 
     Call it before the first score exists. Each entry is a `statement` with the time it was `written`. A statement
@@ -40,11 +40,11 @@ def state(profile: Profile) -> list[dict[str, Any]]:
     return stated
 
 
-def changes(statements: Sequence[dict[str, Any]]) -> list[str]:
-    """What changed from each statement to the next, one sentence per item; empty when nothing did."""
+def statement_changes(statements: Sequence[dict[str, Any]]) -> list[tuple[str, Any, Any, str]]:
+    """What changed from each statement to the next: (item, before, after, when it was written); empty: nothing did."""
     found = []
     for before, after in itertools.pairwise(statements):
-        found += [f"{name}: {before.get(name)} became {after.get(name)} on {after['written']}"
+        found += [(name, before.get(name), after.get(name), after["written"])
                   for name in sorted((before.keys() | after.keys()) - {"hash", "written"})
                   if before.get(name) != after.get(name)]
     return found

@@ -1,6 +1,7 @@
 """What chapter 12 is made of: verdicts of all pairs and families of tasks, and one number per similarity and pair.
 
-Functions of the tables that `evaluation.evaluate` and `analysis.pairs` write; `similarities` reads those of every pair.
+Functions of the tables that `evaluation.evaluate` and `analysis.pairs` write; `make_similarities` has them made where
+they are missing.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from hrsa.analysis.pairs import PairTable, make_comparison
 from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
 from hrsa.study.profile import Pair, Profile
-from hrsa.verdict.claims import SIMILARITIES
+from hrsa.verdict.claims import SIMILARITY_COLUMNS
 from hrsa.verdict.equivalence import holm, positive_control, verdicts
 from hrsa.verdict.paired_scores import paired
-from hrsa.verdict.power import measure, plan, shares
+from hrsa.verdict.power import measure, plan, variance_shares
 from hrsa.verdict.sensitivity import sensitivity
 
-EMBEDDING = "0"  # label of the embedding output, which no block has touched
-BOUNDS = ("value", "low", "high", "floor_low", "floor_high")
-PROBE = {"task": "classification", "split": "test", "quantity": "delta"}
+_EMBEDDING = "0"  # label of the embedding output, which no block has touched
+_BOUNDS = ("value", "low", "high", "floor_low", "floor_high")
+_PROBE = {"task": "classification", "split": "test", "quantity": "delta"}
 
 
 def score_verdicts(per_query: pd.DataFrame, families: pd.Series, pairs: Sequence[Pair], seeds: Sequence[int],
@@ -75,7 +77,7 @@ def controls(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int
 
 
 def one_number(rows: pd.DataFrame, last: bool = False) -> pd.DataFrame:
-    """Rows of `compare_pair` of one metric, set and k -> one row per `models`, with bounds (see `BOUNDS`).
+    """Rows of `make_comparison` of one metric, set and k -> one row per `models`, with bounds (see `_BOUNDS`).
 
     Mean over layers (or the last layer alone), then over seeds: the mean of the values, with the smallest lower and
     the largest upper bound. Bounds are averaged over layers, which is wider than an interval of the mean would be.
@@ -83,48 +85,45 @@ def one_number(rows: pd.DataFrame, last: bool = False) -> pd.DataFrame:
     here = rows.assign(seed=rows["seed"].astype("Float64").fillna(-1)).reset_index(drop=True)
     if last:
         here = here.groupby(["models", "seed"], sort=False).tail(1)
-    by_seed = here.groupby(["models", "seed"], sort=False)[list(BOUNDS)].mean()
+    by_seed = here.groupby(["models", "seed"], sort=False)[list(_BOUNDS)].mean()
     return by_seed.groupby("models", sort=False).agg(
         {"value": "mean", "low": "min", "high": "max", "floor_low": "mean", "floor_high": "mean"}).reset_index()
 
 
-def summarise(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def summarise_pair(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Tables of one pair (correlation, procrustes, cka, knn: `curve`; probes) -> rows [metric, models, bounds]."""
     parts = []
     for metric, last in (("correlation", False), ("debiased_cka", False), ("knn", False),
                          ("inverse_row_entropy", True)):
         rows = tables[METRICS[metric].family]
-        rows = rows[(rows["metric"] == metric) & (rows["set"] == "all") & (rows["layer_x"] != EMBEDDING)]
+        rows = rows[(rows["metric"] == metric) & (rows["set"] == "all") & (rows["layer_x"] != _EMBEDDING)]
         if metric == "knn":
             rows = rows[rows["k"] == shown_k(rows["k"])]
         parts.append(one_number(rows, last).assign(metric=metric))
     probes = tables["probes"]
-    kept = np.logical_and.reduce([probes[name] == value for name, value in PROBE.items()])
+    kept = np.logical_and.reduce([probes[name] == value for name, value in _PROBE.items()])
     parts.append(one_number(probes[kept]).assign(metric="probe_delta"))
     return pd.concat(parts, ignore_index=True)
 
 
-def similarities(profile: Profile) -> pd.DataFrame:
+def make_similarities(profile: Profile) -> pd.DataFrame:
     """Table for `hrsa.verdict.claims.similarity_claims` from the artefacts of every pair, made first where missing."""
-    from hrsa.analysis.pairs import compare_pair
-
     found = []
     for pair in profile.pairs:
         tables = {}
         for metric in ("correlation", "procrustes", "cka", "knn", "probes"):
-            file = "probes.parquet" if metric == "probes" else "curve.parquet"
-            tables[metric] = store.read_table(compare_pair(profile, pair.name, metric) / file)
-        found.append(summarise(tables).assign(pair=pair.name, kind=pair.kind))
-    return pd.concat(found, ignore_index=True)[SIMILARITIES]
+            tables[metric] = store.read_table(make_comparison(profile, pair.name, metric) / PairTable.main(metric))
+        found.append(summarise_pair(tables).assign(pair=pair.name, kind=pair.kind))
+    return pd.concat(found, ignore_index=True)[SIMILARITY_COLUMNS]
 
 
 def error_shares(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int]) -> pd.DataFrame:
-    """What the error of each pair's difference consists of: pair, component, sd, share (see `power.shares`)."""
+    """What the error of each pair's difference consists of, `power.variance_shares`: pair, component, sd, share."""
     parts = []
     for pair in pairs:
         a, b, tasks = paired(per_query, pair.a, pair.b, seeds)
         n_tasks = len(set(tasks))
-        table = shares(measure(a, b, tasks), len(seeds), round(len(tasks) / n_tasks), n_tasks)
+        table = variance_shares(measure(a, b, tasks), len(seeds), round(len(tasks) / n_tasks), n_tasks)
         parts.append(table.assign(pair=pair.name))
     return pd.concat(parts, ignore_index=True)[["pair", "component", "sd", "share"]]
 

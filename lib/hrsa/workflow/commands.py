@@ -114,11 +114,11 @@ def power(files: Annotated[list[Path] | None, typer.Argument(help="Evidence file
           tflops: Annotated[float, typer.Option(help="Sustained, for --hours-of.")] = 120.0) -> None:
     """Print the seeds, queries and hours that prove a margin, for every pair, from the scores that are there."""
     from hrsa.verdict import paired_scores
-    from hrsa.verdict.evidence import join
+    from hrsa.verdict.evidence import join_evidence
 
     sizes = _numbers(seeds, "--seeds"), _numbers(queries, "--queries")
     study = load_profile(profile)
-    per_query = join(files)[0] if files else paired_scores.read_query_scores(study)[0]
+    per_query = join_evidence(files)[0] if files else paired_scores.read_query_scores(study)[0]
     hours, kind = paired_scores.hours_per_seed(study), "training and scoring both arms, measured here"
     if hours_of:
         hours = _estimated_hours(load_profile(hours_of), tflops)
@@ -142,21 +142,21 @@ def evidence(files: Annotated[list[Path] | None, typer.Argument(help="Evidence f
         raise ValueError(f"expected either --share FILE or evidence files, got {'both' if files else 'neither'}")
     study = load_profile(profile)
     if share:
-        sys.stdout.write(f"wrote {stored.share(study, share, source)}\n")
+        sys.stdout.write(f"wrote {stored.share_evidence(study, share, source)}\n")
         return
-    pool = stored.pool(study, files)
+    pool = stored.pool_evidence(study, files)
     table = synthesis.score_verdicts(pool.per_query, pool.families, study.pairs, pool.seeds,
                                      **study.verdict.model_dump())
-    sys.stdout.write(f"{pool.sources.to_string(index=False)}\n\n{verdict.sources(pool, study.seeds)}\n\n"
-                     f"{verdict.verdicts(table)}\n{verdict.families(table)}\n")
+    sys.stdout.write(f"{pool.sources.to_string(index=False)}\n\n{verdict.evidence_sources(pool, study.seeds)}\n\n"
+                     f"{verdict.verdict_lines(table)}\n{verdict.families_agree(table)}\n")
 
 
 @app.command()
 def results(profile: ProfileOption = "mini") -> None:
     """Write the tables of a finished run to data/results/, ready to commit."""
-    from hrsa.report.results import export
+    from hrsa.report.results import make_results
 
-    log.info("written: %s", export(load_profile(profile)).relative_to(store.ROOT))
+    log.info("written: %s", make_results(load_profile(profile)).relative_to(store.ROOT))
 
 
 @app.command()
@@ -247,8 +247,9 @@ def _power_of(study: Profile, pair: Pair, per_query: pd.DataFrame, margin: float
 
     import numpy as np
 
+    from hrsa.report.prose.verdict import power_advice
     from hrsa.verdict import paired_scores
-    from hrsa.verdict.power import CAUTION, advice, measure, plan
+    from hrsa.verdict.power import CAUTION, measure, plan
 
     seeds = paired_scores.seeds_of(per_query, pair.a, pair.b)
     if len(seeds) < 2:
@@ -261,9 +262,9 @@ def _power_of(study: Profile, pair: Pair, per_query: pd.DataFrame, margin: float
     sd = ", ".join(f"{name} {np.sqrt(value):.4f}" for name, value in asdict(found).items())
     text = tables[0].assign(cautious=tables[1]["power"]).to_string(index=False, float_format="{:.4g}".format)
     return (f"{pair.name}: margin {margin:g}, {n_tasks} tasks; from seeds {seeds}, {len(set(of_task))} tasks, "
-            f"{len(of_task)} queries; standard deviations: {sd}\n{text}\n{advice(tables[0], margin)}\nIf runs vary as "
-            f"much as {len(seeds)} seeds leave possible ({CAUTION:.0%} upper limit, column cautious): "
-            f"{advice(tables[1], margin)}\n\n")
+            f"{len(of_task)} queries; standard deviations: {sd}\n{text}\n{power_advice(tables[0], margin)}\nIf runs "
+            f"vary as much as {len(seeds)} seeds leave possible ({CAUTION:.0%} upper limit, column cautious): "
+            f"{power_advice(tables[1], margin)}\n\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-from hrsa.analysis.probes import LEAST, TASKS
+from hrsa.analysis.probes import LEAST_LABELLED, TASKS
 from hrsa.report.chapters import PAIR_CHAPTERS
 from hrsa.report.notebooks import chapter_without
 from hrsa.report.prose.pages import front_page
@@ -67,14 +67,15 @@ def applicable_chapters(a: dict[str, Any], b: dict[str, Any], texts: pd.DataFram
         left_out["06_procrustes"] = f"a map of {wide} dimensions is not unique on these texts, which give {rows} rows"
     for task, column in TASKS.items():
         known = texts.dropna(subset=[column]).groupby("set")[column].agg(["size", "nunique"])
-        if len(known) == texts["set"].nunique() and known["size"].min() >= LEAST and known["nunique"].min() > 1:
+        enough = known["size"].min() >= LEAST_LABELLED and known["nunique"].min() > 1
+        if len(known) == texts["set"].nunique() and enough:
             tasks.append(task)
     if a["width"] != b["width"]:
         why = f"the models are {a['width']} and {b['width']} dimensions wide, and it needs equal widths"
         left_out |= dict.fromkeys(("05_correlation", "09_probes"), why)
     elif not tasks:
-        left_out["09_probes"] = (f"it needs a label or a target, with two values or more, for at least {LEAST} texts "
-                                 "of each set")
+        left_out["09_probes"] = ("it needs a label or a target, with two values or more, for at least "
+                                 f"{LEAST_LABELLED} texts of each set")
     return [chapter for chapter in PAIR_CHAPTERS if chapter not in left_out], left_out, tasks
 
 

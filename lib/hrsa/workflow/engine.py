@@ -157,7 +157,7 @@ def run_study(profile: Profile, cores: int) -> None:
     try:
         with only_engine():
             follow_owner()
-            statement.state(profile)
+            statement.record_statement(profile)
             _run_jobs(profile, cores)
     except KeyboardInterrupt:
         kill_children()

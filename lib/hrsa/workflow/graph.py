@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hrsa.analysis.recordings import record_states
+from hrsa.analysis.recordings import make_recording
 from hrsa.evaluation.evaluate import evaluate_model
 from hrsa.models.resolve import make_backbone_folder, make_merged
 from hrsa.models.zoo.make import code_of, make_backbone
@@ -25,7 +25,7 @@ from hrsa.verdict import evidence
 STAGES = {
     "mine": (make_triples,),
     "embedder": (train_embedder,),
-    "measure": (evaluate_model, record_states),
+    "measure": (evaluate_model, make_recording),
 }  # rule -> what does its jobs; see `_stages` for the others that are not chapters
 NOT_CHAPTERS = ("backbone", *STAGES, "book")
 STAGE_SECTIONS = {
@@ -112,7 +112,7 @@ def job_fingerprint(profile: Profile, rule: str) -> str:
     if rule in NOT_CHAPTERS:
         return store.key(settings=settings, code=code_hash(*_stages(profile, rule)))
     received = [store.file_hash(file) for file in evidence.received(profile)] if rule == "12_verdict" else []
-    before = (make_backbone, make_merged, make_triples, train_embedder, evaluate_model, record_states)
+    before = (make_backbone, make_merged, make_triples, train_embedder, evaluate_model, make_recording)
     if rule == "03_training":
         before = tuple(stage for stage in before if stage is not train_embedder)
     return store.key(settings=settings, code=notebook_hash(store.NOTEBOOKS / f"{rule}.py", before), received=received)

@@ -161,8 +161,8 @@ def run_stage(profile: Profile, rule: str, name: str) -> dict[str, str]:
             if profile.chapters is None:
                 made[f"evaluation of {id}"] = evaluate.evaluate_model(profile, id).name
             if id != "bm25":
-                made[f"states of {id}"] = recordings.record_states(profile, id).name
+                made[f"states of {id}"] = recordings.make_recording(profile, id).name
                 for step in recordings.checkpoints_of(profile, id):
-                    made[f"states of {id}, step {step}"] = recordings.record_states(profile, id, step).name
+                    made[f"states of {id}, step {step}"] = recordings.make_recording(profile, id, step).name
         return made
     raise ValueError(f"expected one of the stages {NOT_CHAPTERS}, got {rule!r}")

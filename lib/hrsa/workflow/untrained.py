@@ -15,11 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from hrsa.analysis.recordings import record_states
+from hrsa.analysis.recordings import make_recording
 from hrsa.evaluation.evaluate import make_scores
 from hrsa.report.prose import backbones
 from hrsa.report.prose.pages import filled_page
-from hrsa.report.results import FOLDER, hours, levels
+from hrsa.report.results import RESULTS, hours, make_levels
 from hrsa.study import store
 from hrsa.study.profile import Profile
 
@@ -41,20 +41,20 @@ def selected_backbones(profile: Profile, names: list[str]) -> Profile:
 
 
 def make_untrained_results(profile: Profile, settings: str) -> Path:
-    """Write scores [model, task, family, metric, value], levels (`hrsa.report.results.levels`) and models
-    (`hrsa.report.prose.backbones.overview`) as parquet, `README.md` to read and `record.json`; returns the folder.
+    """Write scores [model, task, family, metric, value], levels (`hrsa.report.results.make_levels`) and models
+    (`hrsa.report.prose.backbones.card_table`) as parquet, `README.md` to read and `record.json`; returns the folder.
 
     `settings` is the profile's file as the page names it.
     """
     names = [backbone.name for backbone in profile.backbones]
-    tables: dict[str, pd.DataFrame] = {"models": backbones.overview(backbones.cards(profile))}
+    tables: dict[str, pd.DataFrame] = {"models": backbones.card_table(backbones.make_cards(profile))}
     tables["scores"], _ = make_scores(profile, names)
     for name in names:
-        record_states(profile, name)
+        make_recording(profile, name)
     if profile.pairs:
-        tables["levels"] = levels(profile)
+        tables["levels"] = make_levels(profile)
     record = store.provenance(profile=profile.model_dump(mode="json"), hours=hours(profile))
-    target = FOLDER / f"{profile.name}-untrained"
+    target = RESULTS / f"{profile.name}-untrained"
     with store.atomic(target) as folder:
         folder.mkdir(parents=True)
         for name, table in tables.items():
@@ -73,8 +73,8 @@ def _page(profile: Profile, settings: str, tables: dict[str, pd.DataFrame], reco
         compared = _table(by_pair(tables["levels"]))
     return filled_page(
         "untrained.md", title=profile.title, profile=settings, machine=record["machine"], written=record["written"],
-        commit=record["commit"][:12], hours=record["hours"], origin=backbones.origin(profile),
-        models=_table(tables["models"]), findings=backbones.findings(backbones.cards(profile)),
+        commit=record["commit"][:12], hours=record["hours"], origin=backbones.where_backbones_come_from(profile),
+        models=_table(tables["models"]), findings=backbones.findings(backbones.make_cards(profile)),
         scores=_table(scores[[b.name for b in profile.backbones]].reset_index()), levels=compared)
 
 

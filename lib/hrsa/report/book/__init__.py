@@ -6,8 +6,8 @@ extension (`setup`), and its `PlotlyRenderer` is what the entry point in pyproje
 """
 
 from hrsa.report.book.extension import PlotlyRenderer, setup
-from hrsa.report.book.records import records_page
 from hrsa.report.book.report import BookError, build
 from hrsa.report.book.source import stage, table_of_contents, write_toc
+from hrsa.report.prose.run_records import records_page
 
 __all__ = ["BookError", "PlotlyRenderer", "build", "records_page", "setup", "stage", "table_of_contents", "write_toc"]

@@ -20,7 +20,7 @@ VENDOR = {  # file under _static -> (package that carries it, file inside the pa
     "vendor/plotly.min.js": ("plotly", "package_data/plotly.min.js"),
     "vendor/tex-svg-full.js": ("mathjax", "static/mathjax/es5/tex-svg-full.js"),
 }
-FORMATS = {"svg": "SVG", "png": "PNG", "csv": "data (CSV)"}
+_FORMATS = {"svg": "SVG", "png": "PNG", "csv": "data (CSV)"}
 THEBE = ("init_thebe_core", "update_thebe_context")  # name a script on a CDN, although nothing here is launched
 
 
@@ -44,7 +44,7 @@ def figure_html(figure: dict[str, Any]) -> str:
     layout = figure.get("layout", {})
     meta = layout.get("meta") or {}
     alt, stem = escape(meta.get("alt", "Figure"), quote=True), meta.get("files", "")
-    links = " · ".join(f'<a href="_static/figures/{stem}.{end}">{label}</a>' for end, label in FORMATS.items())
+    links = " · ".join(f'<a href="_static/figures/{stem}.{end}">{label}</a>' for end, label in _FORMATS.items())
     static = f'<noscript><img src="_static/figures/{stem}.png" alt="{alt}"></noscript>' if stem else ""
     below = f'<figcaption class="hrsa-files">{links}</figcaption>' if stem else ""
     return (f'<figure class="{FIGURE}"><div class="hrsa-plotly" role="img" aria-label="{alt}" '

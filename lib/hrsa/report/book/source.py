@@ -10,10 +10,10 @@ from typing import Any
 import nbformat
 import yaml
 
-from hrsa.report.book.records import records_page
 from hrsa.report.chapters import PAIR_CHAPTERS, chapters, executed, jobs, page, pair_chapters
 from hrsa.report.notebooks import JobError, check_executed
 from hrsa.report.plots.drawing import PLOTLY
+from hrsa.report.prose.run_records import records_page
 from hrsa.study import store
 from hrsa.study.profile import Profile
 
@@ -25,7 +25,7 @@ class StageError(RuntimeError):
     """A page of the report cannot be used; the message lists which, and why."""
 
 
-def pages(profile: Profile) -> list[tuple[str, list[tuple[str, str]]]]:
+def chapter_pages(profile: Profile) -> list[tuple[str, list[tuple[str, str]]]]:
     """Parts of the book in order: (caption, [(chapter, name of the job)])."""
     once = list(chapters(profile))
     first = [(chapter, "study") for chapter in once if chapter < "03"]
@@ -53,7 +53,7 @@ def suffix(profile: Profile, chapter: str, name: str) -> str:
 def table_of_contents(profile: Profile, titles: dict[str, str]) -> dict[str, Any]:
     """The book's table of contents (sphinx-external-toc's form); `titles` by file name shorten the sidebar."""
     parts = []
-    for caption, members in pages(profile):
+    for caption, members in chapter_pages(profile):
         files = [page(chapter, name) for chapter, name in members]
         parts.append({"caption": caption,
                       "chapters": [{"file": file} | ({"title": titles[file]} if file in titles else {})
@@ -83,12 +83,12 @@ def stage(profile: Profile, folder: Path) -> dict[str, int]:
     if (store.FIGURES / profile.name).is_dir():
         shutil.copytree(store.FIGURES / profile.name, folder / "_static" / "figures" / profile.name)
     faults, figures, titles = [], {}, {}
-    for _, members in pages(profile):
+    for _, members in chapter_pages(profile):
         for chapter, name in members:
             try:
                 file = page(chapter, name)
                 source = store.ROOT / executed(profile, chapter, name)
-                notebook = prepare(source, suffix(profile, chapter, name))
+                notebook = as_page(source, suffix(profile, chapter, name))
                 nbformat.write(notebook, folder / file)
                 figures[Path(file).stem] = count_figures(notebook)
                 if chapter in PAIR_CHAPTERS:
@@ -134,7 +134,7 @@ def short_title(source: Path) -> str:
     return first.splitlines()[0].removeprefix("#").strip()
 
 
-def prepare(source: Path, told_apart: str) -> nbformat.NotebookNode:
+def as_page(source: Path, told_apart: str) -> nbformat.NotebookNode:
     """A notebook as a page: heading that says which run it is, code folded, overridden parameters left out."""
     notebook = read_executed(source)
     first = notebook.cells[0]

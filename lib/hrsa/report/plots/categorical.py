@@ -16,7 +16,7 @@ def heatmap(table: pd.DataFrame, x: str, y: str, value: str, facet: str | None =
             quantity: str | None = None, xlabel: str | None = None, ylabel: str | None = None) -> Drawing:
     """Square cells coloured by `value`, first `x` left and first `y` at the bottom, panels by `facet`.
 
-    `quantity` (key of `style.QUANTITIES`) fixes the colours and their range, so that figures of one quantity can be
+    `quantity` (key of `style.SCALES`) fixes the colours and their range, so that figures of one quantity can be
     compared across the book. Few cells carry their number. Cells without a row, or with NaN, stay empty.
     ValueError: missing columns, nothing to draw, two rows for one cell, more than 256 cells along an axis.
     """
@@ -27,7 +27,7 @@ def heatmap(table: pd.DataFrame, x: str, y: str, value: str, facet: str | None =
         raise ValueError(f"expected at most {CELLS} cells along an axis, got {len(rows)} x {len(columns)}: "
                          "aggregate or sample before drawing")
     panels = tuple(c.Panel(title, (_grid(part, x, y, value, columns, rows),))
-                   for title, part in c.groups(table, facet))
+                   for title, part in c.by_level(table, facet))
     scale = _whole_scale(style.scale(quantity), table[value])
     across = c.across(len(panels))
     room = (4.2, 2.75, 1.85)[across - 1]  # inches of a panel's width
@@ -41,8 +41,8 @@ def heatmap(table: pd.DataFrame, x: str, y: str, value: str, facet: str | None =
 
 def _grid(part: pd.DataFrame, x: str, y: str, value: str, columns: list, rows: list) -> c.Mark:
     z = np.full((len(rows), len(columns)), np.nan)
-    at_row = c.positions(part[y], rows).astype(int)
-    z[at_row, c.positions(part[x], columns).astype(int)] = c.floats(part, value)
+    at_row = c.places(part[y], rows).astype(int)
+    z[at_row, c.places(part[x], columns).astype(int)] = c.column_values(part, value)
     return c.Mark("grid", np.arange(len(columns)), np.arange(len(rows)), z=z)
 
 
@@ -64,15 +64,15 @@ def bars(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: str
     c.once(table, [x, hue, facet], "bar")
     scale = style.scale(quantity)
     names = c.levels(table[x])
-    series = [name for name, _ in c.groups(table, hue)]
+    series = [name for name, _ in c.by_level(table, hue)]
     looks, width = style.looks(series), 0.8 / len(series)
     panels = []
-    for title, rows in c.groups(table, facet):
+    for title, rows in c.by_level(table, facet):
         marks = []
-        for name, part in c.groups(rows, hue):
-            where = c.positions(part[x], names) + (series.index(name) - (len(series) - 1) / 2) * width
-            marks.append(c.Mark("bar", where, c.floats(part, y), looks[name], name, c.floats(part, low),
-                                c.floats(part, high), width=0.92 * width))
+        for name, part in c.by_level(rows, hue):
+            where = c.places(part[x], names) + (series.index(name) - (len(series) - 1) / 2) * width
+            marks.append(c.Mark("bar", where, c.column_values(part, y), looks[name], name, c.column_values(part, low),
+                                c.column_values(part, high), width=0.92 * width))
         panels.append(c.Panel(title, tuple(marks)))
     across = c.across(len(panels))
     picture = c.Chart(
@@ -93,15 +93,15 @@ def forest(table: pd.DataFrame, label: str, value: str, low: str, high: str, mar
     if margin is not None and not margin > 0:
         raise ValueError(f"expected a margin above zero or None, got {margin}")
     names = c.levels(table[label])
-    series = [name for name, _ in c.groups(table, hue)]
+    series = [name for name, _ in c.by_level(table, hue)]
     looks, step = style.looks(series), 0.7 / len(series)
     panels = []
-    for title, rows in c.groups(table, facet):
+    for title, rows in c.by_level(table, facet):
         marks = []
-        for name, part in c.groups(rows, hue):
-            where = c.positions(part[label], names) + (series.index(name) - (len(series) - 1) / 2) * step
-            marks.append(c.Mark("interval", c.floats(part, value), where, looks[name], name, c.floats(part, low),
-                                c.floats(part, high)))
+        for name, part in c.by_level(rows, hue):
+            where = c.places(part[label], names) + (series.index(name) - (len(series) - 1) / 2) * step
+            marks.append(c.Mark("interval", c.column_values(part, value), where, looks[name], name,
+                                c.column_values(part, low), c.column_values(part, high)))
         panels.append(c.Panel(title, tuple(marks)))
     picture = c.Chart(
         tuple(panels), c.Axis(xlabel or value), c.Axis("", names=tuple(map(c.label, names)), down=True),

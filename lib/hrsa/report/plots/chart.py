@@ -132,7 +132,7 @@ def label(value: object) -> str:
     return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
 
 
-def groups(table: pd.DataFrame, column: str | None) -> list[tuple[str, pd.DataFrame]]:
+def by_level(table: pd.DataFrame, column: str | None) -> list[tuple[str, pd.DataFrame]]:
     """(name, rows) for each level of a column, or one unnamed group without a column; numbers say of what ("k = 5")."""
     if column is None:
         return [(ONE, table)]
@@ -145,12 +145,12 @@ def is_continuous(column: pd.Series) -> bool:
     return is_numeric_dtype(column) and not is_bool_dtype(column)
 
 
-def positions(column: pd.Series, names: list) -> np.ndarray:
+def places(column: pd.Series, names: list) -> np.ndarray:
     """Index of each value in `names`."""
     index = {value: i for i, value in enumerate(names)}
     return np.array([index[value] for value in column], dtype=float)
 
 
-def floats(table: pd.DataFrame, column: str | None) -> np.ndarray | None:
+def column_values(table: pd.DataFrame, column: str | None) -> np.ndarray | None:
     """A column as float64, or None."""
     return None if column is None else table[column].to_numpy(dtype=float, na_value=np.nan)

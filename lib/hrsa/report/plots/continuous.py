@@ -23,20 +23,20 @@ def curves(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: s
     `low` and `high` are columns that bound a shaded interval. `references` are columns, such as "null" and "floor",
     drawn beside each series in its colour as thin broken lines. Series named "null", "floor", "noise floor" or
     "ceiling" are grey and broken by themselves. `x` is numeric, or a category such as a layer label.
-    `quantity` (key of `style.QUANTITIES`) fixes the y range. ValueError: missing columns, nothing to draw, or
+    `quantity` (key of `style.SCALES`) fixes the y range. ValueError: missing columns, nothing to draw, or
     several rows for one point.
     """
     c.check(table, [x, y, hue, facet, low, high, dash, *references], [y, *references])
     c.once(table, [x, hue, facet, dash], "point")
     scale = style.scale(quantity)
     names = () if c.is_continuous(table[x]) else tuple(c.levels(table[x]))
-    looks = style.looks([name for name, _ in c.groups(table, hue)])
-    dashes = {name: i for i, (name, _) in enumerate(c.groups(table, dash))} if dash else {}
+    looks = style.looks([name for name, _ in c.by_level(table, hue)])
+    dashes = {name: i for i, (name, _) in enumerate(c.by_level(table, dash))} if dash else {}
     panels = []
-    for title, rows in c.groups(table, facet):
+    for title, rows in c.by_level(table, facet):
         marks = []
-        for name, series in c.groups(rows, hue):
-            for style_name, line in c.groups(series, dash):
+        for name, series in c.by_level(rows, hue):
+            for style_name, line in c.by_level(series, dash):
                 look = style.dashed(looks[name], dashes.get(style_name))
                 marks.append(_line(line, x, y, low, high, names, look, _both(name, style_name)))
             marks += [_reference(series, x, column, names, looks[name], i, name)
@@ -44,7 +44,7 @@ def curves(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: s
         panels.append(c.Panel(title, tuple(marks)))
     legend = [(name, looks[name], "line") for name in looks if hue and hue != dash]
     legend += [(name, style.dashed(_key_look(looks, hue, dash, name), i), "line") for name, i in dashes.items()]
-    legend += [(name, style.reference(style.GREY, i), "line") for i, name in enumerate(references, start=1)]
+    legend += [(name, style.reference_look(style.GREY, i), "line") for i, name in enumerate(references, start=1)]
     columns = c.across(len(panels))
     picture = c.Chart(
         tuple(panels), c.Axis(xlabel or x, names=tuple(map(c.label, names)), whole=_whole(table[x])),
@@ -68,7 +68,7 @@ def _whole(column: pd.Series) -> int:
 
 def _at(rows: pd.DataFrame, x: str, names: tuple) -> tuple[pd.DataFrame, np.ndarray]:
     """Rows in order of `x`, and their x positions."""
-    where = c.positions(rows[x], list(names)) if names else c.floats(rows, x)
+    where = c.places(rows[x], list(names)) if names else c.column_values(rows, x)
     order = np.argsort(where, kind="stable")
     return rows.iloc[order], where[order]
 
@@ -76,13 +76,15 @@ def _at(rows: pd.DataFrame, x: str, names: tuple) -> tuple[pd.DataFrame, np.ndar
 def _line(rows: pd.DataFrame, x: str, y: str, low: str | None, high: str | None, names: tuple,
           look: style.Look, name: str) -> c.Mark:
     rows, where = _at(rows, x, names)
-    return c.Mark("line", where, c.floats(rows, y), look, name, c.floats(rows, low), c.floats(rows, high))
+    return c.Mark("line", where, c.column_values(rows, y), look, name, c.column_values(rows, low),
+                  c.column_values(rows, high))
 
 
 def _reference(rows: pd.DataFrame, x: str, column: str, names: tuple, look: style.Look, i: int,
                name: str) -> c.Mark:
     rows, where = _at(rows.drop_duplicates(x), x, names)
-    return c.Mark("line", where, c.floats(rows, column), style.reference(look.colour, i), _both(name, column))
+    look = style.reference_look(look.colour, i)
+    return c.Mark("line", where, c.column_values(rows, column), look, _both(name, column))
 
 
 def scatter(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: str | None = None,
@@ -92,10 +94,11 @@ def scatter(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: 
     `diagonal` draws x = y and gives both axes one range: above the line, the quantity on the y axis is larger.
     """
     c.check(table, [x, y, hue, facet], [x, y])
-    looks = style.looks([name for name, _ in c.groups(table, hue)])
-    panels = [c.Panel(title, tuple(c.Mark("point", c.floats(part, x), c.floats(part, y), looks[name], name)
-                                   for name, part in c.groups(rows, hue)))
-              for title, rows in c.groups(table, facet)]
+    looks = style.looks([name for name, _ in c.by_level(table, hue)])
+    panels = [c.Panel(title, tuple(c.Mark("point", c.column_values(part, x), c.column_values(part, y), looks[name],
+                                                name)
+                                   for name, part in c.by_level(rows, hue)))
+              for title, rows in c.by_level(table, facet)]
     bounds = None
     if diagonal:
         both = table[[x, y]].to_numpy(float)
@@ -117,14 +120,14 @@ def histogram(table: pd.DataFrame, value: str, hue: str | None = None, facet: st
     """
     c.check(table, [value, hue, facet], [value])
     scale = style.scale(quantity)
-    finite = table[np.isfinite(c.floats(table, value))]
-    edges = _edges(c.floats(finite, value), scale.range)
-    looks = style.looks([name for name, _ in c.groups(finite, hue)])
+    finite = table[np.isfinite(c.column_values(table, value))]
+    edges = _edges(c.column_values(finite, value), scale.range)
+    looks = style.looks([name for name, _ in c.by_level(finite, hue)])
     panels = []
-    for title, rows in c.groups(finite, facet):
+    for title, rows in c.by_level(finite, facet):
         marks = []
-        for name, part in c.groups(rows, hue):
-            counts, _ = np.histogram(c.floats(part, value), edges)
+        for name, part in c.by_level(rows, hue):
+            counts, _ = np.histogram(c.column_values(part, value), edges)
             marks.append(c.Mark("step", edges, counts / len(part), looks[name], name))
         panels.append(c.Panel(title, tuple(marks)))
     columns = c.across(len(panels))

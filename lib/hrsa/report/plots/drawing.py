@@ -17,7 +17,7 @@ from hrsa.report.plots.chart import Chart
 from hrsa.study import store
 
 PLOTLY = "application/vnd.plotly.v1+json"
-SLUG = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
+_SLUG = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,7 +31,7 @@ class Drawing:
 
     @cached_property
     def _static(self) -> dict[str, bytes]:
-        return static.render(self.chart, self.alt)
+        return static.pictures(self.chart, self.alt)
 
     @property
     def png(self) -> bytes:
@@ -46,7 +46,7 @@ class Drawing:
     @cached_property
     def plotly(self) -> dict[str, Any]:
         """The interactive picture as plotly's JSON; `plotly.graph_objects.Figure(drawing.plotly)` edits it."""
-        return interactive.render(self.chart, self.alt, self.files)
+        return interactive.plotly_json(self.chart, self.alt, self.files)
 
     def publish(self, profile_name: str, chapter: str, name: str, alt: str) -> Drawing:
         """Write `figures/<profile>/<chapter>/<name>.svg`, `.png` and `.csv` (the tidy table); return the drawing.
@@ -55,7 +55,7 @@ class Drawing:
         the pair, as in "07_cka/base-vs-rlvr". ValueError: no text in `alt`, or a name unfit for a file.
         """
         stem = f"{profile_name}/{chapter}/{name}"
-        if not SLUG.match(stem):
+        if not _SLUG.match(stem):
             raise ValueError(f"expected letters, digits, '.', '_' and '-' in profile, chapter and name, got {stem!r}")
         if not alt.strip():
             raise ValueError(f"expected a sentence that describes figure {stem}, got {alt!r}")

@@ -16,14 +16,14 @@ GAP = {"shared": 0.035, "square": 0.07}  # between panels, share of the width
 TITLE, LEGEND, BOTTOM = 28, 24, 52  # pixels of a panel title, a legend line, the x axis with its label
 
 
-def render(chart: Chart, alt: str, files: str) -> dict[str, Any]:
+def plotly_json(chart: Chart, alt: str, files: str) -> dict[str, Any]:
     """The chart as plotly's JSON; `layout.meta` carries the description and the published files' stem."""
     traces: list[dict] = []
     layout = _layout(chart, alt, files)
     for i, panel in enumerate(chart.panels):
         axes = {"xaxis": _name("x", i), "yaxis": _name("y", i)}
         for mark in panel.marks:
-            traces += [{**trace, **axes} for trace in DRAW[mark.kind](mark, chart)]
+            traces += [{**trace, **axes} for trace in _DRAW[mark.kind](mark, chart)]
         layout[_name("xaxis", i)], layout[_name("yaxis", i)] = _axes(chart, i)
         layout["annotations"].append(_title(panel.title, chart, i))
         layout["shapes"] += _lines(chart, i)
@@ -230,7 +230,7 @@ def _grid(mark: Mark, chart: Chart) -> list[dict]:
     return [{key: value for key, value in trace.items() if value is not None}]
 
 
-DRAW = {"line": _line, "point": _point, "bar": _bar, "interval": _forest, "step": _step, "grid": _grid}
+_DRAW = {"line": _line, "point": _point, "bar": _bar, "interval": _forest, "step": _step, "grid": _grid}
 
 
 def _key(name: str, look: style.Look, kind: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ MARKED = 12  # about how many markers a line carries
 CHARACTER = 0.06  # inches of one character of a tick label
 
 
-def render(chart: Chart, alt: str) -> dict[str, bytes]:
+def pictures(chart: Chart, alt: str) -> dict[str, bytes]:
     """The chart as "png" and "svg", with `alt` as its description; drawn and laid out once for both."""
     found = {}
     with mpl_style.context(["default", style.RC]):
@@ -45,7 +45,7 @@ def _figure(chart: Chart) -> Figure:
         ax.set_title(panel.title)
         _frame(ax, chart)
         for mark in panel.marks:
-            image = DRAW[mark.kind](ax, mark, chart) or image
+            image = _DRAW[mark.kind](ax, mark, chart) or image
         ax.set_xlabel(chart.x.label if i + columns >= len(chart.panels) else "")
         ax.set_ylabel(chart.y.label if i % columns == 0 else "")
         ax.tick_params(labelbottom=i + columns >= len(chart.panels))
@@ -171,7 +171,7 @@ def _grid(ax: Any, mark: Mark, chart: Chart) -> Any:
     return ax.collections[0]
 
 
-DRAW = {"line": _line, "point": _point, "bar": _bar, "interval": _forest, "step": _step, "grid": _grid}
+_DRAW = {"line": _line, "point": _point, "bar": _bar, "interval": _forest, "step": _step, "grid": _grid}
 
 
 def _key(name: str, look: style.Look, kind: str) -> Line2D | Patch:

@@ -25,7 +25,7 @@ GREY = "#6b6b6b"
 PALE = "#e4e4e4"
 
 # Names that have the same hue in every figure (index into HUES, which also picks marker and hatch)
-KNOWN = {"backbones": 0, "embedders": 1, "base": 0, "sft": 1, "rlvr": 2, "own": 0, "cross": 1}
+_KNOWN = {"backbones": 0, "embedders": 1, "base": 0, "sft": 1, "rlvr": 2, "own": 0, "cross": 1}
 # Series that are no measurement but something to read measurements against: grey, never solid, no markers
 REFERENCES = {"null": 1, "floor": 2, "noise floor": 2, "ceiling": 3}
 
@@ -45,7 +45,7 @@ class Scale:
         return None if self.low is None or self.high is None else (self.low, self.high)
 
 
-QUANTITIES = {
+SCALES = {
     **{key: Scale(metric.label, *(metric.axis or (None, None)), metric.colours) for key, metric in METRICS.items()},
     "score": Scale("score", 0, 1, "viridis"),
     "accuracy": Scale("accuracy", 0, 1, "viridis"),
@@ -79,23 +79,23 @@ def scale(quantity: str | None) -> Scale:
     """The scale of a quantity; None leaves range and label to the data. ValueError names the known ones."""
     if quantity is None:
         return FREE
-    if quantity not in QUANTITIES:
-        raise ValueError(f"expected a quantity, one of {sorted(QUANTITIES)} or None, got {quantity!r}")
-    return QUANTITIES[quantity]
+    if quantity not in SCALES:
+        raise ValueError(f"expected a quantity, one of {sorted(SCALES)} or None, got {quantity!r}")
+    return SCALES[quantity]
 
 
 def looks(names: list[str]) -> dict[str, Look]:
     """A look for each series name: fixed for known names (a seed's suffix does not count), else the next free one."""
     found: dict[str, Look] = {}
-    wanted = {KNOWN[_stem(name)] for name in names if _stem(name) in KNOWN}
-    reserved = set(KNOWN.values()) if wanted else set()
+    wanted = {_KNOWN[_stem(name)] for name in names if _stem(name) in _KNOWN}
+    reserved = set(_KNOWN.values()) if wanted else set()
     free = sorted(range(len(HUES)), key=lambda i: (i in wanted, i in reserved, i))
     n = 0
     for name in names:
         if name in REFERENCES:
             found[name] = Look(GREY, REFERENCES[name], None, 0, 1.4)
             continue
-        i = KNOWN.get(_stem(name))
+        i = _KNOWN.get(_stem(name))
         if i is None or i in {look.hatch for look in found.values()}:
             i, n = free[n % len(free)], n + 1
         found[name] = Look(HUES[i], 0, i, i)
@@ -111,7 +111,7 @@ def dashed(look: Look, dash: int | None) -> Look:
     return look if dash is None else replace(look, dash=dash)
 
 
-def reference(colour: str, dash: int) -> Look:
+def reference_look(colour: str, dash: int) -> Look:
     """A thin broken line without markers, for nulls and floors beside a series of that colour."""
     return Look(colour, dash, None, 0, 1.1)
 

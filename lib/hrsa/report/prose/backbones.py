@@ -7,14 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from hrsa.models.zoo.make import make_backbone
 from hrsa.study import store
 from hrsa.study.backbone_kinds import MADE, has_card
 from hrsa.study.profile import Profile
 
 Cards = dict[str, dict[str, Any]]
-MODES = ("sampled", "greedy")
-WAYS = ("worked", "direct")
+_MODES = ("sampled", "greedy")
+_WAYS = ("worked", "direct")
 
 
 def card_folders(profile: Profile) -> dict[str, Path]:
@@ -23,6 +22,8 @@ def card_folders(profile: Profile) -> dict[str, Path]:
     Those of the zoo and of packages are made first where needed. A backbone in a folder has a card when it was shipped
     by `hrsa.models.zoo.ship`; one without, or on the hub, is left out.
     """
+    from hrsa.models.zoo.make import make_backbone
+
     folders = {}
     for backbone in profile.backbones:
         if backbone.source in MADE:
@@ -35,12 +36,12 @@ def card_folders(profile: Profile) -> dict[str, Path]:
     return folders
 
 
-def cards(profile: Profile) -> Cards:
+def make_cards(profile: Profile) -> Cards:
     """The card of every backbone that has one, by name; ValueError when none has."""
     return {name: store.read_json(folder / "card.json") for name, folder in card_folders(profile).items()}
 
 
-def origin(profile: Profile) -> str:
+def where_backbones_come_from(profile: Profile) -> str:
     """One sentence: whether the backbones were made in this run, shipped with the project or come in a package."""
     shipped = [f"`{b.name}`" for b in profile.backbones if b.source == "folder" and has_card(b)]
     made = [f"`{b.name}`" for b in profile.backbones if b.source == "zoo"]
@@ -60,13 +61,13 @@ def training_curves(profile: Profile) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def overview(cards: Cards) -> pd.DataFrame:
+def card_table(cards: Cards) -> pd.DataFrame:
     """One row per backbone: arm, start, size, updates, perplexity, accuracies, KL divergence from another."""
     return pd.DataFrame([{
         "backbone": name, "arm": card["arm"],
         "start": card["start"] or ("a package" if "package" in card else "random weights"),
         "parameters": card["parameters"], "updates": card["steps"], "perplexity": card["perplexity"]["value"],
-        **{mode: card["accuracy"][mode]["value"] for mode in MODES},
+        **{mode: card["accuracy"][mode]["value"] for mode in _MODES},
         "compared with": card["compared_with"], "KL": card["kl"]["value"] if card["kl"] else None,
     } for name, card in cards.items()])
 
@@ -74,17 +75,17 @@ def overview(cards: Cards) -> pd.DataFrame:
 def accuracy(cards: Cards) -> pd.DataFrame:
     """Accuracy on held-out problems: [backbone, mode, value, low, high, n]."""
     return pd.DataFrame([{"backbone": name, "mode": mode, **card["accuracy"][mode]}
-                         for name, card in cards.items() for mode in MODES])
+                         for name, card in cards.items() for mode in _MODES])
 
 
-def differences(cards: Cards) -> pd.DataFrame:
+def accuracy_differences(cards: Cards) -> pd.DataFrame:
     """Accuracy minus that of another on the same problems: [backbone, compared with, mode, value, low, high]."""
     return pd.DataFrame([{"backbone": name, "compared with": card["compared_with"], "mode": mode,
                           **card["accuracy_difference"][mode]}
-                         for name, card in cards.items() if card["compared_with"] for mode in MODES])
+                         for name, card in cards.items() if card["compared_with"] for mode in _MODES])
 
 
-def families(cards: Cards) -> pd.DataFrame:
+def accuracy_by_family(cards: Cards) -> pd.DataFrame:
     """Sampled accuracy by family of problems: [backbone, family, value, low, high, n]."""
     return pd.DataFrame([{"backbone": name, "family": family, **share} for name, card in cards.items()
                          for family, share in card["accuracy_by_family"]["sampled"].items()])
@@ -95,9 +96,9 @@ def ways(cards: Cards) -> pd.DataFrame:
     rows = []
     for name, card in cards.items():
         found = card["accuracy_by_mode"]["sampled"]
-        total = sum(found[way]["n"] for way in WAYS)
+        total = sum(found[way]["n"] for way in _WAYS)
         rows += [{"backbone": name, "way": way, "share": found[way]["n"] / total, **found[way]}
-                 for way in WAYS if found[way]["n"]]
+                 for way in _WAYS if found[way]["n"]]
     return pd.DataFrame(rows)
 
 
@@ -143,7 +144,7 @@ def _level(name: str, card: dict[str, Any]) -> str:
 def _change(name: str, card: dict[str, Any], start: dict[str, Any]) -> str:
     """How an arm differs from its start: accuracy, the way it answers, and accuracy within worked answers."""
     parts = []
-    for mode in MODES:
+    for mode in _MODES:
         change = card["accuracy_difference"][mode]
         verb = "raises" if change["low"] > 0 else "lowers" if change["high"] < 0 else "does not measurably change"
         parts.append(f"{verb} {mode} accuracy ({_span(change, '+.1%')})")

@@ -9,10 +9,10 @@ from hrsa.analysis import intervals
 from hrsa.analysis.ablations import RECIPE, UNTRAINED
 from hrsa.evaluation.evaluate import LEXICAL, embedding_folder
 from hrsa.study.profile import Profile
-from hrsa.verdict.differences import ALIKE, ALL, described
+from hrsa.verdict.differences import ALIKE, ALL_TASKS, described
 
 MEAN = "mean of all tasks"
-PAD = "\u2007"  # a space as wide as a digit: points stand below each other
+DIGIT_SPACE = "\u2007"  # a space as wide as a digit: points stand below each other
 
 
 def score_table(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
@@ -40,13 +40,13 @@ def _aligned(cells: pd.Series) -> list[str | None]:
     """(mean, std) of a column as text; None without a mean, no "±" without a std."""
     means, stds = ([None if np.isnan(x) else f"{x:.1f}" for x in part] for part in zip(*cells, strict=True))
     wide, narrow = (max(len(x or "") for x in part) for part in (means, stds))
-    return [m and m.rjust(wide, PAD) + (f" ± {s.rjust(narrow, PAD)}" if s else "")
+    return [m and m.rjust(wide, DIGIT_SPACE) + (f" ± {s.rjust(narrow, DIGIT_SPACE)}" if s else "")
             for m, s in zip(means, stds, strict=True)]
 
 
 def difference_table(found: pd.DataFrame) -> pd.DataFrame:
-    """`contrast.differences` for reading: pair, task, "b − a [interval]", verdict, and the smallest margin that these
-    data could have proved, in score x 100."""
+    """Differences for reading: pair, task, "b − a [interval]", verdict, and the smallest margin that these data could
+    have proved, in score x 100; from `differences.pair_differences`."""
     shown = [f"{_signed(d)} [{_signed(low)}, {_signed(high)}]"
              for d, low, high in 100 * found[["difference", "low", "high"]].to_numpy()]
     table = found.assign(margin=100 * found["smallest_margin"])[["pair", "task", "verdict", "margin"]]
@@ -55,7 +55,7 @@ def difference_table(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−").rjust(6, PAD)
+    return f"{value:+.2f}".replace("-", "−").rjust(6, DIGIT_SPACE)
 
 
 def kept_sentence(profile: Profile, model_ids: list[str]) -> str:
@@ -87,7 +87,7 @@ def gains(profile: Profile, scores: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def agreement(points: pd.DataFrame) -> str:
+def items_alike(points: pd.DataFrame) -> str:
     """How far both arms succeed on the same items of `query_table`, a list in Markdown.
 
     The correlation is taken within tasks (scores less their task's mean), so that easy and hard tasks do not make it.
@@ -104,8 +104,8 @@ def agreement(points: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def sentence(row: pd.Series, margin: float) -> str:
-    """One row of `differences` in words; what it says follows from the verdict alone."""
+def difference_sentence(row: pd.Series, margin: float) -> str:
+    """One row of `differences.pair_differences` in words; what it says follows from the verdict alone."""
     said = {
         "different": "the arms differ",
         "equivalent": f"the arms are equivalent within ±{margin:g}",
@@ -116,10 +116,10 @@ def sentence(row: pd.Series, margin: float) -> str:
             f"[{row['low']:+.4f}, {row['high']:+.4f}]; {said}.")
 
 
-def counted(table: pd.DataFrame) -> str:
+def verdicts_counted(table: pd.DataFrame) -> str:
     """How many tasks of each pair and condition got which verdict, a list in Markdown."""
     lines = []
-    for (pair, name), rows in table[table["task"] != ALL].groupby(["pair", "condition"], sort=False):
+    for (pair, name), rows in table[table["task"] != ALL_TASKS].groupby(["pair", "condition"], sort=False):
         counts = rows["verdict"].value_counts()
         found = ", ".join(f"{count} {word}" for word, count in counts.items())
         lines.append(f"- {pair}, {name}: of {len(rows)} tasks {found}")
@@ -130,7 +130,7 @@ def against_recipe(overall: pd.DataFrame) -> str:
     """Whether an ablation moves the difference between arms, by the intervals of "all tasks", a list in Markdown."""
     lines = []
     for pair, rows in overall.groupby("pair", sort=False):
-        base = intervals.one(rows, condition=RECIPE)
+        base = intervals.only_row(rows, condition=RECIPE)
         for _, row in rows[rows["condition"] != RECIPE].iterrows():
             side = intervals.order(row["low"], row["high"], base["low"], base["high"])
             said = {1: "is larger than", -1: "is smaller than", 0: "cannot be told from"}[side]
@@ -142,7 +142,7 @@ def likeness_sentences(table: pd.DataFrame) -> str:
     """Per pair and measure, what each condition did to the likeness of the arms, by intervals, a list in Markdown."""
     lines = []
     for (pair, measure), rows in table.groupby(["pair", "measure"], sort=False):
-        before, recipe = (intervals.one(rows, condition=name) for name in (UNTRAINED, RECIPE))
+        before, recipe = (intervals.only_row(rows, condition=name) for name in (UNTRAINED, RECIPE))
         for _, row in rows[rows["condition"] != UNTRAINED].iterrows():
             bounds = row["low"], row["high"]
             moved = {1: "rises to", -1: "falls to", 0: "is not told apart from before at"}[

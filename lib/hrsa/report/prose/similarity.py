@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hrsa.analysis import intervals
-from hrsa.analysis.intervals import one, order
-from hrsa.analysis.robustness import RECORDED
+from hrsa.analysis.intervals import only_row, order
 from hrsa.similarity.metrics import METRICS
 
 
@@ -56,7 +54,7 @@ def against_ceiling(row: pd.Series) -> str:
             0: f", not told apart from {itself}"}[side]
 
 
-def realignment(backbones: pd.Series, embedders: pd.Series) -> str:
+def closer_after_training(backbones: pd.Series, embedders: pd.Series) -> str:
     """Whether contrastive training brought the two models closer: a clause."""
     side = order(embedders["low"], embedders["high"], backbones["low"], backbones["high"]) * _sign(embedders)
     return {1: "the embedders are more alike than their backbones (realignment)",
@@ -64,21 +62,21 @@ def realignment(backbones: pd.Series, embedders: pd.Series) -> str:
             0: "whether training brought the models closer is inconclusive (the intervals overlap)"}[side]
 
 
-def sentence(table: pd.DataFrame, name: str, **where: Any) -> str:
+def similarity_sentence(table: pd.DataFrame, name: str, **where: Any) -> str:
     """What was found for one similarity at one place, from a table of `over_seeds`.
 
     `name` is how the prose calls it, `where` picks the rows (layer_x, k, set ...). A clause about backbones, one about
     embedders, one about realignment; backbones alone where the pair has no embedders.
     """
-    backbones = one(table, models="backbones", **where)
+    backbones = only_row(table, models="backbones", **where)
     before = (f"{name}: the backbones score {_number(backbones)}, {against_null(backbones)}"
               f"{against_ceiling(backbones)}")
     if "embedders" not in set(table["models"]):
         return before + "."
-    embedders = one(table, models="embedders", **where)
+    embedders = only_row(table, models="embedders", **where)
     return (f"{before}; the embedders score {_number(embedders)}, {against_null(embedders)}, and "
             f"{against_floor(embedders)}{against_ceiling(embedders)}. "
-            f"So {realignment(backbones, embedders)}.")
+            f"So {closer_after_training(backbones, embedders)}.")
 
 
 def by_layer(table: pd.DataFrame, **where: Any) -> str:
@@ -132,11 +130,18 @@ def between_sets(table: pd.DataFrame, first: str, second: str, name: str = METRI
     """How two sets of texts differ in one similarity at one layer, for backbones and embedders: a sentence."""
     parts = []
     for models in table["models"].unique():
-        a, b = (one(table, models=models, set=which) for which in (first, second))
+        a, b = (only_row(table, models=models, set=which) for which in (first, second))
         words = {1: "higher", -1: "lower", 0: "not told apart (inconclusive)"}
         parts.append(f"{models}: {_number(a)} on {first} against {_number(b)} on {second}, "
                      f"{words[order(a['low'], a['high'], b['low'], b['high'])]}")
     return f"{name.capitalize()} by set of texts. " + "; ".join(parts) + "."
+
+
+def why_maxima() -> str:
+    """Why the cells of a heat map are held against the largest cells of maps of permuted rows."""
+    return ("A map has many cells, and the largest of many is large by chance. So each cell is held against the "
+            "largest cell of whole maps, made with the rows of one model permuted within classes of text length and "
+            "position.")
 
 
 def above_maximum(heat: pd.DataFrame, maxima: pd.DataFrame, metric: str) -> str:
@@ -147,68 +152,3 @@ def above_maximum(heat: pd.DataFrame, maxima: pd.DataFrame, metric: str) -> str:
         parts.append(f"{models}: {int((rows['value'] > null.max()).sum())} of {len(rows)} cells lie above "
                      f"{null.max():.3f}, the largest cell of {len(null)} maps of permuted rows")
     return "; ".join(parts).capitalize() + "."
-
-
-def survived(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Whether the conclusion of each metric is that of "as recorded": one row per metric and variant.
-
-    `table` is a `twin_table` or `audit_table` with a column models, over seeds (`findings.over_seeds`); `by` names
-    the columns that tell the variants apart, the first of which says "as recorded". The conclusion: whether each kind
-    of models is more alike than permuted rows and, where there are embedders, whether they are more alike than the
-    backbones, each by intervals. Columns: metric, `by`, backbones, embedders (where there are any; value [interval]),
-    conclusion, survives.
-    """
-    rows = []
-    for (metric, *variant), part in table.groupby(["metric", *by], sort=False):
-        sign = METRICS[metric].sign
-        kinds = {row["models"]: row for _, row in part.iterrows()}
-        sides = [sign * intervals.order(row["low"], row["high"], row["null"], row["null"]) for row in kinds.values()]
-        words = [f"{name} {_side(side, 'permuted rows')}" for name, side in zip(kinds, sides, strict=True)]
-        if "embedders" in kinds:
-            e, b = kinds["embedders"], kinds["backbones"]
-            sides.append(sign * intervals.order(e["low"], e["high"], b["low"], b["high"]))
-            words.append(f"embedders {_side(sides[-1], 'backbones')}")
-        shown = {name: f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for name, row in kinds.items()}
-        rows.append({"metric": METRICS[metric].name, **dict(zip(by, variant, strict=True)), **shown,
-                     "conclusion": "; ".join(words), "sides": tuple(sides)})
-    found = pd.DataFrame(rows)
-    recorded = found[found[by[0]] == RECORDED].set_index("metric")["sides"]
-    found["survives"] = found["sides"] == found["metric"].map(recorded)
-    place = {metric: at for at, metric in enumerate(found["metric"].unique())}
-    return found.drop(columns="sides").sort_values("metric", key=lambda names: names.map(place), kind="stable")
-
-
-def _side(side: int, what: str) -> str:
-    return {1: f"more alike than {what}", -1: f"less alike than {what}", 0: f"not told apart from {what}"}[side]
-
-
-def sentences(table: pd.DataFrame, by: list[str]) -> str:
-    """A table of `survived` in words: per metric, what was concluded and which variants turn it; Markdown."""
-    lines = []
-    for metric, rows in table.groupby("metric", sort=False):
-        recorded = rows[rows[by[0]] == RECORDED].iloc[0]
-        others = rows[rows[by[0]] != RECORDED]
-        line = (f"- {metric}: {recorded['conclusion']}. This survives {int(others['survives'].sum())} of {len(others)} "
-                "changes")
-        turned = others[~others["survives"]]
-        lines.append(f"{line}; what turns it: {_variants(turned, by)}." if len(turned) else f"{line}.")
-    return "\n".join(lines)
-
-
-def _variants(rows: pd.DataFrame, by: list[str]) -> str:
-    """Names of some variants, with the strengths of each in brackets."""
-    names = []
-    for name, which in rows.groupby(by[0], sort=False):
-        strengths = [" × ".join(f"{row[column]:g}" for column in by[1:]) for _, row in which.iterrows()]
-        names.append(f"{name} ({', '.join(strengths)})" if len(by) > 1 else str(name))
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
-
-
-def curves(audit: pd.DataFrame) -> pd.DataFrame:
-    """An `audit_table` for a figure over strength: a row "as recorded" (strength 0) for each attack, metrics named."""
-    recorded = audit[audit["attack"] == RECORDED]
-    attacks = audit[audit["attack"] != RECORDED]
-    starts = [recorded.assign(attack=attack) for attack in attacks["attack"].unique()]
-    table = pd.concat([*starts, attacks], ignore_index=True)
-    names = table["metric"].map({key: metric.name for key, metric in METRICS.items()})
-    return table.assign(metric=names, strength=[f"{s:g}" for s in table["strength"]])

@@ -11,14 +11,14 @@ from hrsa.study import store
 from hrsa.study.profile import Profile
 from hrsa.texts import decontamination, hard_negatives, suite
 
-SHOWN = 110  # characters of an example
-PARTS = {"train": "train/tasks.json", "eval": "eval/tasks.json", "probe": "probe/sets.json"}
+_SHOWN = 110  # characters of an example
+_PARTS = {"train": "train/tasks.json", "eval": "eval/tasks.json", "probe": "probe/sets.json"}
 
 
-def sources() -> pd.DataFrame:
+def suite_sources() -> pd.DataFrame:
     """Every task and probe set of the suite [part, name, texts, source, licence], from the data cards."""
     rows = []
-    for part, file in PARTS.items():
+    for part, file in _PARTS.items():
         for name, card in store.read_json(store.SUITE / file).items():
             sizes = " / ".join(f"{facts['rows']:,} {table}" for table, facts in card["tables"].items())
             rows.append((part, name, sizes if part == "eval" else sizes.rsplit(" ", 1)[0], "; ".join(card["source"]),
@@ -28,7 +28,7 @@ def sources() -> pd.DataFrame:
 
 def training_counts(training: pd.DataFrame) -> pd.DataFrame:
     """Per training task: pairs of this profile and of the suite, and its instruction."""
-    cards = store.read_json(store.SUITE / PARTS["train"])
+    cards = store.read_json(store.SUITE / _PARTS["train"])
     rows = [{"task": task, "pairs here": len(part), "pairs in the suite": cards.get(task, {}).get("pairs"),
              "instruction": part["instruction"].iloc[0]} for task, part in training.groupby("task", sort=False)]
     return pd.DataFrame(rows)
@@ -76,7 +76,7 @@ def mining_counts(report: dict[str, Any]) -> pd.DataFrame:
     return table.astype(float).convert_dtypes().rename_axis("task").reset_index()
 
 
-def scores(folder: Path) -> pd.DataFrame:
+def mined_scores(folder: Path) -> pd.DataFrame:
     """Similarity of every positive and negative to its query [task, kind, score]."""
     triples = hard_negatives.read_triples(folder, ["task", "positive_score", "negative_scores"])
     positive = triples[["task"]].assign(kind="positive", score=triples["positive_score"])
@@ -103,7 +103,7 @@ def suspects(report: dict[str, Any]) -> pd.DataFrame:
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= SHOWN else text[:SHOWN].rsplit(" ", 1)[0] + " …"
+    return text if len(text) <= _SHOWN else text[:_SHOWN].rsplit(" ", 1)[0] + " …"
 
 
 def margin_sentence(report: dict[str, Any]) -> str:

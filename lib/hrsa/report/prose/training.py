@@ -8,11 +8,10 @@ import pandas as pd
 from hrsa.study.profile import Profile, Recipe
 from hrsa.texts.hard_negatives import make_triples, read_triples
 from hrsa.texts.suite import query_prompt
-from hrsa.training.train import make_model
 
-CANDIDATES, SHOWN = 300, 400  # passages among which an example is sought, and characters of it that are shown
-REASONS = {"duplicates": "duplicate", "known": "known positive", "near": "near positive"}
-ALL = "all tasks"
+_CANDIDATES, _SHOWN = 300, 400  # passages among which an example is sought, and characters of it that are shown
+_REASONS = {"duplicates": "duplicate", "known": "known positive", "near": "near positive"}
+_ALL = "all tasks"
 
 
 def cut_counts(curve: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
@@ -23,7 +22,7 @@ def cut_counts(curve: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
     """
     steps = curve.groupby("task", sort=False).agg(
         steps=("step", "size"), queries_cut=("queries_cut", "sum"), passages_cut=("passages_cut", "sum"))
-    steps = pd.concat([steps, steps.sum().rename(ALL).to_frame().T]).rename_axis("task").reset_index()
+    steps = pd.concat([steps, steps.sum().rename(_ALL).to_frame().T]).rename_axis("task").reset_index()
     queries = steps["steps"] * recipe.batch_size
     passages = queries * (1 + recipe.hard_negatives)
     share = (steps["queries_cut"] + steps["passages_cut"]) / (queries + passages)
@@ -34,14 +33,14 @@ def cut_counts(curve: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
 def masked(curve: pd.DataFrame) -> pd.DataFrame:
     """Scores left out of each step's loss [step, reason, scores]; a score counts for the first reason that holds."""
     return pd.concat([pd.DataFrame({"step": curve["step"], "reason": reason, "scores": curve[column]})
-                      for column, reason in REASONS.items()], ignore_index=True)
+                      for column, reason in _REASONS.items()], ignore_index=True)
 
 
 def masked_sentence(curve: pd.DataFrame, recipe: Recipe) -> str:
     """How many scores were left out, for which reason, and by which margin near positives were sought."""
     whole = len(curve) * recipe.batch_size**2 * (1 + recipe.hard_negatives)
-    counts = curve[list(REASONS)].sum()
-    steps = int((curve[list(REASONS)].sum(axis=1) > 0).sum())
+    counts = curve[list(_REASONS)].sum()
+    steps = int((curve[list(_REASONS)].sum(axis=1) > 0).sum())
     margin = recipe.near_positive_margin
     near = (f"{counts['near']:,} near positives (more than {margin:g} nearer to the query than its own passage)"
             if margin is not None else
@@ -53,11 +52,12 @@ def masked_sentence(curve: pd.DataFrame, recipe: Recipe) -> str:
 
 def nearest(profile: Profile, model_id: str) -> pd.DataFrame:
     """An example from the largest training task: a query, its positive and the passage nearest to it [what, cosine,
-    text]; of the first `CANDIDATES` triples the first whose nearest passage is another, else the first of all."""
+    text]; of the first `_CANDIDATES` triples the first whose nearest passage is another, else the first of all."""
     from hrsa.models.embedder import embed
+    from hrsa.training.train import make_model
 
     triples = read_triples(make_triples(profile))
-    triples = triples[triples["task"] == triples["task"].mode()[0]].head(CANDIDATES)
+    triples = triples[triples["task"] == triples["task"].mode()[0]].head(_CANDIDATES)
     passages = list(dict.fromkeys(triples["positive"]))
     model = make_model(profile, model_id)
     x = embed(model, list(triples["query"]), query_prompt(triples["instruction"].iloc[0]))  # (b, d)
@@ -67,5 +67,5 @@ def nearest(profile: Profile, model_id: str) -> pd.DataFrame:
     i = int(np.argmax(best != own))
     rows = [("query", None, triples["query"].iloc[i]), ("its positive", cosines[i, own[i]], passages[own[i]]),
             ("nearest passage", cosines[i, best[i]], passages[best[i]])]
-    return pd.DataFrame([(what, cosine, text[:SHOWN]) for what, cosine, text in rows],
+    return pd.DataFrame([(what, cosine, text[:_SHOWN]) for what, cosine, text in rows],
                         columns=["what", "cosine", "text"])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hrsa.report.results import COMMITTED
 from hrsa.verdict.claims import FAILS, HOLDS, INCONCLUSIVE
 
 MEANINGS = {
@@ -18,18 +19,20 @@ MEANINGS = {
 }
 
 
-def statement(statements: Sequence[dict[str, Any]], first: bool, changed: Sequence[str]) -> str:
+def statement_sentence(statements: Sequence[dict[str, Any]], first: bool,
+                       changed: Sequence[tuple[str, Any, Any, str]]) -> str:
     """What was stated, whether before the first score, and whether it was changed."""
     last = statements[-1]
     order = "before the first score was written" if first else "**after the first score was written**"
-    later = "It was not changed since." if not changed else "**It was changed:** " + "; ".join(changed) + "."
+    later = "It was not changed since." if not changed else "**It was changed:** " + "; ".join(
+        f"{item}: {before} became {after} on {written}" for item, before, after, written in changed) + "."
     seeds, pairs = ", ".join(map(str, last["seeds"])), ", ".join(last["family"])
     return (f"Statement `{last['hash']}`: a difference counts when it exceeds **{last['margin']:g}** score points "
             f"(of 1), error rate {last['alpha']:g} for each family of claims, seeds {seeds}, pairs {pairs}. It was "
             f"recorded {order}. {later}")
 
 
-def sources(pool: Any, stated: Sequence[int]) -> str:
+def evidence_sources(pool: Any, stated: Sequence[int]) -> str:
     """Whose scores a verdict rests on, from a `evidence.Pool`, and what seeds beyond those stated do to it."""
     table = pool.sources
     seeds = ", ".join(map(str, pool.seeds))
@@ -46,7 +49,7 @@ def sources(pool: Any, stated: Sequence[int]) -> str:
     return told
 
 
-def verdicts(table: pd.DataFrame) -> str:
+def verdict_lines(table: pd.DataFrame) -> str:
     """One line per pair, on all tasks, from `hrsa.verdict.synthesis.score_verdicts`."""
     lines = []
     for row in table[table["family"] == "all"].to_dict("records"):
@@ -60,7 +63,7 @@ def verdicts(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def families(table: pd.DataFrame) -> str:
+def families_agree(table: pd.DataFrame) -> str:
     """Which families of tasks share the overall verdict of their pair, and which do not."""
     lines = []
     for pair, rows in table.groupby("pair", sort=False):
@@ -83,8 +86,8 @@ def headline(claims: pd.DataFrame) -> str:
             f"fail and {counts[INCONCLUSIVE]} stay inconclusive in this run. The null effect on scores: {effect}.")
 
 
-def limits(shares: pd.DataFrame) -> str:
-    """What a verdict's error consists of mostly, from `hrsa.verdict.power.shares` of several pairs (column pair)."""
+def error_sentences(shares: pd.DataFrame) -> str:
+    """What a verdict's error consists of mostly, from `power.variance_shares` of several pairs (column pair)."""
     names = {"seed": "training runs differ", "task": "tasks respond differently", "seed_task": "runs differ by task",
              "query": "queries respond differently", "residual": "single queries are noisy from run to run"}
     lines = []
@@ -98,35 +101,7 @@ def limits(shares: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def published_scores(table: pd.DataFrame) -> str:
-    """What `hrsa.verdict.published.reanalyse` allows to be said about the cells of RLVR pairs, over its readings."""
-    rlvr = table[table["kind"].str.startswith("RLVR")]
-    margin, readings = rlvr["margin"].iloc[0], rlvr["reading"].nunique()
-    different = rlvr[rlvr["verdict"].isin(["different", "negligible"])]
-    same = rlvr[rlvr["verdict"].isin(["equivalent", "negligible"])]
-    by_cell = different.groupby(["pair", "benchmark"]).size()
-    always = [f"{pair} on {benchmark}" for (pair, benchmark), n in by_cell.items() if n == readings]
-    counts = same.groupby("reading").size().reindex(rlvr["reading"].unique(), fill_value=0)
-    cells = len(rlvr) // readings
-    span = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.min()}"
-    told = f"differ from zero under every reading: {', '.join(always)}" if always else \
-        "none differs from zero under every reading"
-    return (f"Published, RLVR pairs, {cells} cells, Holm over all cells of a reading: {told}. Within a margin of "
-            f"{margin:g} points, equivalence is shown for {span} of {cells} cells, depending on the reading. "
-            + ("\"Statistically identical\" is therefore not what the published numbers say: some differences are "
-               "real." if always else "No published difference is beyond doubt."))
-
-
-def published_realignment(table: pd.DataFrame) -> str:
-    """How many RLVR pairs rise in inverse row entropy, from `hrsa.verdict.published.realignment`."""
-    parts = [f"{row.rise} of {row.pairs} on {row.text} text (sign test for a rise: p = {row.p_rise:.2f})"
-             for row in table.itertuples()]
-    most = (2 * table["rise"] > table["pairs"]).all()
-    return ("Published RLVR pairs whose inverse row entropy rises in contrastive training: " + ", ".join(parts) + ". "
-            + ("Most rise." if most else "A general rise of RLVR pairs is not shown by these numbers."))
-
-
-def agreement(table: pd.DataFrame) -> str:
+def analyses_agree(table: pd.DataFrame) -> str:
     """Whether other analyses of a pair say the same, from `hrsa.verdict.sensitivity.sensitivity` (column pair)."""
     lines = []
     for pair, rows in table.groupby("pair", sort=False):
@@ -137,7 +112,7 @@ def agreement(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def proof(table: pd.DataFrame, alpha: float = 0.05) -> str:
+def simulation_sentence(table: pd.DataFrame, alpha: float = 0.05) -> str:
     """Whether the simulation bears out the verdict's promises, from the table of `benchmarks/verdict.py`."""
     every = table[table["method"] == "verdict"]
     own, beyond = every[~every["limit"]], every[every["limit"]]
@@ -156,7 +131,7 @@ def proof(table: pd.DataFrame, alpha: float = 0.05) -> str:
             f"warranty (false claims of equivalence: {broken or 'not simulated'}).")
 
 
-def origin(record: Mapping[str, Any], code: str) -> str:
+def simulation_origin(record: Mapping[str, Any], code: str) -> str:
     """Where a committed result comes from, and whether `code`, the hash of the present code, is what made it."""
     now = "by the code as it is now" if record["code"] == code else \
         "**by an earlier state of the code: run the command again**"
@@ -176,3 +151,26 @@ def sight(controls: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         return (f"**This run is unable to see a difference of one margin** for {', '.join(blind)}: an injected shift "
                 f"went undetected, so that nothing follows from a difference not found there. {arm}")
     return f"An injected shift of one margin is detected in every pair: this run can see. {arm}"
+
+
+def power_advice(table: pd.DataFrame, margin: float) -> str:
+    """One sentence: the cheapest size of a `power.plan` that is enough, fewest seeds first, then fewest queries."""
+    enough = table[table["enough"]]
+    if enough.empty:
+        best = table.loc[table["provable"].idxmin()]
+        return (f"No size in the table proves a margin of {margin:g}; the largest effort ({best['seeds']:.0f} seeds, "
+                f"{best['queries']:.0f} queries per task) proves {best['provable']:.3g}. What limits it is not the "
+                "number of seeds and queries alone: more tasks, or less variation between runs, would be needed.")
+    first = enough.sort_values(["seeds", "queries"]).iloc[0]
+    hours = "" if pd.isna(first["hours"]) else f", about {first['hours']:.1f} hours of training and scoring"
+    return (f"A margin of {margin:g} is proved with power {first['power']:.2f} by {first['seeds']:.0f} seeds and "
+            f"{first['queries']:.0f} queries per task{hours}.")
+
+
+def committed_origin(record: dict[str, Any]) -> str:
+    """Markdown: which run the committed tables are of."""
+    profile = record["profile"]
+    return (f"**Committed results.** The tables marked *{COMMITTED}* are those of profile `{profile['name']}`: "
+            f"{len(profile['backbones'])} backbones, {len(profile['seeds'])} seeds, {record['hours']:.1f} hours of "
+            f"computing on {record['machine']}, written {record['written']} by `{record['command']}` at commit "
+            f"`{record['commit'][:12]}`. They were not computed by this run.")

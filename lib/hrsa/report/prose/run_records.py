@@ -9,7 +9,7 @@ from hrsa.report.plots.tables import table
 from hrsa.study import store
 from hrsa.study.profile import PROFILES, Profile
 
-COLUMNS = ("rule", "name", "seconds", "peak_mb", "made", "commit", "fingerprint", "written")
+_COLUMNS = ("rule", "name", "seconds", "peak_mb", "made", "commit", "fingerprint", "written")
 
 
 def read_records(profile: Profile) -> list[dict]:
@@ -24,17 +24,17 @@ def read_records(profile: Profile) -> list[dict]:
 def records_page(profile: Profile) -> str:
     """Markdown of the page: the run in brief, each stage, each job, library versions, and the profile itself."""
     records = read_records(profile)
-    frame = pd.DataFrame([{name: record.get(name) for name in COLUMNS} for record in records])
+    frame = pd.DataFrame([{name: record.get(name) for name in _COLUMNS} for record in records])
     text = PROFILES.joinpath(f"{profile.name}.yaml")
     settings = text.read_text(encoding="utf8") if text.is_file() else yaml.safe_dump(profile.model_dump(mode="json"))
     return "\n".join([
         "# Run records\n",
         "What was run for this report, on what, and how long it took. Wall times count work done; a job that found "
         "its artefact finished took none.\n",
-        brief(profile, records), "\n## Stages\n", stages(frame).html(), "\n## Library versions\n",
-        versions(records).html(), "\n## Jobs\n", ":::{dropdown} Every job\n", jobs(frame).html(), "\n:::\n",
+        brief(profile, records), "\n## Stages\n", stage_table(frame).html(), "\n## Library versions\n",
+        versions(records).html(), "\n## Jobs\n", ":::{dropdown} Every job\n", job_table(frame).html(), "\n:::\n",
         "## Profile\n", "The settings of this run; all that is not named here has the default of "
-        "`lib/hrsa/parts.py`.\n", f"```yaml\n{settings.strip()}\n```\n",
+        "`lib/hrsa/study/sections.py`.\n", f"```yaml\n{settings.strip()}\n```\n",
     ])
 
 
@@ -58,7 +58,7 @@ def brief(profile: Profile, records: list[dict]) -> str:
     return "\n".join(f"- **{name}**: {value}" for name, value in lines.items())
 
 
-def stages(frame: pd.DataFrame) -> object:
+def stage_table(frame: pd.DataFrame) -> object:
     """Jobs, total wall time and peak memory of each stage."""
     summed = frame.groupby("rule", sort=False).agg(jobs=("name", "size"), seconds=("seconds", "sum"),
                                                    longest=("seconds", "max"), peak=("peak_mb", "max")).reset_index()
@@ -66,7 +66,7 @@ def stages(frame: pd.DataFrame) -> object:
     return table(summed, "Wall time and peak memory per stage", decimals=1)
 
 
-def jobs(frame: pd.DataFrame) -> object:
+def job_table(frame: pd.DataFrame) -> object:
     """One row per job, with the names of its artefacts (which end in their content hash) and its commit."""
     made = [", ".join(str(value) for value in (record or {}).values()) for record in frame["made"]]
     shown = pd.DataFrame({
