@@ -1,6 +1,7 @@
 """The layout of the package: ten rooms in the order of the data, read from the imports of every file."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
@@ -125,6 +126,16 @@ def test_the_page_on_architecture_shows_the_imports_there_are():
     page = (store.ROOT / "docs" / "architecture.md").read_text(encoding="utf8")
     assert picture() in page, f"expected this picture in docs/architecture.md:\n{picture()}"
     assert all(f"| `{name}` |" in page for name in ROOMS)
+
+
+def test_the_walks_name_functions_that_are_there():
+    page = (store.ROOT / "docs" / "architecture.md").read_text(encoding="utf8")
+    named = re.findall(r"`(\w+/[\w/]+\.py)`((?: `\w+`)+)", page)
+    assert len(named) > 30
+    for file, names in named:
+        tree = ast.parse((PACKAGE / file).read_text(encoding="utf8"))
+        there = {name for statement in tree.body for name in bound(statement)}
+        assert set(re.findall(r"\w+", names)) <= there, f"{file} has not all of {names}: correct docs/architecture.md"
 
 
 def test_the_reader_of_imports_sees_those_inside_functions(tmp_path):
