@@ -25,7 +25,7 @@ from scipy import stats
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.verdict.equivalence import verdict
-from hrsa.verdict.power import Variances, power
+from hrsa.verdict.power import Variances, power_at
 
 MARGIN, ALPHA, RESAMPLES = 0.02, 0.05, 1000
 RESULT = store.ROOT / "data" / "results" / "verdict_simulation.parquet"
@@ -108,7 +108,7 @@ def simulate(repeats, seed=0):
             rates[truth] = found.mean()
         sizes = np.broadcast_to(queries, tasks)
         typical = round(len(sizes) / (1 / sizes).sum())  # harmonic mean, as in hrsa.power
-        planned = power(Variances(*np.square(deviations)), MARGIN, seeds, typical, tasks, repeats=4000)
+        planned = power_at(Variances(*np.square(deviations)), MARGIN, seeds, typical, tasks, repeats=4000)
         rows += [{"scenario": name, "seeds": seeds, "tasks": tasks, "queries": int(sizes.sum()),
                   "method": method, "false_equivalence": rates["margin"][method],
                   "power_at_zero": rates["zero"][method], "limit": name in LIMITS,

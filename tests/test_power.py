@@ -10,7 +10,7 @@ from hrsa.study import store
 from hrsa.study.profile import load_profile
 from hrsa.verdict import evidence, paired_scores
 from hrsa.verdict.equivalence import verdict
-from hrsa.verdict.power import Variances, measure, plan, power, provable, two_way, variance_shares
+from hrsa.verdict.power import Variances, measure, power_at, power_table, provable, two_way, variance_shares
 from hrsa.verdict.sensitivity import mixed_model, sensitivity
 from hrsa.workflow.commands import main
 
@@ -52,7 +52,7 @@ def test_power_is_what_studies_show(rng, v, size):
         difference, tasks = study(rng, v, *size)
         claims += verdict(np.zeros_like(difference), difference, 0.02, tasks, seed=repeat, resamples=400).verdict in (
             "equivalent", "negligible")
-    planned = power(v, 0.02, *size, repeats=4000)
+    planned = power_at(v, 0.02, *size, repeats=4000)
     assert 0.2 < planned < 0.98
     assert abs(claims / repeats - planned) < 0.04 + 4.5 * np.sqrt(planned * (1 - planned) / repeats)
 
@@ -61,18 +61,18 @@ def test_more_of_everything_proves_smaller_margins():
     v = Variances(0.004**2, 0, 0, 0.07**2, 0.08**2)
     few, seeds, queries = (np.median(provable(v, *size)) for size in ((3, 200), (10, 200), (3, 2000)))
     assert seeds < few and queries < few
-    assert power(v, 0.02, 3, 200, difference=0.01) < power(v, 0.02, 3, 200)
-    assert power(v, 0.02, 3, 200, difference=0.02) < 0.06
+    assert power_at(v, 0.02, 3, 200, difference=0.01) < power_at(v, 0.02, 3, 200)
+    assert power_at(v, 0.02, 3, 200, difference=0.02) < 0.06
 
 
 def test_plan_and_power_advice():
     v = Variances(0.004**2, 0, 0, 0.07**2, 0.08**2)
-    table = plan(v, 0.02, [3, 8], [100, 1000], hours_per_seed=0.5)
+    table = power_table(v, 0.02, [3, 8], [100, 1000], hours_per_seed=0.5)
     assert list(table["hours"]) == [1.5, 1.5, 4.0, 4.0]
     assert (table["enough"] == (table["power"] >= 0.8)).all()
     assert "3 seeds and 1000 queries" in power_advice(table, 0.02) and "hours" in power_advice(table, 0.02)
-    assert "No size" in power_advice(plan(v, 0.0001, [3], [100]), 0.0001)
-    assert plan(v, 0.02, [3], [100])["hours"].isna().all()
+    assert "No size" in power_advice(power_table(v, 0.0001, [3], [100]), 0.0001)
+    assert power_table(v, 0.02, [3], [100])["hours"].isna().all()
 
 
 def test_shares_sum_to_one():

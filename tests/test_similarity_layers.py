@@ -161,7 +161,7 @@ def test_weighted_values_are_those_of_resampled_tokens(rng):
     assert plain.item() == pytest.approx(compare_arrays(x[0], y[0], "debiased_cka"), abs=1e-6)
     few = rng.permutation([1, 2, 0, 1, 3, 1, 1, 0, 2])
     _, few_debiased = resampling.weighted_cka([open_states(s[:1, :9], "x").layers[0] for s in (x, y)], [(0, 1)],
-                                            few[:, None])
+                                              few[:, None])
     expected = brute_debiased(*(s[0, :9].astype(float) - s[0, :9].astype(float).mean(0) for s in (x, y)), few)
     assert few_debiased.item() == pytest.approx(expected, abs=1e-4, nan_ok=True)
 

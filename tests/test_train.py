@@ -282,7 +282,7 @@ def test_a_killed_run_ends_with_the_same_bits(trained, backbones, tmp_path, rng)
     children = {where: subprocess.Popen(
         [sys.executable, "-c", CHILD, str(Path(__file__).parent), backbones[0], str(tmp_path / where), where,
          str(count)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        for where, count in points.items()}
+                for where, count in points.items()}
     expected = store.read_table(trained[0] / "curve.parquet").drop(columns="seconds")
     for where, child in children.items():
         _, errors = child.communicate(timeout=300)

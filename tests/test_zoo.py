@@ -115,7 +115,7 @@ def test_half_of_the_documents_are_worked(rng):
     texts = problem_documents(400, stream("train", "test", Zoo()), Zoo(), rng)
     assert 140 < sum("<think>" in text for text in texts) < 260
     assert not any("<think>" in text for text in problem_documents(50, stream("train", "test", Zoo()),
-                                                           Zoo(worked_documents=0), rng))
+                                                                   Zoo(worked_documents=0), rng))
     assert all(text.startswith("Calculate ") for text in texts)
 
 
@@ -372,8 +372,8 @@ def card_of(start, sampled, greedy, worked, among=None, difference=(0.1, 0.05, 0
 def test_findings_follow_the_intervals():
     base = card_of(None, 0.3, 0.4, 0.5, 0.5)
     text = backbones.findings({"base": base, "up": card_of("base", 0.5, 0.6, 0.9, 0.8),
-                            "down": card_of("base", 0.1, 0.2, 0.5, 0.2, (-0.2, -0.3, -0.1)),
-                            "same": card_of("base", 0.3, 0.4, 0.5, 0.52, (0.01, -0.04, 0.06))})
+                               "down": card_of("base", 0.1, 0.2, 0.5, 0.2, (-0.2, -0.3, -0.1)),
+                               "same": card_of("base", 0.3, 0.4, 0.5, 0.52, (0.01, -0.04, 0.06))})
     lines = text.splitlines()
     assert len(lines) == 4 and "leaves RLVR right answers to reward" in lines[0]
     assert "raises sampled accuracy (+10.0% [+5.0%, +15.0%])" in lines[1] and "also works better" in lines[1]

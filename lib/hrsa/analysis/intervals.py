@@ -10,7 +10,7 @@ import pandas as pd
 from hrsa.study import store
 
 _OVER_SEEDS = {"value": "mean", "low": "min", "high": "max", "null": "mean", "floor": "mean", "floor_low": "min",
-          "floor_high": "max", "ceiling": "mean"}
+               "floor_high": "max", "ceiling": "mean"}
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:

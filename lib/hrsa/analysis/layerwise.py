@@ -108,7 +108,7 @@ def _joined(classes: np.ndarray) -> np.ndarray:
 
 
 def layer_map(x: Recording, y: Recording, metric: str, memory_mb: int = MEMORY_MB,
-            work: Path | None = None) -> pd.DataFrame:
+              work: Path | None = None) -> pd.DataFrame:
     """Every layer of x with every layer of y: [metric, layer_x, layer_y, value]; for correlation and cka.
 
     States are read in blocks, within `memory_mb`; finished blocks in the folder `work` outlive an interruption.
@@ -125,7 +125,7 @@ def _all_layers(x: Recording, y: Recording) -> list[list[np.ndarray]]:
 
 
 def layer_map_maxima(x: Recording, y: Recording, metric: str, analysis: Analysis,
-                   work: Path | None = None) -> pd.DataFrame:
+                     work: Path | None = None) -> pd.DataFrame:
     """Layer-aware null of `layer_map`: the largest cell of each of at most 5 maps of permuted rows.
 
     Columns: metric, map, value.

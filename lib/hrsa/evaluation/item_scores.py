@@ -34,10 +34,10 @@ from hrsa.study.store import read_json
 _TOLERANCE = 1e-9
 _ROUNDED = 5e-6 + _TOLERANCE  # mteb's retrieval means have five digits
 _MEASURES = {"ndcg": ("ndcg_cut", "ndcg_cut"), "map": ("map_cut", "map_cut"), "recall": ("recall", "recall"),
-            "precision": ("P", "P")}
+             "precision": ("P", "P")}
 _ITEMISED = ("PairClassification", "STS", "Classification", "Clustering")
 _SIMILARITIES = {"similarity": ("similarity_scores", 1), "cosine": ("cosine_scores", 1), "dot": ("dot_scores", 1),
-                "manhattan": ("manhattan_distances", -1), "euclidean": ("euclidean_distances", -1)}
+                 "manhattan": ("manhattan_distances", -1), "euclidean": ("euclidean_distances", -1)}
 
 
 def recording(task: Any) -> tuple[Any, dict[tuple[str, str], tuple[dict, dict]]]:

@@ -48,7 +48,7 @@ def _strip_tokens(layers: list[Layer], limits: Limits) -> int:
 def _strip(layers: list[Layer], strip: slice, limits: Limits) -> tuple[list[Array], SimpleQueue]:
     """Centred states of a strip, and one array of tiles per thread."""
     kept = [concatenate([layer.centred(slice(strip.start + part.start, strip.start + part.stop))
-                    for part in blocks(strip.stop - strip.start)]) for layer in layers]
+                         for part in blocks(strip.stop - strip.start)]) for layer in layers]
     buffers: SimpleQueue = SimpleQueue()
     for _ in range(limits.threads):
         size = len(layers) * (strip.stop - strip.start) * _TILE

@@ -65,7 +65,7 @@ def seeds_under(profile: Profile, name: str) -> list[int | None]:
 
 
 def paired_under(profile: Profile, per_query: pd.DataFrame, pair: str, name: str = RECIPE,
-           seeds: Sequence[int | None] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+                 seeds: Sequence[int | None] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores of both arms under a condition: (seeds, queries) twice, and the task of each query (queries,)."""
     arms = profile.pair(pair)
     ablation = None if name in (UNTRAINED, RECIPE) else name
@@ -75,7 +75,7 @@ def paired_under(profile: Profile, per_query: pd.DataFrame, pair: str, name: str
 
 
 def pair_differences(profile: Profile, per_query: pd.DataFrame, pair: str, name: str = RECIPE,
-                seeds: Sequence[int | None] | None = None) -> pd.DataFrame:
+                     seeds: Sequence[int | None] | None = None) -> pd.DataFrame:
     """b - a of one pair under one condition, for each task alone and for all: one row each.
 
     Columns: pair, condition, task ("all tasks" last), difference, low, high (1 - 2 alpha interval), verdict,

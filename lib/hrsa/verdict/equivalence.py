@@ -97,7 +97,7 @@ def verdict(
     reason = _blind(scores_a, scores_b, difference)
     if reason:
         return Decision("inconclusive", p_difference=1.0, p_lower=1.0, p_upper=1.0, p_equivalence=1.0,
-                       smallest_margin=math.inf, reason=reason, **common)
+                        smallest_margin=math.inf, reason=reason, **common)
     tests = _tests(draws, center, means, margin)
     claims = word(tests["p_difference"] < alpha, tests["p_equivalence"] < alpha)
     smallest = max(abs(center) + _standard_error(means) * stats.t.ppf(1 - alpha, len(means) - 1), -low, high)

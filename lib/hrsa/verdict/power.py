@@ -104,14 +104,14 @@ def _even(distribution, rng: np.random.Generator) -> np.ndarray:
     return distribution.ppf((rng.permutation(_DRAWS) + 0.5) / _DRAWS)
 
 
-def power(variances: Variances, margin: float, seeds: int, queries: int, tasks: int = 1, difference: float = 0.0,
-          alpha: float = 0.05, repeats: int = _REPEATS, seed: int = 0) -> float:
+def power_at(variances: Variances, margin: float, seeds: int, queries: int, tasks: int = 1, difference: float = 0.0,
+             alpha: float = 0.05, repeats: int = _REPEATS, seed: int = 0) -> float:
     """Chance that a study of this size claims equivalence within `margin`; arguments as in `provable`."""
     return float((provable(variances, seeds, queries, tasks, difference, alpha, repeats, seed) < margin).mean())
 
 
-def plan(variances: Variances, margin: float, seeds: Sequence[int], queries: Sequence[int], tasks: int = 1,
-         hours_per_seed: float | None = None, alpha: float = 0.05, wanted: float = 0.8) -> pd.DataFrame:
+def power_table(variances: Variances, margin: float, seeds: Sequence[int], queries: Sequence[int], tasks: int = 1,
+                hours_per_seed: float | None = None, alpha: float = 0.05, wanted: float = 0.8) -> pd.DataFrame:
     """Power of each size of study when the true difference is zero.
 
     One row per (seeds, queries per task): `power` at the margin, `provable` margin with power `wanted`, `hours` of

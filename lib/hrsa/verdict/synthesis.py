@@ -19,7 +19,7 @@ from hrsa.study.profile import Pair, Profile
 from hrsa.verdict.claims import SIMILARITY_COLUMNS
 from hrsa.verdict.equivalence import holm, positive_control, verdicts
 from hrsa.verdict.paired_scores import paired
-from hrsa.verdict.power import measure, plan, variance_shares
+from hrsa.verdict.power import measure, power_table, variance_shares
 from hrsa.verdict.sensitivity import sensitivity
 
 _EMBEDDING = "0"  # label of the embedding output, which no block has touched
@@ -130,11 +130,12 @@ def error_shares(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence
 
 def plans(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int], margin: float, alpha: float,
           sizes: tuple[Sequence[int], Sequence[int]], hours: float | None) -> pd.DataFrame:
-    """`hrsa.verdict.power.plan` of every pair for the (seeds, queries per task) in `sizes`, with column pair."""
+    """`hrsa.verdict.power.power_table` of every pair for the (seeds, queries per task) in `sizes`, with column pair."""
     parts = []
     for pair in pairs:
         a, b, tasks = paired(per_query, pair.a, pair.b, seeds)
-        table = plan(measure(a, b, tasks), margin, *sizes, tasks=len(set(tasks)), hours_per_seed=hours, alpha=alpha)
+        table = power_table(measure(a, b, tasks), margin, *sizes, tasks=len(set(tasks)),
+                            hours_per_seed=hours, alpha=alpha)
         table.insert(0, "pair", pair.name)
         parts.append(table)
     return pd.concat(parts, ignore_index=True)

@@ -249,7 +249,7 @@ def _power_of(study: Profile, pair: Pair, per_query: pd.DataFrame, margin: float
 
     from hrsa.report.prose.verdict import power_advice
     from hrsa.verdict import paired_scores
-    from hrsa.verdict.power import CAUTION, measure, plan
+    from hrsa.verdict.power import CAUTION, measure, power_table
 
     seeds = paired_scores.seeds_of(per_query, pair.a, pair.b)
     if len(seeds) < 2:
@@ -258,7 +258,7 @@ def _power_of(study: Profile, pair: Pair, per_query: pd.DataFrame, margin: float
     a, b, of_task = paired_scores.paired(per_query, pair.a, pair.b, seeds)
     n_tasks = tasks or len(set(of_task))
     found, cautious = measure(a, b, of_task), measure(a, b, of_task, CAUTION)
-    tables = [plan(v, margin, *sizes, n_tasks, hours, study.verdict.alpha) for v in (found, cautious)]
+    tables = [power_table(v, margin, *sizes, n_tasks, hours, study.verdict.alpha) for v in (found, cautious)]
     sd = ", ".join(f"{name} {np.sqrt(value):.4f}" for name, value in asdict(found).items())
     text = tables[0].assign(cautious=tables[1]["power"]).to_string(index=False, float_format="{:.4g}".format)
     return (f"{pair.name}: margin {margin:g}, {n_tasks} tasks; from seeds {seeds}, {len(set(of_task))} tasks, "

@@ -59,7 +59,7 @@ def check_unit(unit: str, a: dict[str, Any], b: dict[str, Any], texts: pd.DataFr
 
 
 def applicable_chapters(a: dict[str, Any], b: dict[str, Any], texts: pd.DataFrame,
-           rows: int) -> tuple[list[str], dict[str, str], list[str]]:
+                        rows: int) -> tuple[list[str], dict[str, str], list[str]]:
     """Chapters that can be run for a pair on so many `rows`, why others cannot, and the kinds of readout that the
     texts' labels allow."""
     left_out, tasks = {}, []

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _WARMUP_STEPS = 5  # without warm-up the policy collapsed in trials
 _QUANTITIES = {"loss": "loss", "learning_rate": "learning rate", "reward": "reward", "entropy": "entropy",
-              "completions/mean_length": "completion tokens", "frac_reward_zero_std": "groups without signal"}
+               "completions/mean_length": "completion tokens", "frac_reward_zero_std": "groups without signal"}
 
 
 def exact_reward(completions: list[str], answer: list[str], **_: Any) -> list[float]:
@@ -62,7 +62,7 @@ def train_rounds(start: Path, zoo: Zoo, work: Path,
 
 
 def train_grpo(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Zoo, work: Path,
-          number: int = 0) -> pd.DataFrame:
+               number: int = 0) -> pd.DataFrame:
     """Train `model` in place for one round of `zoo.grpo_steps` steps; returns the curve [step, quantity, value].
 
     Each step draws `grpo_prompts` training problems, new ones in each round (`number`, from 0), and

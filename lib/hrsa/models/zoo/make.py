@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _MODES = ("greedy", "sampled")
 SAMPLES = 6  # completions shown in the card
 _OWN = {"pretrain_": {"base", "cpt"}, "cpt_": {"cpt"}, "grpo_rounds": {"rlvr-long"}, "grpo_": {"rlvr", "rlvr-long"},
-       "sft_": {"sft"}, "lora": {"sft", "rlvr"}}  # begin of a setting's name -> arms it bears on; others bear on all
+        "sft_": {"sft"}, "lora": {"sft", "rlvr"}}  # begin of a setting's name -> arms it bears on; others bear on all
 
 
 def make_backbone(profile: Profile, name: str) -> Path:

@@ -96,7 +96,7 @@ def scatter(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: 
     c.check(table, [x, y, hue, facet], [x, y])
     looks = style.looks([name for name, _ in c.by_level(table, hue)])
     panels = [c.Panel(title, tuple(c.Mark("point", c.column_values(part, x), c.column_values(part, y), looks[name],
-                                                name)
+                                          name)
                                    for name, part in c.by_level(rows, hue)))
               for title, rows in c.by_level(table, facet)]
     bounds = None

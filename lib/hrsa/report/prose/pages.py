@@ -15,7 +15,7 @@ _TITLES = {"05_correlation": "dimension-wise correlation", "06_procrustes": "Pro
            "08_knn": "k-NN overlap", "09_probes": "probes"}
 _ROWS = {"token": "tokens, which are the same in both models", "text": "whole texts: the mean over the tokens of each",
          "word": "words: each tokenizer says which characters a token stands for, and the state of a word is the mean "
-                 "over the tokens that meet it"}
+         "over the tokens that meet it"}
 
 
 def filled_page(template: str, **places: Any) -> str:

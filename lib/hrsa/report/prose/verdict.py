@@ -154,7 +154,7 @@ def sight(controls: pd.DataFrame, verdicts: pd.DataFrame) -> str:
 
 
 def power_advice(table: pd.DataFrame, margin: float) -> str:
-    """One sentence: the cheapest size of a `power.plan` that is enough, fewest seeds first, then fewest queries."""
+    """One sentence: the cheapest size of a `power_table` that is enough, fewest seeds first, then fewest queries."""
     enough = table[table["enough"]]
     if enough.empty:
         best = table.loc[table["provable"].idxmin()]
