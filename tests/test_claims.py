@@ -82,7 +82,7 @@ def test_outcomes_change_with_the_data(change, bounds, text, outcome):
     assert list(found["outcome"]) == [outcome]
 
 
-def test_contrast_of_sft_and_rlvr():
+def test_sft_and_rlvr_are_held_against_each_other():
     table = similarity_claims(similar({("SFT", "backbones", "knn"): (0.8, 0.9)}))
     found = table[table["claim"].str.startswith("SFT changes")].set_index("rule")["outcome"]
     assert list(found) == [HOLDS, HOLDS, FAILS]
@@ -191,8 +191,8 @@ def test_evidence_joins_when_the_fingerprint_agrees(rng, tmp_path):
 
 def test_what_is_written_is_what_is_read(rng, tmp_path):
     file = tmp_path / "one.parquet"
-    table, meta = evidence.write(file, load_profile("smoke"), scores(rng, queries=4), "one", FAMILIES)
-    read, read_meta = evidence.read(file)
+    table, meta = evidence.write_evidence(file, load_profile("smoke"), scores(rng, queries=4), "one", FAMILIES)
+    read, read_meta = evidence.read_evidence(file)
     pd.testing.assert_frame_equal(table, read, check_exact=True)
     assert meta == read_meta and list(table.columns) == paired_scores.QUERY_COLUMNS
 

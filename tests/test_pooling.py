@@ -86,11 +86,11 @@ def test_a_score_is_read_from_parquet_once(rng, tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "study_fingerprint", lambda profile: {})
     keep(tmp_path / "runs", scored(rng, (0, 1)))
     other = tmp_path / "data" / "evidence" / "smoke" / "lab.parquet"
-    evidence.write(other, SMOKE, scored(rng, (2, 3)), "another laboratory", FAMILIES)
+    evidence.write_evidence(other, SMOKE, scored(rng, (2, 3)), "another laboratory", FAMILIES)
     seen = []
-    for module, name in ((store, "read_table"), (evidence, "read")):
+    for module, name in ((store, "read_table"), (evidence, "read_evidence")):
         monkeypatch.setattr(module, name, counting(getattr(module, name), seen))
-    evidence.pooled(SMOKE)
+    evidence.make_pool(SMOKE)
     assert sorted(seen) == sorted([*(tmp_path / "runs").rglob("*-s*/*.parquet"), other])
 
 
