@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_activations import WORDS, load, probe_table, save_qwen3, streamed
+from test_recordings import WORDS, load, probe_table, save_qwen3, streamed
 from tiny import tiny_backbone, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-from test_activations import WORDS, load, probe_table, save_qwen3
+from test_recordings import WORDS, load, probe_table, save_qwen3
 from tiny import tiny_backbone
 
 from hrsa.analysis import dynamics, intervals, layerwise, pairs, recordings, robustness
