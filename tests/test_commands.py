@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": {"--profile", "--tflops", "--tflops-fp32", "--gpus", "--gpu-memory"},
     "power": {"--profile", "--margin", "--tasks", "--seeds", "--queries", "--hours-of", "--tflops"},
     "evidence": {"--profile", "--share", "--source"}, "results": {"--profile"}, "train": set(),
+    "state": {"--profile"},
     "backbones": {"--profile", "--jobs"}, "untrained": set()}
 TARGETS = {  # a target of the Makefile with its variables -> what it must give to hrsa
     "plan PROFILE=smoke": "plan --profile smoke",
@@ -93,3 +94,11 @@ def test_the_makefile_calls_it(target, expected):
     asked = subprocess.run(f"make -n {target}", shell=True, cwd=store.ROOT, capture_output=True, text=True, check=False)
     assert asked.returncode == 0, asked.stderr
     assert f"/hrsa {expected}" in " ".join(asked.stdout.split())
+
+
+def test_the_statement_is_recorded_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(store, "RUNS", tmp_path)
+    assert main(["state", "--profile", "smoke"]) == 0 == main(["state", "--profile", "smoke"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second and first.startswith("stated ") and "pairs base-vs-rlvr, base-vs-sft" in first
+    assert len(store.read_json(tmp_path / "smoke" / "statements.json")) == 1

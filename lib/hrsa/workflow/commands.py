@@ -152,6 +152,16 @@ def evidence(files: Annotated[list[Path] | None, typer.Argument(help="Evidence f
 
 
 @app.command()
+def state(profile: ProfileOption = "mini") -> None:
+    """Record what a study states before its first score, where `book` is not what starts it (a cluster)."""
+    from hrsa.verdict.statement import record_statement
+
+    stated = record_statement(load_profile(profile))[-1]
+    sys.stdout.write(f"stated {stated['hash']} on {stated['written']}: margin {stated['margin']:g}, seeds "
+                     f"{', '.join(map(str, stated['seeds']))}, pairs {', '.join(stated['family'])}\n")
+
+
+@app.command()
 def results(profile: ProfileOption = "mini") -> None:
     """Write the tables of a finished run to data/results/, ready to commit."""
     from hrsa.report.results import make_results
