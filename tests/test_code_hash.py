@@ -25,7 +25,8 @@ from hrsa.training.train import train_embedder
 STAGES = {"mine": (make_triples,), "train": (train_embedder,), "evaluate": (evaluate_model,),
           "record": (make_recording,), "compare": (make_comparison,), "dynamics": (make_dynamics,),
           "ablations": (make_likeness,), "merge": (make_merged,)}
-ARMS = {f"arm {b.name}": code_of(b) for b in load_profile("smoke").backbones}
+SMOKE = load_profile("smoke")
+ARMS = {f"arm {b.name}": code_of(SMOKE, b) for b in SMOKE.backbones}
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from gguf.quants import dequantize, quantize
+from safetensors.torch import load_file
 from tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hrsa.models import adapters, gguf_package, language_model, resolve
-from hrsa.models.zoo import sft, ship, trl
+from hrsa.models.zoo import ship
 from hrsa.models.zoo.make import make_backbone
 from hrsa.report.prose import backbones
 from hrsa.study import backbone_kinds, runtime, store
@@ -21,7 +22,8 @@ from hrsa.workflow import untrained
 
 WIDTH, LAYERS, HEADS, KV_HEADS, FEED = 32, 2, 2, 1, 64  # rows of 32 numbers: one block of Q8_0
 ZOO = {"context": 48, "grpo_steps": 2, "grpo_prompts": 2, "grpo_completions": 2, "completion_tokens": 5,
-       "grpo_lr": 1e-2, "sft_steps": 7, "sft_batch": 2, "sft_lr": 1e-2, "problems_held_out": 4,
+       "grpo_lr": 1e-2, "sft_steps": 7, "sft_batch": 2, "sft_lr": 1e-2, "problems_held_out": 4, "cpt_steps": 2,
+       "grpo_rounds": 2, "pretrain_batch": 2, "pretrain_length": 16,
        "lora": {"r": 2, "alpha": 4, "dropout": 0.0}}
 TEXTS = [f"The {animal} of {number} years sleeps." for animal in ("cat", "dog", "owl") for number in range(90, 95)]
 
@@ -110,7 +112,10 @@ def study(installed, tmp_path, monkeypatch):
         "backbones": [
             {"name": "lm", "source": "package", "path": "tiny-lm", "arm": "base"},
             {"name": "sft", "source": "zoo", "arm": "sft", "start": "lm"},
-            {"name": "rlvr", "source": "zoo", "arm": "rlvr", "start": "sft"}]})
+            {"name": "rlvr", "source": "zoo", "arm": "rlvr", "start": "sft"},
+            {"name": "cpt", "source": "zoo", "arm": "cpt", "start": "lm"},
+            {"name": "sft-b", "source": "zoo", "arm": "sft", "start": "lm", "seed": 1},
+            {"name": "long", "source": "zoo", "arm": "rlvr-long", "start": "sft"}]})
 
 
 def test_weights_and_words_are_those_of_the_file(installed):
@@ -190,12 +195,12 @@ def summary_can_be_read(study):
 
 
 def test_arms_of_adapters_are_made_for_real(study, capfd):
-    made = {name: make_backbone(study, name) for name in ("rlvr", "sft", "lm")}
+    made = {name: make_backbone(study, name) for name in ("long", "rlvr", "sft", "lm", "cpt", "sft-b")}
     shown = capfd.readouterr()
     assert shown.out == "" and "Warning" not in shown.err and "GGUF" not in shown.err, shown
     assert resolve.make_backbone_folder(study, "lm") == str(made["lm"] / "model")
     assert resolve.make_backbone_key(study, "lm") == made["lm"].name and backbone_kinds.has_card(study.backbone("lm"))
-    for arm, start in (("sft", "lm"), ("rlvr", "sft")):
+    for arm, start in (("sft", "lm"), ("rlvr", "sft"), ("cpt", "lm"), ("sft-b", "lm"), ("long", "sft")):
         model, first = (AutoModelForCausalLM.from_pretrained(made[name] / "model") for name in (arm, start))
         assert model.dtype == torch.float32
         settings = store.read_json(made[arm] / "adapter" / "adapter_config.json")
@@ -207,10 +212,18 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
         ranks = {name: int(torch.linalg.matrix_rank((p - q).double(), rtol=1e-3)) for (name, p), q in zip(
             model.named_parameters(), first.parameters(), strict=True) if p.ndim == 2 and "proj" in name}
         assert len(ranks) == 7 * LAYERS and max(ranks.values()) <= 2 < min(WIDTH, FEED)
-        assert arm == "rlvr" or min(ranks.values()) > 0  # a reward that is always 0 moves nothing
+        assert start == "sft" or min(ranks.values()) > 0  # a reward that is always 0 moves nothing
         assert torch.equal(model.lm_head.weight, first.lm_head.weight)
         card = store.read_json(made[arm] / "card.json")
         assert card["hashes"]["adapter_model.safetensors"] == store.file_hash(made[arm] / "adapter" / adapters.FILES[1])
+    problems = {arm: pd.read_parquet(made[arm] / "problems.parquet")["problem"].tolist() for arm in made}
+    assert problems["sft-b"] == problems["lm"] and store.read_json(made["sft-b"] / "provenance.json")["seed"] == 1
+    weights = {arm: load_file(made[arm] / "adapter" / adapters.FILES[1]) for arm in ("sft", "sft-b")}
+    assert any(not torch.equal(value, weights["sft-b"][name]) for name, value in weights["sft"].items())
+    curves = {arm: pd.read_parquet(made[arm] / "curve.parquet") for arm in ("rlvr", "long")}
+    assert curves["long"].query("quantity == 'reward'")["step"].tolist() == [1, 2, 3, 4]
+    pd.testing.assert_frame_equal(curves["long"].head(len(curves["rlvr"])), curves["rlvr"], check_exact=True)
+    assert set(store.read_json(made["long"] / "card.json")["reward"]) == {"first", "last", "n"}
     shipped_adapters_give_the_same_model(study, made["sft"])
     summary_can_be_read(study)
     card = store.read_json(made["lm"] / "card.json")
@@ -218,39 +231,10 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
     assert card["package"]["sha256"] == store.file_hash(gguf_package.gguf_file("tiny-lm"))
     assert len(pd.read_parquet(made["lm"] / "curve.parquet")) == 0
     cards = backbones.make_cards(study)
-    assert backbones.card_table(cards)["start"].tolist() == ["a package", "lm", "sft"]
+    assert backbones.card_table(cards)["start"].tolist() == ["a package", "lm", "sft", "lm", "lm", "sft"]
     assert "`lm` comes in the Python package `tiny-lm`" in backbones.where_backbones_come_from(study)
     curves = backbones.training_curves(study)
-    assert set(curves["backbone"]) == {"sft", "rlvr"} and curves["value"].dtype == float
-
-
-def test_training_of_adapters_goes_on_from_its_checkpoint(study, tmp_path, monkeypatch):
-    start, shown = resolve.make_backbone_folder(study, "lm"), trl.Steps.on_step_end
-    counted, killed_at = [], None
-
-    def counting(self, args, state, control, **more):
-        counted.append(state.global_step)
-        if state.global_step == killed_at:
-            raise KeyboardInterrupt
-        shown(self, args, state, control, **more)
-
-    def trained(work):
-        counted.clear()
-        model, tokenizer = language_model.load_lm(start)
-        runtime.prepare(1, study.zoo.seed)
-        curve = sft.train_sft(model, tokenizer, study.zoo, work)
-        return curve, torch.cat([p.detach().flatten() for p in model.parameters()])
-
-    monkeypatch.setattr(trl.Steps, "on_step_end", counting)
-    whole, weights = trained(tmp_path / "whole")
-    killed_at = 6
-    with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "cut")
-    killed_at = None
-    resumed, again = trained(tmp_path / "cut")
-    assert counted == [6, 7]
-    assert torch.equal(weights, again)
-    pd.testing.assert_frame_equal(whole, resumed, check_exact=True)
+    assert set(curves["backbone"]) == {"sft", "rlvr", "cpt", "sft-b", "long"} and curves["value"].dtype == float
 
 
 def test_adapters_that_do_not_fit_are_refused(study, tmp_path):

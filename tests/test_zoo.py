@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from hrsa.models import language_model, resolve
 from hrsa.models.zoo import corpus, measure, pretrain, ship
+from hrsa.models.zoo.forms import Plain
 from hrsa.models.zoo.grpo import exact_reward, train_rounds
 from hrsa.models.zoo.make import make_backbone, settings_of
 from hrsa.models.zoo.problems import Problem, draw, is_correct, is_worked, problem_documents, split_of, stream
@@ -222,9 +223,9 @@ def test_divergence_perplexity_and_weight_change_by_hand(tokenizer, rng):
         own, other = (m(input_ids=row).logits[0].double().log_softmax(-1) for m in (first, second))
         places = slice(len(prompt) - 1, len(prompt) + len(completion) - 1)
         total += (own.exp() * (own - other)).sum(-1)[places].sum().item()
-    result = measure.divergence(first, second, tokenizer, problems, ids)
+    result = measure.divergence(first, second, Plain(tokenizer), problems, ids)
     assert result["tokens"] == 6 and result["value"] == pytest.approx(total / 6, rel=1e-4)
-    assert measure.divergence(first, first, tokenizer, problems, ids)["value"] == 0
+    assert measure.divergence(first, first, Plain(tokenizer), problems, ids)["value"] == 0
     rows = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in TEXTS[:5]]
     losses = [first(input_ids=torch.tensor([r]), labels=torch.tensor([r])).loss.item() * (len(r) - 1) for r in rows]
     found = measure.perplexity(first, tokenizer, TEXTS[:5])
@@ -253,14 +254,14 @@ def test_completions_are_seeded_and_end_at_the_end(tokenizer):
     model = pretrain.new_model(Zoo(**MICRO), tokenizer).eval()
     problems = draw("held-out", 6, "test", Zoo())
     state = torch.get_rng_state()
-    table, ids = measure.complete(model, tokenizer, problems, "sampled", 5, seed=1)
+    table, ids = measure.complete(model, Plain(tokenizer), problems, "sampled", 5, seed=1)
     assert torch.equal(state, torch.get_rng_state())
     assert list(table.columns) == ["problem", "family", "answer", "mode", "completion", "correct", "worked"]
-    assert measure.complete(model, tokenizer, problems, "sampled", 5, seed=1)[1] == ids
-    assert measure.complete(model, tokenizer, problems, "sampled", 5, seed=2)[1] != ids
+    assert measure.complete(model, Plain(tokenizer), problems, "sampled", 5, seed=1)[1] == ids
+    assert measure.complete(model, Plain(tokenizer), problems, "sampled", 5, seed=2)[1] != ids
     assert all(len(row) <= 5 and tokenizer.eos_token_id not in row[:-1] for row in ids)
     one = torch.tensor([tokenizer(problems[3].prompt)["input_ids"]])
-    greedy = measure.complete(model, tokenizer, problems, "greedy", 1, seed=0)[1]
+    greedy = measure.complete(model, Plain(tokenizer), problems, "greedy", 1, seed=0)[1]
     assert greedy[3] == [int(model(input_ids=one).logits[0, -1].argmax())]
 
 
@@ -323,8 +324,8 @@ def test_shipped_backbones_are_what_their_cards_say():
             tokenizer = AutoTokenizer.from_pretrained(folder)
             language_model.leak_probe(model.float(), tokenizer, "causal")
         else:  # adapters: what they belong on comes with a package that the tests do without
-            name = card["made"]["command"].split()[-1]
-            profile = load_profile(folder.name.removesuffix(f"-{name}"))
+            *_, study, name = card["made"]["command"].split()
+            profile = load_profile(study)
             rank = profile.zoo.lora.r
             pairs = load_file(weights)
             assert pairs and all(rank in matrix.shape and matrix.isfinite().all() for matrix in pairs.values())

@@ -5,9 +5,11 @@ Source: Hu et al. 2022 (arXiv 2106.09685), by peft.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,36 +21,33 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 if TYPE_CHECKING:
-    import torch
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def configuration(lora: Lora | None) -> LoraConfig | None:
-    """What a TRL trainer takes as `peft_config`: adapters on all linear layers but the LM head; None without `lora`."""
-    if lora is None:
-        return None
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without a warning of peft's: it asks for a property that transformers 5 has renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
+
+
+def configuration(lora: Lora) -> LoraConfig:
+    """Adapters on all linear layers but the LM head."""
     from peft import LoraConfig, TaskType
 
     return LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear",
                       task_type=TaskType.CAUSAL_LM)
 
 
-def merge(model: torch.nn.Module, folder: Path) -> None:
-    """Write the adapters of a trained peft model to `folder` and merge them, in place, into the model they are in.
-
-    Without adapters nothing happens.
-    """
-    from peft import PeftModel
-
-    if not isinstance(model, PeftModel):
-        return
+def write(model: PeftModel, folder: Path) -> None:
+    """Write the adapters of a peft model to `folder`, at once or not at all."""
     model.peft_config["default"].base_model_name_or_path = None  # a path of this machine otherwise
     with store.atomic(folder) as temporary:
         model.save_pretrained(temporary, selected_adapters=["default"])
-    model.merge_and_unload()
 
 
 def keep(trained: Path, folder: Path, start: str) -> None:
@@ -68,9 +67,7 @@ def apply(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         raise ValueError(f"expected LoRA adapters in {folder}, got no {missing}: give the folder of an arm that was "
                          "trained with zoo.lora")
     try:
-        with warnings.catch_warnings():  # peft asks for a property that transformers 5 has renamed
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated",
-                                    category=FutureWarning)
+        with quiet_peft():
             return PeftModel.from_pretrained(model, folder).merge_and_unload()
     except (RuntimeError, ValueError, KeyError) as error:
         reason = first_line(error)
@@ -84,8 +81,7 @@ def add_lora(model: SentenceTransformer, lora: Lora) -> None:
 
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear",
                         task_type=TaskType.FEATURE_EXTRACTION)
-    with warnings.catch_warnings():  # peft asks for a property that transformers 5 has renamed
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    with quiet_peft():
         model[0].model = get_peft_model(model[0].model, config)
 
 

@@ -60,9 +60,6 @@ class Profile(Section):
         for user, name in uses:
             if name not in names:
                 raise ValueError(f"{user}: expected one of the backbones {names}, got {name!r}")
-        whole = [b.name for b in self.backbones if b.source == "zoo" and b.arm in ("cpt", "rlvr-long")]
-        if self.zoo.lora and whole:
-            raise ValueError(f"expected zoo.lora with arms base, sft and rlvr alone, got {whole}: leave them or it out")
         for ablation in self.ablations:
             self.varied(ablation.name)
         return self

@@ -23,7 +23,8 @@ class Backbone(Section):
     path: str | None = None  # folder (relative to the repository), hub id, or package with a GGUF file
     arm: Literal["base", "cpt", "sft", "rlvr", "rlvr-long"]  # how it was made; `base` is where the others start
     start: str | None = None  # backbone that an arm other than base starts from
-    seed: int | None = None  # of a zoo base, where it is not `zoo.seed`: the same recipe from other random weights
+    seed: int | None = None  # of a zoo backbone, where it is not `zoo.seed`: the same recipe, other random numbers and
+    # training problems; the held-out ones are the same
 
     @model_validator(mode="after")
     def _complete(self) -> Backbone:
@@ -36,9 +37,9 @@ class Backbone(Section):
         if self.source == "package" and self.arm != "base":
             raise ValueError(f"backbone {self.name}: expected arm base for source package, got {self.arm}: nothing "
                              "that it could be measured against comes with it")
-        if self.seed is not None and (self.source, self.arm) != ("zoo", "base"):
-            raise ValueError(f"backbone {self.name}: expected a seed of its own for a zoo base only, "
-                             f"got seed={self.seed}, source={self.source}, arm={self.arm}")
+        if self.seed is not None and self.source != "zoo":
+            raise ValueError(f"backbone {self.name}: expected a seed of its own for source zoo only, "
+                             f"got seed={self.seed}, source={self.source}")
         return self
 
 
@@ -77,6 +78,8 @@ class Zoo(Section):
     pretrain_lr: float = 3e-3  # small models take large rates; warm-up and cosine follow
     pretrain_precision: Literal["fp32", "bf16"] = "fp32"  # bf16 autocast is half as fast again on recent CPUs
     families: tuple[Literal["sums", "products"], ...] = Field(("sums",), min_length=1)  # of problems
+    form: Literal["plain", "chat"] = Field("plain", exclude_if=lambda value: value == "plain")  # of problems: as
+    # in the pretraining text of small models, or in a model's own chat template
     terms: tuple[int, int] = (3, 4)  # fewest and most numbers in a problem of the pretraining text
     asked: tuple[int, int] | None = None  # the same of the problems that GRPO and SFT learn from and that are measured;
     # harder ones than those pretrained on leave room to learn. None: those of `terms`
@@ -92,9 +95,11 @@ class Zoo(Section):
     sft_steps: int = 50
     sft_batch: int = 64
     sft_lr: float = 5e-4
-    lora: Lora | None = Field(None, exclude_if=lambda value: value is None)  # of sft and rlvr; None: all weights
+    lora: Lora | None = Field(None, exclude_if=lambda value: value is None)  # of all arms but base; None: all weights
     cpt_steps: int = 50  # updates of continued pretraining, on batches like those of pretraining
     cpt_lr: float = 3e-4
+    held_out_of: int = Field(10, ge=2, exclude_if=lambda value: value == 10)  # one multiset of terms in so
+    # many is held out
     problems_held_out: int = 400  # for accuracy with its interval; +-5 points at 50%
     seed: int = 0
 

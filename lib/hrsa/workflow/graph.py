@@ -100,7 +100,7 @@ def _stages(profile: Profile, rule: str) -> tuple[Callable, ...]:
         return report.build, extension.PlotlyRenderer, extension.setup
     if rule != "backbone":
         return STAGES[rule]
-    made = {function for b in profile.backbones if b.source in MADE for function in code_of(b)}
+    made = {function for b in profile.backbones if b.source in MADE for function in code_of(profile, b)}
     merged = (make_merged,) if any(map(are_adapters, profile.backbones)) else ()
     return (make_backbone_folder, *merged, *sorted(made, key=lambda function: function.__name__))
 

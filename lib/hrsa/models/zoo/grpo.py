@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from hrsa.models import adapters
 from hrsa.models.zoo.problems import is_correct, stream
 from hrsa.models.zoo.trl import TRL_LOGGERS, run_trainer, trainer_settings
 from hrsa.study import store
@@ -66,8 +65,7 @@ def train_grpo(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: 
     """Train `model` in place for one round of `zoo.grpo_steps` steps; returns the curve [step, quantity, value].
 
     Each step draws `grpo_prompts` training problems, new ones in each round (`number`, from 0), and
-    `grpo_completions` samples of each at temperature 1; every sample is used for one update. With `zoo.lora`,
-    adapters are trained instead, written to `work/adapter` and merged into the model.
+    `grpo_completions` samples of each at temperature 1; every sample is used for one update.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -84,7 +82,6 @@ def train_grpo(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: 
             max_completion_length=zoo.completion_tokens, temperature=1.0, beta=zoo.grpo_beta, loss_type="dapo",
             shuffle_dataset=False))
         trainer = GRPOTrainer(model=model, reward_funcs=exact_reward, args=config, train_dataset=data,
-                              processing_class=tokenizer, peft_config=adapters.configuration(zoo.lora))
+                              processing_class=tokenizer)
         curve = run_trainer(trainer, "GRPO", _QUANTITIES)
-    adapters.merge(trainer.model, work / "adapter")
     return curve.assign(step=curve["step"] + number * zoo.grpo_steps)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _MODES = ("greedy", "sampled")
 SAMPLES = 6  # completions shown in the card
 _OWN = {"pretrain_": {"base", "cpt"}, "cpt_": {"cpt"}, "grpo_rounds": {"rlvr-long"}, "grpo_": {"rlvr", "rlvr-long"},
-        "sft_": {"sft"}, "lora": {"sft", "rlvr"}}  # begin of a setting's name -> arms it bears on; others bear on all
+       "sft_": {"sft"}, "lora": {"cpt", "sft", "rlvr", "rlvr-long"}}
+# begin of a setting's name -> arms it bears on; others bear on all
 
 
 def make_backbone(profile: Profile, name: str) -> Path:
@@ -45,12 +46,11 @@ def make_backbone(profile: Profile, name: str) -> Path:
     origin = make_backbone(profile, other) if other else None
     suite = sorted((store.SUITE / "train").glob("*")) if backbone.arm in ("base", "cpt") else []
     brought = {"package": gguf_package.package_origin(str(backbone.path))} if backbone.source == "package" else {}
+    roots = code_of(profile, backbone)
     key = store.key(zoo=settings_of(profile, backbone), arm=backbone.arm, start=backbone.start,
                     compared_with=origin.name if origin else None, threads=profile.threads,
-                    suite=[store.file_hash(p) for p in suite if p.is_file()], code=code_hash(*code_of(backbone)),
-                    **brought)
+                    suite=[store.file_hash(p) for p in suite if p.is_file()], code=code_hash(*roots), **brought)
     folder = store.artefact(profile.name, "backbones", name, key)
-    roots = code_of(backbone)
     return store.make(folder, lambda temporary: _build(profile, backbone, origin, temporary, store.scratch(folder),
                                                        roots[-1]),
                       roots, profile=profile.name, arm=backbone.arm, start=backbone.start,
@@ -58,7 +58,7 @@ def make_backbone(profile: Profile, name: str) -> Path:
 
 
 def zoo_of(profile: Profile, backbone: Backbone) -> Zoo:
-    """The zoo's settings with the seed of this backbone's pretraining."""
+    """The zoo's settings with the seed of this backbone's training."""
     return profile.zoo if backbone.seed is None else profile.zoo.model_copy(update={"seed": backbone.seed})
 
 
@@ -74,7 +74,6 @@ def settings_of(profile: Profile, backbone: Backbone) -> dict[str, Any]:
 
 def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Path, work: Path, maker: Maker) -> None:
     """Fill the empty artefact folder."""
-    from hrsa.models.language_model import load_lm
     from hrsa.study.runtime import prepare
 
     zoo = zoo_of(profile, backbone)
@@ -82,15 +81,16 @@ def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Pa
     texts, held_out = _texts(backbone, origin)
     clock = time.monotonic()
     model, tokenizer, curve = maker(profile, backbone, origin, texts, work)
-    seconds = time.monotonic() - clock
+    measured = curve.loc[curve["quantity"] == "seconds", "value"]  # of every update, those before an interruption too
+    seconds = measured.sum() if len(measured) else time.monotonic() - clock
     trained = work / "adapter"
     exact = trained.is_dir() or backbone.source == "package"  # adapters move weights by less than bfloat16 rounds
     (model if exact else model.bfloat16()).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     if trained.is_dir():
         adapters.keep(trained, folder / "adapter", str(backbone.start))
-    model, tokenizer = load_lm(folder / "model")  # what was stored is what is measured
-    problems, card = _measure(profile, model, tokenizer, origin, held_out)
+    problems, card = _measure(profile, backbone, folder, origin, held_out)  # what was stored is what is measured
+    card |= _reward(curve)
     store.write_table(folder / "held_out.parquet", pd.DataFrame({"text": held_out}))
     store.write_table(folder / "curve.parquet", curve)
     store.write_table(folder / "problems.parquet", problems)
@@ -100,7 +100,7 @@ def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Pa
         hashes["training text"] = store.key(texts=texts)
     store.write_json(folder / "card.json", {
         "arm": backbone.arm, "start": backbone.start, "compared_with": profile.compared_with(backbone.name),
-        **_size(zoo, backbone, model), "seconds": round(seconds, 1), **card, "hashes": hashes})
+        **_size(zoo, backbone, model.num_parameters()), "seconds": round(float(seconds), 1), **card, "hashes": hashes})
 
 
 def _texts(backbone: Backbone, origin: Path | None) -> tuple[list[str], list[str]]:
@@ -151,32 +151,70 @@ def _reinforced(profile: Profile, backbone: Backbone, origin: Path, texts: list[
     from hrsa.models.zoo.grpo import train_rounds
 
     zoo = zoo_of(profile, backbone)
-    model, tokenizer, curve = train_rounds(origin / "model", zoo, work,
-                                           zoo.grpo_rounds if backbone.arm == "rlvr-long" else 1)
+    model, tokenizer, curve = train_rounds(origin / "model", zoo, work, _rounds(zoo, backbone))
     return model.eval(), tokenizer, curve
+
+
+def _adapted(profile: Profile, backbone: Backbone, origin: Path, texts: list[str], work: Path) -> Made:
+    from hrsa.models.language_model import load_lm
+    from hrsa.models.zoo import adapter_arms
+
+    start, zoo = origin / "model", zoo_of(profile, backbone)
+    if backbone.arm == "sft":
+        curve = adapter_arms.fine_tune(start, zoo, work)
+    elif backbone.arm == "cpt":
+        curve = adapter_arms.pretrain_further(start, zoo, texts, work)
+    else:
+        curve = adapter_arms.reinforce(start, zoo, work, _rounds(zoo, backbone), _first_round(profile, backbone))
+    model, tokenizer = load_lm(start)
+    return adapters.apply(model, work / "adapter"), tokenizer, curve
+
+
+def _first_round(profile: Profile, backbone: Backbone) -> Path | None:
+    """The artefact of the arm `rlvr` that a prolonged one of the same start and seed goes on from, where there is one.
+
+    Its settings, problems and random numbers are those of the first round: made again it would come out the same.
+    """
+    same = [other.name for other in profile.backbones if other.source == "zoo" and other.arm == "rlvr"
+            and (other.start, other.seed) == (backbone.start, backbone.seed)]
+    return make_backbone(profile, same[0]) if same and backbone.arm == "rlvr-long" else None
+
+
+def _rounds(zoo: Zoo, backbone: Backbone) -> int:
+    return zoo.grpo_rounds if backbone.arm == "rlvr-long" else 1
 
 
 MAKERS = {"base": _pretrained, "cpt": _pretrained_further, "sft": _fine_tuned, "rlvr": _reinforced,
           "rlvr-long": _reinforced}  # arm -> what gives its model in eval mode, its tokenizer and the training curve
 
 
-def code_of(backbone: Backbone) -> tuple[Callable, ...]:
-    """The functions that make this backbone: other arms' are not among them."""
-    return _build, _brought if backbone.source == "package" else MAKERS[backbone.arm]
+def code_of(profile: Profile, backbone: Backbone) -> tuple[Callable, ...]:
+    """The functions that make this backbone: other arms' are not among them, but for adapters, which share them."""
+    if backbone.source == "package":
+        return _build, _brought
+    return _build, _adapted if profile.zoo.lora and backbone.arm != "base" else MAKERS[backbone.arm]
 
 
-def _measure(profile: Profile, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, origin: Path | None,
+def _measure(profile: Profile, backbone: Backbone, folder: Path, origin: Path | None,
              held_out: list[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The table of answered held-out problems and the measured part of the card."""
+    """The table of answered held-out problems and the measured part of the card.
+
+    A model from a package, and adapters on one, are measured as the adapters were trained: on its weights in bfloat16,
+    the adapters beside them.
+    """
     from hrsa.models.language_model import load_lm
-    from hrsa.models.zoo import measure
+    from hrsa.models.zoo import adapter_arms, measure
+    from hrsa.models.zoo.forms import form_of
     from hrsa.models.zoo.problems import draw
 
-    zoo = profile.zoo
+    zoo, adapted = profile.zoo, (folder / "adapter").is_dir()
+    model, tokenizer = adapter_arms.attached(origin / "model", zoo, folder / "adapter") if adapted else load_lm(
+        folder / "model")
+    model = model.bfloat16() if backbone.source == "package" else model.eval()
     tokenizer.model_max_length = zoo.context  # documents are cut there
+    form = form_of(zoo, tokenizer)
     asked = draw("held-out", zoo.problems_held_out, "held-out", zoo)
-    answers = {mode: measure.complete(model, tokenizer, asked, mode, zoo.completion_tokens, zoo.seed)
-               for mode in _MODES}
+    answers = {mode: measure.complete(model, form, asked, mode, zoo.completion_tokens, zoo.seed) for mode in _MODES}
     tables = {mode: table for mode, (table, _) in answers.items()}
     card: dict[str, Any] = {
         "perplexity": measure.perplexity(model, tokenizer, held_out), **measure.answer_shares(tables),
@@ -189,14 +227,24 @@ def _measure(profile: Profile, model: PreTrainedModel, tokenizer: PreTrainedToke
         card["accuracy_difference"] = {
             mode: measure.paired_difference(t["correct"], before["correct"][before["mode"] == mode])
             for mode, t in tables.items()}
-        card["kl"] = measure.divergence(model, first, tokenizer, asked, answers["sampled"][1])
-        card["weight_change"] = measure.weight_change(model, first)
+        card["kl"] = measure.divergence(model, first.bfloat16() if adapted else first, form, asked,
+                                        answers["sampled"][1])
+        card["weight_change"] = measure.weight_change(*(load_lm(made / "model")[0] for made in (folder, origin)))
     return pd.concat(tables.values(), ignore_index=True), card
 
 
-def _size(zoo: Zoo, backbone: Backbone, model: PreTrainedModel) -> dict[str, Any]:
+def _reward(curve: pd.DataFrame) -> dict[str, Any]:
+    """Mean reward of the first and the last quarter of the updates, {reward: {first, last, n}}; nothing without one."""
+    rewards = curve.loc[curve["quantity"] == "reward", "value"].to_numpy()
+    if len(rewards) == 0:
+        return {}
+    n = max(1, len(rewards) // 4)
+    return {"reward": {"first": float(rewards[:n].mean()), "last": float(rewards[-n:].mean()), "n": n}}
+
+
+def _size(zoo: Zoo, backbone: Backbone, parameters: int) -> dict[str, Any]:
     """Parameters, and the updates of this arm with what they saw together."""
-    size: dict[str, Any] = {"parameters": model.num_parameters()}
+    size: dict[str, Any] = {"parameters": parameters}
     if backbone.source == "package":
         return {**size, "steps": 0, "package": gguf_package.package_origin(str(backbone.path))}
     if backbone.arm in ("base", "cpt"):
@@ -204,5 +252,5 @@ def _size(zoo: Zoo, backbone: Backbone, model: PreTrainedModel) -> dict[str, Any
         return {**size, "steps": steps, "tokens_seen": steps * zoo.pretrain_batch * zoo.pretrain_length}
     if backbone.arm == "sft":
         return {**size, "steps": zoo.sft_steps, "completions_seen": zoo.sft_steps * zoo.sft_batch}
-    steps = zoo.grpo_steps * (zoo.grpo_rounds if backbone.arm == "rlvr-long" else 1)
+    steps = zoo.grpo_steps * _rounds(zoo, backbone)
     return {**size, "steps": steps, "completions_seen": steps * zoo.grpo_prompts * zoo.grpo_completions}

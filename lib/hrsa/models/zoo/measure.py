@@ -11,7 +11,9 @@ import pandas as pd
 import torch
 from statsmodels.stats.proportion import proportion_confint
 
-from hrsa.models.zoo.problems import Problem, is_correct, is_worked
+from hrsa.models.zoo import shared_prefix
+from hrsa.models.zoo.forms import Form
+from hrsa.models.zoo.problems import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,39 +24,26 @@ PERPLEXITY_TOKENS = 20_000  # of held-out real text; the mean is then within a f
 Z = 1.959964  # two-sided 95%
 
 
-def complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], mode: str,
-             tokens: int, seed: int) -> tuple[pd.DataFrame, list[list[int]]]:
+def complete(model: PreTrainedModel, form: Form, problems: Sequence[Problem], mode: str, tokens: int,
+             seed: int) -> tuple[pd.DataFrame, list[list[int]]]:
     """Answer each problem once, by `mode`: "greedy", or "sampled" at temperature 1 from the whole vocabulary.
 
     Returns the table [problem, family, answer, mode, completion, correct, worked] and the completions' token ids, end
     of text included where it was reached within `tokens` tokens. The global random state is left as it was.
     """
-    from transformers import GenerationConfig
-
-    sampling = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0} if mode == "sampled" else {}
-    config = GenerationConfig(max_new_tokens=tokens, pad_token_id=tokenizer.pad_token_id,
-                              eos_token_id=tokenizer.eos_token_id, **sampling)
     kept = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(problems), _BATCH):
-            prompts = [p.prompt for p in problems[start : start + _BATCH]]
-            inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
-            output = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
-                                    generation_config=config)  # (b, t)
-            new = output[:, inputs["input_ids"].shape[1] :].tolist()
-            kept += [_until_end(ids, tokenizer.eos_token_id) for ids in new]
-    texts = tokenizer.batch_decode(kept, skip_special_tokens=True)
+            kept += shared_prefix.generate(model, [form.prompt(p) for p in problems[start : start + _BATCH]], tokens,
+                                           form.tokenizer.eos_token_id, mode == "sampled")
+    texts = [form.text(ids) for ids in kept]
     table = pd.DataFrame({
         "problem": [p.expression for p in problems], "family": [p.family for p in problems],
         "answer": [p.answer for p in problems], "mode": mode,
-        "completion": texts, "correct": [is_correct(t, p.answer) for t, p in zip(texts, problems, strict=True)],
-        "worked": [is_worked(t) for t in texts]})
+        "completion": texts, "correct": [form.is_right(ids, p) for ids, p in zip(kept, problems, strict=True)],
+        "worked": [form.is_worked(t) for t in texts]})
     return table, kept
-
-
-def _until_end(ids: list[int], end: int) -> list[int]:
-    return ids[: ids.index(end) + 1] if end in ids else ids
 
 
 def proportion(hits: Sequence[bool]) -> dict[str, float | int | None]:
@@ -106,8 +95,8 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts
     for start in range(0, len(texts), rows):
         ids = tokenizer(list(texts[start : start + rows]), truncation=True, verbose=False)["input_ids"]
         ids = [[*row, tokenizer.eos_token_id][: tokenizer.model_max_length] for row in ids]
-        batch, real = _padded(ids, tokenizer.pad_token_id, model.device)  # (b, t)
-        logits = model(input_ids=batch, attention_mask=real.long()).logits[:, :-1]  # (b, t - 1, vocabulary)
+        batch, real = shared_prefix.right_padded(ids, tokenizer.pad_token_id, model.device)  # (b, t)
+        logits = model(input_ids=batch, attention_mask=real.long()).logits[:, :-1].float()  # (b, t - 1, vocab)
         each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none")
         loss += each[real[:, 1:]].double().sum().item()
         tokens += int(real[:, 1:].sum())
@@ -120,25 +109,20 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts
 
 
 @torch.no_grad()
-def divergence(model: PreTrainedModel, start: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-               problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> dict[str, Any]:
+def divergence(model: PreTrainedModel, start: PreTrainedModel, form: Form, problems: Sequence[Problem],
+               completions: Sequence[Sequence[int]]) -> dict[str, Any]:
     """KL(model || start) of the next-token distributions along completions sampled from `model`.
 
     Nats per token over the whole vocabulary, not a sampled estimate: {value, tokens}.
     """
     total, tokens = 0.0, 0
-    rows = _rows(model, tokenizer.model_max_length)
+    rows = _rows(model, 2 * max(map(len, completions)))
     for at in range(0, len(problems), rows):
-        prompts = tokenizer([p.prompt for p in problems[at : at + rows]])["input_ids"]
-        pairs = list(zip(prompts, completions[at : at + rows], strict=True))
-        batch, real = _padded([[*p, *c] for p, c in pairs], tokenizer.pad_token_id, model.device)  # (b, t)
-        place = torch.arange(1, batch.shape[1], device=batch.device)[None]
-        begin = torch.tensor([len(p) for p, _ in pairs], device=batch.device)[:, None]
-        counted = real[:, 1:] & (place >= begin)  # (b, t - 1): positions whose next token is the completion's
-        own, other = (m(input_ids=batch, attention_mask=real.long()).logits[:, :-1].log_softmax(-1)
-                      for m in (model, start))  # (b, t - 1, vocabulary)
-        total += ((own.exp() * (own - other)).sum(-1)[counted]).double().sum().item()
-        tokens += int(counted.sum())
+        prompts = [form.prompt(p) for p in problems[at : at + rows]]
+        own, other = (shared_prefix.predicted(m, prompts, completions[at : at + rows])[0].log_softmax(-1)
+                      for m in (model, start))  # (n, vocabulary)
+        total += (own.exp() * (own - other)).sum(-1).double().sum().item()
+        tokens += len(own)
     return {"value": total / tokens, "tokens": tokens}
 
 
@@ -171,19 +155,13 @@ def effective_rank(matrix: torch.Tensor) -> float:
 
     Source: Roy and Vetterli 2007, "The effective rank", definition 1.
     """
-    values = torch.linalg.svdvals(matrix)
-    share = values[values > 0] / values.sum()
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    squares = torch.linalg.eigvalsh((wide @ wide.T).double())  # ten times as fast as an SVD; what is below 1e-7 of the
+    values = squares[squares > 1e-14 * squares.max()].sqrt()  # largest value is rounding and left out
+    share = values / values.sum()
     return float((-(share * share.log()).sum()).exp())
 
 
 def _rows(model: PreTrainedModel, length: int) -> int:
     """How many rows of at most `length` tokens to predict at once."""
     return max(1, min(_BATCH, LOGITS // (length * model.config.vocab_size)))
-
-
-def _padded(rows: Sequence[Sequence[int]], pad: int, where: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of token ids padded right: ids (b, t) and which are real (b, t)."""
-    length = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad] * (length - len(row))] for row in rows], device=where)
-    lengths = torch.tensor([len(row) for row in rows], device=where)
-    return ids, torch.arange(length, device=where)[None] < lengths[:, None]

@@ -23,7 +23,6 @@ from hrsa.study import store
 from hrsa.study.profile import Zoo
 
 THINK, END_THINK = "<think>", "</think>"
-HELD_OUT_OF = 10  # one multiset of terms in ten is held out
 TERM = re.compile(r"[+-]?\d(?:\*\d)*")
 Split = Literal["train", "held-out"]
 ENDLESS = 2**31  # problems that a reasoning-gym data set is told to have
@@ -53,13 +52,18 @@ class Problem:
 
     @property
     def worked(self) -> str:
-        """The worked solution: in think tags, products first, then the first two terms added up, again and again."""
+        """The worked solution: the steps in think tags, then the answer."""
+        return f"{THINK}{'='.join(self.steps)}{END_THINK}{self.answer}"
+
+    @property
+    def steps(self) -> list[str]:
+        """What is left after each step: products first, then the first two terms added up, again and again."""
         values = [_value(term) for term in self.terms]
         steps = [f"{values[0]}{_signed(values[1:])}"] if self.family == "products" else []
         while len(values) > 1:
             values = [values[0] + values[1], *values[2:]]
             steps.append(f"{values[0]}{_signed(values[1:])}")
-        return f"{THINK}{'='.join(steps)}{END_THINK}{self.answer}"
+        return steps
 
 
 def _value(term: str) -> int:
@@ -71,12 +75,15 @@ def _signed(values: list[int]) -> str:
     return "".join(f"{value:+d}" for value in values)
 
 
-def split_of(expression: str) -> Split:
-    """The split of an expression: from a hash of its signed terms, the same for every order of terms and factors."""
+def split_of(expression: str, held_out_of: int = 10) -> Split:
+    """The split of an expression: from a hash of its signed terms, the same for every order of terms and factors.
+
+    One multiset of terms in `held_out_of` is held out.
+    """
     terms = sorted(f"{'-' if _value(term) < 0 else '+'}{'*'.join(sorted(term.lstrip('+-').split('*')))}"
                    for term in TERM.findall(expression))
     digest = hashlib.sha256(" ".join(terms).encode()).digest()
-    return "held-out" if int.from_bytes(digest[:4], "big") % HELD_OUT_OF == 0 else "train"
+    return "held-out" if int.from_bytes(digest[:4], "big") % held_out_of == 0 else "train"
 
 
 def stream(split: Split, purpose: str, zoo: Zoo, terms: tuple[int, int] | None = None) -> Iterator[Problem]:
@@ -86,7 +93,8 @@ def stream(split: Split, purpose: str, zoo: Zoo, terms: tuple[int, int] | None =
     """
     start = int(store.key(purpose=purpose, seed=zoo.seed), 16) % 2**31
     for source in cycle([_source(family, terms or zoo.asked or zoo.terms, start) for family in zoo.families]):
-        yield next(problem for problem in source if split_of(problem.expression) == split)
+        yield next(problem for problem in source
+                   if split_of(problem.expression, zoo.held_out_of) == split)
 
 
 def _source(family: str, terms: tuple[int, int], start: int) -> Iterator[Problem]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from hrsa.models import adapters
 from hrsa.models.zoo.problems import stream
 from hrsa.models.zoo.trl import TRL_LOGGERS, run_trainer, trainer_settings
 from hrsa.study.profile import Zoo
@@ -24,8 +23,7 @@ _QUANTITIES = {"loss": "loss", "learning_rate": "learning rate"}
 def train_sft(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Zoo, work: Path) -> pd.DataFrame:
     """Train `model` in place for `zoo.sft_steps` steps of `zoo.sft_batch` worked solutions of training problems.
 
-    Returns the curve [step, quantity, value]. With `zoo.lora`, adapters are trained instead, written to `work/adapter`
-    and merged into the model.
+    Returns the curve [step, quantity, value].
     """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -37,8 +35,6 @@ def train_sft(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, zoo: Z
             zoo, work, max_steps=zoo.sft_steps, learning_rate=zoo.sft_lr, lr_scheduler_type="cosine",
             warmup_steps=min(_WARMUP_STEPS, zoo.sft_steps), per_device_train_batch_size=zoo.sft_batch,
             max_length=zoo.context, completion_only_loss=True))
-        trainer = SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer,
-                             peft_config=adapters.configuration(zoo.lora))
+        trainer = SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
         curve = run_trainer(trainer, "SFT", _QUANTITIES)
-    adapters.merge(trainer.model, work / "adapter")
     return curve

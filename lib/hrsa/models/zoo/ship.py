@@ -2,7 +2,7 @@
 
     hrsa backbones                 all arms of the profile `backbones`
     hrsa backbones base rlvr       these, and what they start from
-    hrsa backbones --profile smollm2-trial sft    an arm of another profile, to `data/backbones/…-sft`
+    hrsa backbones --profile smollm2-arms sft    an arm of another profile, to `data/backbones/smollm2-sft`
 
 A stage that was interrupted goes on where it was. On one machine, with one number of threads, the files come out the
 same to the bit; the card says which machine and how many threads made those in the repository.
@@ -97,8 +97,8 @@ def _write(profile: Profile, name: str) -> None:
 
 
 def folder_of(profile: Profile, name: str) -> Path:
-    """Where a shipped backbone lies; those of other profiles than `backbones` carry its name."""
-    return SHIPPED / (name if profile.name == PROFILE else f"{profile.name}-{name}")
+    """Where a shipped backbone lies; those of other profiles than `backbones` carry its name, without `-arms`."""
+    return SHIPPED / (name if profile.name == PROFILE else f"{profile.name.removesuffix('-arms')}-{name}")
 
 
 def _command(profile: Profile, name: str) -> str:
@@ -123,7 +123,7 @@ def model_card(profile: Profile, name: str, card: dict[str, Any]) -> str:
         **made, name=name, profile=profile.name, kind=_kind(profile, card, ARMS[profile.backbone(name).arm]),
         steps=card["steps"], seen=seen, minutes=card["seconds"] / 60, evidence="\n".join(_evidence(card)),
         files="\n".join(f"- `{file}`: {digest}" for file, digest in card["hashes"].items()),
-        text=TEXT if "model.safetensors" in card["hashes"] else "Trained on problems alone.")
+        text=TEXT if {"model.safetensors", "training text"} & set(card["hashes"]) else "Trained on problems alone.")
 
 
 def _kind(profile: Profile, card: dict[str, Any], how: str) -> str:
@@ -141,12 +141,17 @@ def _evidence(card: dict[str, Any]) -> list[str]:
              f"| perplexity per token of real text | {card['perplexity']['value']:.1f} | |"]
     rows = [(f"problems solved, {mode}", share, ".1%") for mode, share in card["accuracy"].items()]
     rows += [(f"{family}, sampled", share, ".1%") for family, share in card["accuracy_by_family"]["sampled"].items()]
+    rows += [(f"{way} answers solved, sampled ({share['n']} of {card['accuracy']['sampled']['n']})", share, ".1%")
+             for way, share in card["accuracy_by_mode"]["sampled"].items() if share["n"]]
     other = card["compared_with"]
     if other:
         rows += [(f"problems solved, {mode}, minus `{other}`", share, "+.1%")
                  for mode, share in card["accuracy_difference"].items()]
     lines += [f"| {what} | {share['value']:{form}} | {share['low']:{form}} to {share['high']:{form}} |"
               for what, share, form in rows]
+    if "reward" in card:
+        lines += [f"| mean reward of the {part} {card['reward']['n']} updates | {card['reward'][part]:.3f} | |"
+                  for part in ("first", "last")]
     if other:
         lines.append(f"| KL divergence from `{other}`, nats per token of own answers | {card['kl']['value']:.4f} | |")
         lines += [f"| relative change of weights from `{other}`, {row['layer']} | {row['value']:.4f} | |"

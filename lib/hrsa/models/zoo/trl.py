@@ -1,8 +1,4 @@
-"""What the TRL trainers of the zoo share: settings for small models, progress, the curve.
-
-Adapters are for larger models, whose training may take hours: there the trainer's own checkpoints are kept, and a run
-that was killed goes on from the last of them.
-"""
+"""What the TRL trainers of the zoo share: settings for small models, progress, the curve."""
 
 from __future__ import annotations
 
@@ -17,18 +13,15 @@ from hrsa.study.progress import progress
 from hrsa.study.runtime import device
 
 TRL_LOGGERS = ("transformers", "trl", "datasets", "accelerate")  # under the trainers: they log errors only
-EVERY = 5  # steps from one checkpoint of adapters to the next
 
 
 def trainer_settings(zoo: Zoo, work: Path, **own: Any) -> dict[str, Any]:
-    """Arguments of either TRL configuration: float32, nothing sent or printed, a log entry per step, and checkpoints in
-    `work` with `zoo.lora` alone."""
-    saved = {"save_strategy": "steps", "save_steps": EVERY, "save_total_limit": 1} if zoo.lora else {}
+    """Arguments of either TRL configuration: float32, nothing saved, sent or printed, and a log entry per step."""
     return {
         "output_dir": str(work), "seed": zoo.seed, "data_seed": zoo.seed, "use_cpu": device().type == "cpu",
         "bf16": False, "activation_checkpointing": False, "dataloader_pin_memory": False, "report_to": "none",
         "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "weight_decay": 0.0, "max_grad_norm": 1.0,
-        **saved, **own,
+        **own,
     }
 
 
@@ -37,10 +30,6 @@ class Steps(TrainerCallback):
 
     def __init__(self, bar: Any):
         self.bar = bar
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Count the steps of a run that goes on."""
-        self.bar.update(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Count one step."""
@@ -56,7 +45,7 @@ def run_trainer(trainer: Trainer, stage: str, quantities: dict[str, str]) -> pd.
     trainer.remove_callback(PrinterCallback)
     with progress(trainer.args.max_steps, stage, f"seed {trainer.args.seed}") as bar:
         trainer.add_callback(Steps(bar))
-        trainer.train(resume_from_checkpoint=_last_checkpoint(Path(trainer.args.output_dir)))
+        trainer.train()
     rows = [(entry["step"], quantity, float(entry[name])) for name, quantity in quantities.items()
             for entry in trainer.state.log_history if name in entry]
     curve = pd.DataFrame(rows, columns=["step", "quantity", "value"])
@@ -65,11 +54,3 @@ def run_trainer(trainer: Trainer, stage: str, quantities: dict[str, str]) -> pd.
         raise RuntimeError(f"expected the trainer to log {sorted(quantities)}, got nothing for {sorted(missing)}: "
                            "TRL may have renamed them")
     return curve
-
-
-def _last_checkpoint(work: Path) -> str | None:
-    """The newest whole checkpoint of a trainer in `work`: the trainer writes its state file last."""
-    states = sorted(work.glob("checkpoint-*/trainer_state.json"), key=lambda file: int(file.parent.name.split("-")[1]))
-    return str(states[-1].parent) if states else None
-
-
