@@ -1,8 +1,8 @@
 """How a problem is asked and answered: in the plain form of the small models, or in a model's own chat template.
 
 Plain: `Calculate 4-1-7:` and `-4` or `<think>3-7=-4</think>-4`. Chat: after worked examples as earlier turns, the user
-says `4 - 1 - 7` and the assistant `4 - 1 - 7 = -4` or, worked, `4 - 1 - 7 = 3 - 7 = -4`; what counts is the last
-integer of an answer that has come to its end.
+says `4 - 1 - 7` and the assistant `4 - 1 - 7 = -4` or, worked, `4 - 1 = 3, 3 - 7 = -4`; what counts is the last integer
+of an answer that has come to its end.
 """
 
 from __future__ import annotations
