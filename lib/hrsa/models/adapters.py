@@ -11,7 +11,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hrsa.study import store
 from hrsa.study.errors import first_line
@@ -35,12 +35,12 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def configuration(lora: Lora) -> LoraConfig:
-    """Adapters on all linear layers but the LM head."""
+def configuration(lora: Lora, task: Literal["CAUSAL_LM", "FEATURE_EXTRACTION"] = "CAUSAL_LM") -> LoraConfig:
+    """Adapters on all linear layers but the LM head, of a language model or of a network without its head."""
     from peft import LoraConfig, TaskType
 
     return LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear",
-                      task_type=TaskType.CAUSAL_LM)
+                      task_type=TaskType[task])
 
 
 def write(model: PeftModel, folder: Path) -> None:
@@ -77,12 +77,10 @@ def apply(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 def add_lora(model: SentenceTransformer, lora: Lora) -> None:
     """Put LoRA adapters on all linear layers, in place, and freeze the rest (arXiv 2106.09685)."""
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import get_peft_model
 
-    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear",
-                        task_type=TaskType.FEATURE_EXTRACTION)
     with quiet_peft():
-        model[0].model = get_peft_model(model[0].model, config)
+        model[0].model = get_peft_model(model[0].model, configuration(lora, "FEATURE_EXTRACTION"))
 
 
 def merged(model: SentenceTransformer) -> SentenceTransformer:
