@@ -77,7 +77,7 @@ def main() -> None:
     recipe = profile.recipe
     lines = [f"`python benchmarks/depth.py --profile {profile.name} --steps {options.steps} "
              f"{' '.join(options.configurations)}`", "",
-             f"Mean reciprocal rank over {left['task'].nunique()} training tasks, {len(left)} pairs left out of training; "
+             f"Mean reciprocal rank over {left['task'].nunique()} training tasks, {len(left)} pairs left out; "
              f"{options.steps} steps of {recipe.batch_size} queries with {recipe.hard_negatives} hard negatives, "
              f"{recipe.max_length} tokens, one thread, one seed. Chance is a loss of "
              f"{np.log(recipe.batch_size * (1 + recipe.hard_negatives)):.2f}.", "", HEADER,
@@ -105,8 +105,9 @@ def _try(configuration: str, recipe: Recipe, backbone: str, name: str, learn: pd
         seconds = time.monotonic() - clock
         loss = read_training_curve(folder)["loss"]
         after = mean_reciprocal_rank(open_embedder(folder / "model"), left, corpus)
-    return (f"| {recipe.layers} | {'LoRA' if recipe.lora else 'all weights'} | {recipe.learning_rate:g} | {before:.3f} | "
-            f"{after:.3f} | {loss.iloc[0]:.2f} | {loss.tail(10).mean():.2f} | {seconds / recipe.steps:.1f} |")
+    how = "LoRA" if recipe.lora else "all weights"
+    return (f"| {recipe.layers} | {how} | {recipe.learning_rate:g} | {before:.3f} | {after:.3f} | {loss.iloc[0]:.2f} | "
+            f"{loss.tail(10).mean():.2f} | {seconds / recipe.steps:.1f} |")
 
 
 if __name__ == "__main__":

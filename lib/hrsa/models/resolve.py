@@ -16,8 +16,9 @@ from hrsa.study.profile import Profile
 
 
 def make_backbone_folder(profile: Profile, name: str) -> str:
-    """Where the weights of backbone `name` are: a folder or a hub id. Those of zoo arms, packages, adapters and controls
-    are made first.
+    """Where the weights of backbone `name` are: a folder or a hub id.
+
+    Those of zoo arms, packages, adapters and controls are made first.
 
     Raises ValueError for an unknown name and for a folder that is missing or holds no model with its tokenizer.
     """
@@ -75,11 +76,11 @@ def make_derived(profile: Profile, name: str) -> Path:
     """
     backbone = profile.backbone(name)
     seed = profile.zoo.seed if backbone.seed is None else backbone.seed
-    settings = backbone.model_dump(mode="json", include={"source", "noise"}) | {"threads": profile.threads, "seed": seed}
     if backbone.source == "package":
         settings = {"package": package_origin(str(backbone.path))}
     else:
-        settings["start"] = make_backbone_key(profile, str(backbone.start))
+        settings = {**backbone.model_dump(mode="json", include={"source", "noise"}), "threads": profile.threads,
+                    "seed": seed, "start": make_backbone_key(profile, str(backbone.start))}
 
     def build(temporary: Path) -> None:
         if backbone.source == "package":

@@ -64,7 +64,7 @@ def make_triples(profile: Profile) -> Path:
         training, searched = suite.load_training(profile), profile.suite.mining.passages
         more = max(searched, profile.suite.max_pairs) if searched and profile.suite.max_pairs else None
         wider = profile.suite.model_copy(update={"max_pairs": more})
-        pool = suite.load_training(profile.model_copy(update={"suite": wider})) if more else training
+        pool = suite.load_training(profile.model_copy(update={"suite": wider})) if more else None
         triples, report = mine_triples(training, profile.suite.mining, wanted, profile.threads, tokens, pool)
         write_triples(folder / _TRIPLES, triples)
         store.write_json(folder / _REPORT, report)
@@ -97,8 +97,8 @@ def mine_triples(training: pd.DataFrame, options: Mining, wanted: int, threads: 
     pool: pairs of the same tasks, whose positives are the passages searched beside those of `training`; a passage that
     it pairs with a query is right for that query.
     """
-    pool = training if pool is None else pool
     given = training["negatives"].str.len() >= max(wanted, 1)
+    pool = training[~given] if pool is None else pool
     model = None if given.all() or wanted == 0 else load_reference(options.embedder, threads, tokens)
     parts, tasks = [], {}
     with progress(len(training), "mining", options.embedder, unit="pair") as bar:
