@@ -25,7 +25,7 @@ def study(start, tmp_path, monkeypatch):
         "name": "derived", "title": "x", "seeds": [0],
         "pairs": [{"name": "x", "a": "base", "b": "far", "kind": "control"}],
         "backbones": [{"name": "base", "source": "folder", "path": str(start), "arm": "base"},
-                      {"name": "far", "source": "random", "arm": "control", "start": "base"},
+                      {"name": "far", "source": "random", "arm": "control", "start": "base", "seed": 5},
                       {"name": "other", "source": "random", "arm": "control", "start": "base", "seed": 7},
                       {"name": "near", "source": "noised", "arm": "control", "start": "base", "noise": 0.25}]})
 
