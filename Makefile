@@ -58,7 +58,7 @@ evidence: setup ## write PROFILE's scores to OUT=file for others [SOURCE=name], 
 results: setup ## commit-ready tables of a finished run of PROFILE, in data/results/
 	@$(RUN) results --profile $(PROFILE)
 
-backbones: setup ## make the shipped backbones again (hours on a CPU); ARMS="base rlvr" for some of them
+backbones: setup ## make the shipped arms again (hours on a CPU); ARMS="rlvr sft" for some of them
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/hrsa backbones $(ARMS)
 
 suite: setup ## rebuild data/suite from its source packages

@@ -88,7 +88,7 @@ def test_unknown_and_broken_profiles_are_named(tmp_path):
 
 
 def test_settings_of_larger_models_leave_older_statements_as_they_were():
-    content = load_profile("backbones").model_dump()
+    content = load_profile("smoke").model_dump()
     assert not {"lora", "form", "held_out_of"} & set(content["zoo"])
     content["zoo"] |= {"lora": {"r": 4}, "form": "chat", "held_out_of": 5}
     zoo = Profile.model_validate(content).model_dump()["zoo"]

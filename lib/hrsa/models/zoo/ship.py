@@ -1,8 +1,8 @@
 """The backbones that come with the project: makes them again and writes them, with their cards, to `data/backbones`.
 
-    hrsa backbones                 all arms of the profile `backbones`
-    hrsa backbones base rlvr       these, and what they start from
-    hrsa backbones --profile smollm2-arms sft    an arm of another profile, to `data/backbones/smollm2-sft`
+    hrsa backbones                 all arms of the profile `smollm2-arms`, to `data/backbones/smollm2-sft` and so on
+    hrsa backbones sft rlvr        these, and what they start from
+    hrsa backbones --profile mine sft    an arm of another profile, to `data/backbones/mine-sft`
 
 A stage that was interrupted goes on where it was. On one machine, with one number of threads, the files come out the
 same to the bit; the card says which machine and how many threads made those in the repository.
@@ -23,7 +23,7 @@ from hrsa.models.zoo.make import make_backbone
 from hrsa.study import store
 from hrsa.study.profile import Profile
 
-PROFILE = "backbones"
+PROFILE = "smollm2-arms"
 SHIPPED = store.ROOT / "data" / "backbones"
 TABLES = ("curve.parquet", "problems.parquet")
 LARGEST = {"model.safetensors": 16e6, "adapter_model.safetensors": 10e6}  # bytes: what the repository can carry
@@ -104,13 +104,11 @@ def _copy_weights(profile: Profile, name: str, made: Path, folder: Path) -> None
 
 
 def folder_of(profile: Profile, name: str) -> Path:
-    """Where a shipped backbone lies; those of other profiles than `backbones` carry its name, without `-arms`."""
-    return SHIPPED / (name if profile.name == PROFILE else f"{profile.name.removesuffix('-arms')}-{name}")
+    """Where a shipped backbone lies: under its profile's name, without `-arms`, and its own."""
+    return SHIPPED / f"{profile.name.removesuffix('-arms')}-{name}"
 
 
 def _command(profile: Profile, name: str) -> str:
-    if profile.name == PROFILE:
-        return f"make backbones ARMS={name}"
     return f"hrsa backbones --profile {profile.name} {name}"
 
 
