@@ -59,9 +59,13 @@ plots.table(pd.DataFrame({"this run": recipe.astype(str), "published": published
 # size.
 
 # %%
-plots.curves(curve.assign(model=model), x="step", y="loss", hue="model", xlabel="step",
+chance = prose.training.chance_loss(study.recipe)
+plots.curves(curve.assign(model=model, chance=chance), x="step", y="loss", hue="model", references=["chance"], xlabel="step",
              ylabel="loss (nats per query)").publish(study.name, f"03_training/{model}", "loss",
-                                                     f"Contrastive loss of {model} over training steps.")
+                                                     f"Contrastive loss of {model} over training steps, and that of chance.")
+
+# %%
+Markdown(prose.training.loss_sentence(curve, study.recipe))
 
 # %% [markdown]
 # How to read it: a model that cannot tell passages apart has the logarithm of the number of passages in the batch, and

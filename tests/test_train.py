@@ -20,7 +20,7 @@ from hrsa.evaluation import evaluate
 from hrsa.models.embedder import assemble, exact_prompts, prompt_tokens
 from hrsa.models.language_model import leak_probe
 from hrsa.report.prose import scores
-from hrsa.report.prose.training import cut_counts, masked, masked_sentence, nearest
+from hrsa.report.prose.training import chance_loss, cut_counts, loss_sentence, masked, masked_sentence, nearest
 from hrsa.study import store
 from hrsa.study.profile import Profile, Recipe
 from hrsa.study.runtime import prepare
@@ -436,3 +436,12 @@ def test_an_arm_that_differs_stops_the_study(study):
     with pytest.raises(ValueError, match="got another data in a-s0"):
         train_embedder(study, "b-s0")
     assert not list(folder.parent.glob("b-s0-*"))
+
+
+def test_what_is_said_of_the_loss_depends_on_it():
+    assert chance_loss(recipe()) == pytest.approx(np.log(12))
+    start, noise = np.linspace(6, 3, 30), np.tile([0.1, -0.1], 5)
+    for end, said in ((1.0, "clearly below chance"), (2.4, "not clearly so"), (3.0, "above chance")):
+        curve = pd.DataFrame({"loss": [*start, *(end + noise * (8 if end == 2.4 else 1))]})
+        text = loss_sentence(curve, recipe())
+        assert said in text and f"{end:.2f}" in text and "(2.48)" in text

@@ -12,6 +12,7 @@ from hrsa.texts.suite import query_prompt
 _CANDIDATES, _SHOWN = 300, 400  # passages among which an example is sought, and characters of it that are shown
 _REASONS = {"duplicates": "duplicate", "known": "known positive", "near": "near positive"}
 _ALL = "all tasks"
+_LAST = 10  # steps whose mean loss says how training ended
 
 
 def cut_counts(curve: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
@@ -28,6 +29,22 @@ def cut_counts(curve: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
     share = (steps["queries_cut"] + steps["passages_cut"]) / (queries + passages)
     table = steps.assign(queries=queries, passages=passages, share=share)
     return table[["task", "steps", "queries", "queries_cut", "passages", "passages_cut", "share"]]
+
+
+def chance_loss(recipe: Recipe) -> float:
+    """The loss (nats per query) of a model that cannot tell the passages of a batch apart: the log of their number."""
+    return float(np.log(recipe.batch_size * (1 + recipe.hard_negatives)))
+
+
+def loss_sentence(curve: pd.DataFrame, recipe: Recipe) -> str:
+    """Where the loss began and ended, and whether the end is below chance; `_LAST` steps or a quarter make an end."""
+    last = min(_LAST, max(1, len(curve) // 4))
+    end, chance = curve["loss"].tail(last), chance_loss(recipe)
+    error = end.std(ddof=1) / np.sqrt(last) if last > 1 else np.inf
+    said = ("clearly below chance" if end.mean() + 2 * error < chance else
+            "above chance" if end.mean() > chance else "below chance, and not clearly so")
+    return (f"The loss began at {curve['loss'].iloc[0]:.2f} nats per query. Over the last {last} steps its mean is "
+            f"{end.mean():.2f}, {said} ({chance:.2f}).")
 
 
 def masked(curve: pd.DataFrame) -> pd.DataFrame:
