@@ -89,7 +89,7 @@ def test_tasks_on_the_floor_do_not_count_and_hide_no_difference(rng):
     a, b, baselines = study(rng, gains, gains)
     found = judged(a, b, baselines)
     assert (found.verdict, found.over, found.tasks) == ("equivalent", 2, 4)
-    assert found.difference == pytest.approx(np.mean([(b - a)[:, TASKS == t].mean() for t in "wx"]))
+    assert found.difference == pytest.approx(np.mean([(b - a)[:, t == TASKS].mean() for t in "wx"]))
     assert judged(a, b - 0.3, baselines).verdict == "different"
 
 

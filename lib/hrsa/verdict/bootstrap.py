@@ -88,7 +88,7 @@ def draws_interval(draws: np.ndarray, alpha: float) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Sample:
+class MeanDifference:
     """The mean difference over some tasks, and its error: from seed means by t, from all factors by bootstrap."""
 
     center: float
@@ -113,15 +113,15 @@ class Sample:
         return min(low, self.center - reach), max(high, self.center + reach)
 
 
-def sample_of(difference: np.ndarray, tasks: Sequence | None, resamples: int, seed: int) -> Sample:
-    """`Sample` of differences (seeds, queries) over all their tasks; swapping the arms mirrors it exactly."""
+def mean_difference(difference: np.ndarray, tasks: Sequence | None, resamples: int, seed: int) -> MeanDifference:
+    """`MeanDifference` of differences (seeds, queries) over all their tasks; swapping the arms mirrors it exactly."""
     groups = task_columns(tasks, difference)
     cells = np.stack([difference[:, group].mean(axis=1) for group in groups], axis=1)  # (seeds, tasks)
     sign = -1.0 if cells.mean() < 0 else 1.0  # draws are made for the positive orientation
     means = np.sort(sign * cells.mean(axis=1))  # (seeds,), sorted: the seeds' order must not matter
     center = float(sign * means.mean())
     draws = center + sign * crossed_draws(sign * difference, groups, resamples, np.random.default_rng(seed))
-    return Sample(center, np.sort(sign * means), draws)
+    return MeanDifference(center, np.sort(sign * means), draws)
 
 
 def _share(beyond: np.ndarray) -> float:

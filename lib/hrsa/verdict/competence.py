@@ -10,7 +10,8 @@ of training does. So three questions are asked of each arm on each task, and eac
 3. *Is there room?* Its mean score lies more than one margin below the largest that is possible.
 
 Each is a one-sided test at alpha on seeds x queries: the t test on seed means and the crossed bootstrap must both
-reject (`bootstrap.Sample`), as for equivalence. With few seeds this is strict, and a noisy arm is not competent.
+reject (`bootstrap.MeanDifference`), as for equivalence. With few seeds this is strict, and a noisy arm is not
+competent.
 
 **Rule.** An arm is *competent* on a task where it beats both chance and its backbone. A task is *saturated* where
 neither arm has room. A task *counts* where it is not saturated and one arm at least is competent: a task that one arm
@@ -31,7 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hrsa.verdict.bootstrap import means_above, sample_of
+from hrsa.verdict.bootstrap import mean_difference, means_above
 
 GATE = ("sameness is claimed over tasks that count: not saturated, and an arm beats chance and its untrained backbone; "
         "both arms do so on half of the tasks or more, two at least")
@@ -103,4 +104,4 @@ def _above(difference: np.ndarray, alpha: float, seed: int, resamples: int) -> b
     """Whether the mean of differences (seeds, queries) of one task is shown to lie above zero."""
     if len(difference) < 2 or means_above(difference.mean(axis=1), 0.0) >= alpha:
         return False  # whatever the bootstrap says
-    return sample_of(difference, None, resamples, seed).p_above(0.0) < alpha
+    return mean_difference(difference, None, resamples, seed).p_above(0.0) < alpha

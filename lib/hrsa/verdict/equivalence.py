@@ -39,7 +39,7 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 
-from hrsa.verdict.bootstrap import ROUNDING, Sample, sample_of
+from hrsa.verdict.bootstrap import ROUNDING, MeanDifference, mean_difference
 from hrsa.verdict.competence import Baselines, competence, enough_of
 
 WORDS = ("different", "equivalent", "negligible", "inconclusive", "uninformative")
@@ -127,8 +127,8 @@ def agreeing_interval(interval: Callable[[float], tuple[float, float]], center: 
 class _Case:
     """One comparison, measured over all its tasks and over those that count."""
 
-    every: Sample
-    counting: Sample  # `every` itself where all tasks count, or too few are left
+    every: MeanDifference
+    counting: MeanDifference  # `every` itself where all tasks count, or too few are left
     margin: float
     alpha: float
     sizes: dict[str, int]  # seeds, queries, tasks
@@ -189,7 +189,7 @@ def _measured(scores_a: np.ndarray, scores_b: np.ndarray, margin: float, tasks: 
     _check(difference, margin, alpha, resamples, tasks)
     ids = np.zeros(difference.shape[1]) if tasks is None else np.asarray(tasks)
     sizes = {"seeds": difference.shape[0], "queries": difference.shape[1], "tasks": len(pd.unique(ids))}
-    every = sample_of(difference, tasks, resamples, seed)
+    every = mean_difference(difference, tasks, resamples, seed)
     blind = _blind(scores_a, scores_b, difference)
     case = _Case(every, every, float(margin), alpha, sizes, sizes["tasks"], None, blind)
     if baselines is None:
@@ -202,15 +202,15 @@ def _measured(scores_a: np.ndarray, scores_b: np.ndarray, margin: float, tasks: 
     counting = every
     if competent >= enough_of(sizes["tasks"]) and counted < sizes["tasks"]:
         here = np.isin(ids, gate.loc[gate["counts"], "task"].to_numpy())
-        counting = sample_of(difference[:, here], ids[here], resamples, seed)
+        counting = mean_difference(difference[:, here], ids[here], resamples, seed)
     return _Case(every, counting, case.margin, alpha, sizes, counted, competent, "")
 
 
-def _two_sided(found: Sample) -> float:
+def _two_sided(found: MeanDifference) -> float:
     return min(2 * min(found.p_above(0.0), found.p_below(0.0)), 1.0)
 
 
-def _beyond(found: Sample, margin: float) -> float:
+def _beyond(found: MeanDifference, margin: float) -> float:
     """p-value of "the difference is a margin or more", on either side."""
     return max(found.p_above(-margin), found.p_below(margin))
 

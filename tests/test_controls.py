@@ -1,0 +1,104 @@
+"""Controls: which embedders they compare, what their verdicts mean, and whether a study could see."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hrsa.evaluation.chance import CHANCE
+from hrsa.report.prose import verdict
+from hrsa.study.profile import Control
+from hrsa.verdict.controls import (
+    AS_EXPECTED,
+    CONTRARY,
+    NOT_SHOWN,
+    control_models,
+    control_outcome,
+    control_verdicts,
+    could_see,
+)
+from hrsa.verdict.paired_scores import QUERY_COLUMNS
+
+ORDER = Control(name="order", expects="same", a="base", b="base", other_order=True)
+RANDOM = Control(name="random-start", expects="different", a="base", b="random")
+SHUFFLED = Control(name="shuffled", expects="different", a="base", b="base", ablation="shuffled")
+SEEDS = (0, 1, 2, 3)
+
+
+def scores(rng, harm=0.2, seeds=SEEDS):
+    """Embedders of `base` 0.3 above it, of a random start and of shuffled positives lower by `harm`."""
+    level, rows = rng.uniform(0.2, 0.5, 80), []
+    for task in "xyz":
+        for seed in seeds:
+            for model, lower in ((f"base-s{seed}", 0), (f"random-s{seed}", harm), (f"base-s{seed}-shuffled", harm)):
+                value = level + 0.3 - lower + rng.normal(0, 0.003, 80)
+                rows += [(model, task, f"q{i}", v) for i, v in enumerate(value)]
+        rows += [(model, task, f"q{i}", v) for model in ("base", "random") for i, v in enumerate(level)]
+        rows.append((CHANCE, task, "all", 0.1))
+    return pd.DataFrame(rows, columns=QUERY_COLUMNS)
+
+
+def judged(table, controls=(ORDER, RANDOM, SHUFFLED), seeds=SEEDS):
+    return control_verdicts(table, controls, seeds, 0.02, resamples=400)
+
+
+def test_which_embedders_are_compared():
+    assert control_models(RANDOM, [0, 2]) == (["base-s0", "base-s2"], ["random-s0", "random-s2"])
+    assert control_models(SHUFFLED, [0]) == (["base-s0"], ["base-s0-shuffled"])
+    assert control_models(ORDER, [0, 1, 5]) == (["base-s0", "base-s1"], ["base-s1", "base-s5"])
+
+
+def test_outcomes():
+    words = ("different", "negligible", "equivalent", "inconclusive", "uninformative")
+    open_ = [NOT_SHOWN, NOT_SHOWN]
+    assert [control_outcome("different", w) for w in words] == [AS_EXPECTED, AS_EXPECTED, CONTRARY, *open_]
+    assert [control_outcome("same", w) for w in words] == [CONTRARY, AS_EXPECTED, AS_EXPECTED, *open_]
+
+
+def test_a_study_that_can_see(rng):
+    table = judged(scores(rng))
+    assert table["outcome"].tolist() == [AS_EXPECTED] * 3 and could_see(table) is True
+    assert table["seeds"].tolist() == [3, 4, 4]
+    assert table["compared"].tolist() == ["base and base, another order of the data", "base and random",
+                                          "base and base, ablation shuffled"]
+    assert "could see: of 2 positive controls 2 were found different (random-start, shuffled)" in verdict.sight(table)
+    assert "- order (base and base, another order of the data): expected same, found **equivalent**, as expected." in (
+        verdict.controls_said(table))
+
+
+def test_a_study_that_cannot_see_says_so_in_the_headline(rng):
+    table = judged(scores(rng, harm=0.0))
+    assert could_see(table) is False and set(table["outcome"][1:]) == {CONTRARY}
+    assert "**This study could not see.**" in verdict.sight(table)
+    claims = pd.DataFrame([{"level": "scores", "claim": "x", "pair": "p", "outcome": "holds"}])
+    assert "could not see" in verdict.headline(claims, table)
+    assert verdict.controls_said(table).count("**contrary to what was expected**") == 2
+
+
+def test_the_floor_is_no_proof_of_sight(rng):
+    """All embedders as their backbones: nothing is found, and the negative control is not met either."""
+    table = scores(rng, harm=0.0)
+    trained = table["model"].str.contains("-s")
+    table.loc[trained, "value"] -= 0.3
+    found = judged(table)
+    assert set(found["verdict"]) == {"uninformative"} and set(found["outcome"]) == {NOT_SHOWN}
+    assert "could not see" in verdict.sight(found)
+
+
+def test_without_controls_it_is_not_known(rng):
+    none = judged(scores(rng), ())
+    assert len(none) == 0 and could_see(none) is None and could_see(judged(scores(rng), (ORDER,))) is None
+    assert "No positive control was run" in verdict.sight(none)
+
+
+def test_two_seeds_leave_one_run_of_another_order(rng):
+    found = judged(scores(rng, seeds=(0, 1)), (ORDER,), (0, 1))
+    assert found["verdict"].item() == "inconclusive" and "one seed" in found["reason"].item()
+
+
+def test_seeds_that_a_control_lacks_are_left_out_and_none_is_an_error(rng):
+    table = scores(rng)
+    table = table[table["model"] != "random-s3"]
+    assert judged(table, (RANDOM,))["seeds"].item() == 3
+    with pytest.raises(ValueError, match="expected scores of base and random for control random-start"):
+        judged(table[~table["model"].str.startswith("random-s")], (RANDOM,))
+    assert np.isfinite(judged(table, (ORDER,))["low"].item())
