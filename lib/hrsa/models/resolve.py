@@ -5,22 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from hrsa.models.adapters import FILES, apply
+from hrsa.models.derived import add_noise, randomise, unpack
+from hrsa.models.gguf_package import package_origin
 from hrsa.models.language_model import check_folder, load_lm
 from hrsa.models.zoo.make import make_backbone
 from hrsa.study import store
-from hrsa.study.backbone_kinds import MADE, are_adapters
+from hrsa.study.backbone_kinds import are_adapters, is_derived, is_measured
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Profile
 
 
 def make_backbone_folder(profile: Profile, name: str) -> str:
-    """Where the weights of backbone `name` are: a folder (made first for zoo arms, packages and adapters) or a hub id.
+    """Where the weights of backbone `name` are: a folder or a hub id.
+
+    Those of zoo arms, packages, adapters and controls are made first.
 
     Raises ValueError for an unknown name and for a folder that is missing or holds no model with its tokenizer.
     """
     backbone = profile.backbone(name)
-    if backbone.source in MADE:
+    if is_measured(backbone):
         return str(make_backbone(profile, name) / "model")
+    if is_derived(backbone):
+        return str(make_derived(profile, name) / "model")
     if backbone.source == "hub":
         return str(backbone.path)
     folder = (store.ROOT / str(backbone.path)).resolve()
@@ -33,10 +39,10 @@ def make_backbone_folder(profile: Profile, name: str) -> str:
 def make_backbone_key(profile: Profile, name: str) -> str:
     """What stands for a backbone's weights in keys: the artefact's name, the hub id, the hash of a folder's files. The
     weights are made first where they are missing."""
-    source, folder = profile.backbone(name).source, make_backbone_folder(profile, name)
-    if source in MADE:
+    backbone, folder = profile.backbone(name), make_backbone_folder(profile, name)
+    if is_measured(backbone) or is_derived(backbone):
         return Path(folder).parent.name
-    if source == "hub":
+    if backbone.source == "hub":
         return folder
     files = sorted(f for f in Path(folder).iterdir() if f.suffix in (".safetensors", ".json") and f.name != "card.json")
     return store.key(files={f.name: store.file_hash(f) for f in files})
@@ -61,3 +67,30 @@ def make_merged(profile: Profile, name: str, folder: Path) -> Path:
 
     target = store.artefact(profile.name, "backbones", name, key)
     return store.make(target, build, (make_merged,), start=start) / "model"
+
+
+def make_derived(profile: Profile, name: str) -> Path:
+    """Artefact folder whose `model/` is what a package brings, or a control: another backbone with its weights changed.
+
+    Raises ValueError for a package that is not installed.
+    """
+    backbone = profile.backbone(name)
+    seed = profile.zoo.seed if backbone.seed is None else backbone.seed
+    if backbone.source == "package":
+        settings = {"package": package_origin(str(backbone.path))}
+    else:
+        settings = {**backbone.model_dump(mode="json", include={"source", "noise"}), "threads": profile.threads,
+                    "seed": seed, "start": make_backbone_key(profile, str(backbone.start))}
+
+    def build(temporary: Path) -> None:
+        if backbone.source == "package":
+            unpack(str(backbone.path), temporary / "model")
+            return
+        start = make_backbone_folder(profile, str(backbone.start))
+        if backbone.source == "random":
+            randomise(start, temporary / "model", seed, profile.threads)
+        else:
+            add_noise(start, temporary / "model", float(backbone.noise or 0), seed, profile.threads)
+
+    target = store.artefact(profile.name, "backbones", name, store.key(**settings, code=code_hash(make_derived)))
+    return store.make(target, build, (make_derived,), start=backbone.start)

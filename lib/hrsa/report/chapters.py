@@ -32,15 +32,15 @@ def executed(profile: Profile, chapter: str, name: str) -> str:
 
 
 def chapters(profile: Profile) -> tuple[str, ...]:
-    """Chapters that run once per profile: that on backbones where some have a card, that on ablations where there
-    are any, that on the family where its results are committed. None where the profile names its
+    """Chapters that run once per profile: that on backbones where some have a card, that on ablations where some train
+    both arms of a pair, that on the family where its results are committed. None where the profile names its
     chapters: those run once per pair."""
     if profile.chapters is not None:
         return ()
     left_out = set()
     if not any(has_card(language_model) for language_model in profile.backbones):
         left_out.add("01_backbones")
-    if not profile.ablations:
+    if not any({pair.a, pair.b} <= set(a.backbones) for a in profile.ablations for pair in profile.pairs):
         left_out.add("11_ablations")
     if not FAMILY.is_file():
         left_out.add("13_family")

@@ -1,6 +1,6 @@
 """Results of a long run as small committed tables, for reports on machines that could not repeat the run.
 
-    hrsa results --profile family      (or: make results PROFILE=family)
+    hrsa results --profile smollm2      (or: make results PROFILE=smollm2)
 
 writes `data/results/<profile>/` from the artefacts of a finished run. A report that shows such tables says so, names
 their machine and date, and puts beside them what it computed itself.

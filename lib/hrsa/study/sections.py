@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+CONTROLS = ("random", "noised")  # sources of backbones that are another with its weights changed
 NAME_PATTERN = r"^[a-z0-9][a-z0-9.]*(-[a-z0-9.]+)*$"
 
 
@@ -16,29 +17,44 @@ class Section(BaseModel):
 
 
 class Backbone(Section):
-    """One decoder LM: made on the spot (`zoo`), or loaded from a Python `package`, a `folder` or the `hub`."""
+    """One decoder LM: made on the spot (`zoo`), loaded from a Python `package`, a `folder` or the `hub`, or a control.
+
+    Controls are another backbone of the profile with its weights drawn anew (`random`) or with noise added (`noised`).
+    """
 
     name: str = Field(pattern=NAME_PATTERN)
-    source: Literal["zoo", "package", "folder", "hub"]
+    source: Literal["zoo", "package", "folder", "hub", "random", "noised"]
     path: str | None = None  # folder (relative to the repository), hub id, or package with a GGUF file
-    arm: Literal["base", "cpt", "sft", "rlvr", "rlvr-long"]  # how it was made; `base` is where the others start
+    card: str | None = None  # of a package: folder with its measurements, so that no run takes them again
+    arm: Literal["base", "cpt", "sft", "rlvr", "rlvr-long", "control"]  # how it was made; others start from `base`
     start: str | None = None  # backbone that an arm other than base starts from
-    seed: int | None = None  # of a zoo backbone, where it is not `zoo.seed`: the same recipe, other random numbers and
-    # training problems; the held-out ones are the same
+    noise: float | None = Field(None, gt=0)  # of source noised: standard deviation of what is added to every matrix,
+    # as a share of that of its own entries
+    seed: int | None = None  # of a zoo backbone or a control, where it is not `zoo.seed`: the same recipe, other random
+    # numbers and training problems; the held-out ones are the same
 
     @model_validator(mode="after")
     def _complete(self) -> Backbone:
-        if (self.path is None) != (self.source == "zoo"):
+        if (self.path is None) != (self.source in ("zoo", "random", "noised")):
             raise ValueError(f"backbone {self.name}: expected a path for source package, folder or hub and none for "
-                             f"zoo, got source={self.source}, path={self.path}")
+                             f"zoo, random or noised, got source={self.source}, path={self.path}")
         if self.source == "zoo" and (self.start is None) != (self.arm == "base"):
             raise ValueError(f"backbone {self.name}: expected start for every zoo arm but base, "
                              f"got arm={self.arm}, start={self.start}")
+        if (self.source in CONTROLS) != (self.arm == "control") or (self.source in CONTROLS and self.start is None):
+            raise ValueError(f"backbone {self.name}: expected arm control and a start for source random or noised, and "
+                             f"no other, got source={self.source}, arm={self.arm}, start={self.start}")
+        if (self.noise is None) == (self.source == "noised"):
+            raise ValueError(f"backbone {self.name}: expected noise for source noised and no other, got "
+                             f"source={self.source}, noise={self.noise}")
+        if self.card is not None and self.source != "package":
+            raise ValueError(f"backbone {self.name}: expected a card of its own for source package only, got "
+                             f"card={self.card}, source={self.source}: what the others have lies in their folder")
         if self.source == "package" and self.arm != "base":
             raise ValueError(f"backbone {self.name}: expected arm base for source package, got {self.arm}: nothing "
                              "that it could be measured against comes with it")
-        if self.seed is not None and self.source != "zoo":
-            raise ValueError(f"backbone {self.name}: expected a seed of its own for source zoo only, "
+        if self.seed is not None and self.source not in ("zoo", *CONTROLS):
+            raise ValueError(f"backbone {self.name}: expected a seed of its own for source zoo, random or noised only, "
                              f"got seed={self.seed}, source={self.source}")
         return self
 
@@ -138,6 +154,8 @@ class Recipe(Section):
     layers: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)  # the first n blocks and the final
     # norm, of embedder and untrained backbone alike (arXiv 2410.14578); None: all of them
     lora: Lora | None = None
+    shuffled_positives: bool = Field(False, exclude_if=lambda value: not value)  # a control: every query of a task gets
+    # the positive of another, so that there is nothing to learn but how the texts are distributed
     checkpoints: tuple[int, ...] = ()  # steps kept for the dynamics chapter; 0 is the backbone itself
 
 
@@ -157,6 +175,8 @@ class Mining(Section):
     margin: float = Field(0.95, gt=0, le=1)  # keep a candidate only below this share of the positive's similarity
     skip_ranks: int = Field(100, ge=0)  # take from ranks below min(this, skip_share of N): nearer ones may be right
     skip_share: float = Field(0.10, ge=0, le=1)
+    passages: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)  # of a task, to search: those of
+    # so many of its pairs, so that few training pairs still find negatives near by; None: those trained on alone
 
 
 class Suite(Section):

@@ -28,6 +28,7 @@ from hrsa.texts.negative_search import (
     REFERENCE_TOKENS,
     Known,
     Mined,
+    RightPassages,
     bm25_scores,
     embedding_scores,
     load_reference,
@@ -60,8 +61,11 @@ def make_triples(profile: Profile) -> Path:
                     hard_negatives=wanted, tokens=tokens, code=code_hash(make_triples))
 
     def build(folder: Path) -> None:
-        training = suite.load_training(profile)
-        triples, report = mine_triples(training, profile.suite.mining, wanted, profile.threads, tokens)
+        training, searched = suite.load_training(profile), profile.suite.mining.passages
+        more = max(searched, profile.suite.max_pairs) if searched and profile.suite.max_pairs else None
+        wider = profile.suite.model_copy(update={"max_pairs": more})
+        pool = suite.load_training(profile.model_copy(update={"suite": wider})) if more else None
+        triples, report = mine_triples(training, profile.suite.mining, wanted, profile.threads, tokens, pool)
         write_triples(folder / _TRIPLES, triples)
         store.write_json(folder / _REPORT, report)
 
@@ -86,15 +90,21 @@ def write_triples(path: Path, triples: pd.DataFrame) -> None:
             writer.write_table(pa.Table.from_pandas(part, SCHEMA, preserve_index=False))
 
 
-def mine_triples(training: pd.DataFrame, options: Mining, wanted: int, threads: int,
-                 tokens: int = REFERENCE_TOKENS) -> tuple[pd.DataFrame, dict]:
-    """Mine `wanted` negatives for each training pair (see `suite.load_training`): triples, and the report."""
+def mine_triples(training: pd.DataFrame, options: Mining, wanted: int, threads: int, tokens: int = REFERENCE_TOKENS,
+                 pool: pd.DataFrame | None = None) -> tuple[pd.DataFrame, dict]:
+    """Mine `wanted` negatives for each training pair (see `suite.load_training`): triples, and the report.
+
+    pool: pairs of the same tasks, whose positives are the passages searched beside those of `training`; a passage that
+    it pairs with a query is right for that query.
+    """
     given = training["negatives"].str.len() >= max(wanted, 1)
+    pool = training[~given] if pool is None else pool
     model = None if given.all() or wanted == 0 else load_reference(options.embedder, threads, tokens)
     parts, tasks = [], {}
     with progress(len(training), "mining", options.embedder, unit="pair") as bar:
         for task, group in training.groupby("task", sort=False):
-            mined = _mine_task(group[~given[group.index]], options, wanted, model, bar.update)
+            mined = _mine_task(group[~given[group.index]], pool[pool["task"] == task], options, wanted, model,
+                               bar.update)
             part = pd.concat([_as_given(group[given[group.index]], wanted), mined.table]).sort_index()
             if part.empty:
                 raise ValueError(f"expected at least one pair of {task} with {wanted} hard negatives, got none of "
@@ -121,14 +131,16 @@ def _as_given(pairs: pd.DataFrame, wanted: int) -> pd.DataFrame:
                         negative_scores=[[] for _ in range(len(pairs))])
 
 
-def _mine_task(pairs: pd.DataFrame, options: Mining, wanted: int, model: Any,
+def _mine_task(pairs: pd.DataFrame, pool: pd.DataFrame, options: Mining, wanted: int, model: Any,
                advance: Callable[[int], Any]) -> _TaskResult:
     if pairs.empty or wanted == 0:
         advance(len(pairs))
         return _TaskResult(_as_given(pairs, 0), {})
-    passages, position = np.unique(pairs["positive"].to_numpy(dtype=object), return_inverse=True)
+    both = pd.concat([pairs, pool])
+    passages, right = np.unique(both["positive"].to_numpy(dtype=object), return_inverse=True)
+    position = right[: len(pairs)]
     found = find_negatives(pairs["query"].tolist(), pairs["instruction"].tolist(), list(passages), position, model,
-                           options, wanted, advance)
+                           options, wanted, advance, Known(both["query"].tolist(), right))
     complete = (found.negatives >= 0).all(axis=1)
     log.info("mined %d of %d pairs", int(complete.sum()), len(pairs))
     table = pairs[complete].assign(
@@ -139,13 +151,17 @@ def _mine_task(pairs: pd.DataFrame, options: Mining, wanted: int, model: Any,
 
 
 def find_negatives(queries: list[str], instructions: list[str], passages: list[str], position: np.ndarray, model: Any,
-                   options: Mining, wanted: int, advance: Callable[[int], Any] = lambda done: None) -> Mined:
-    """Find `wanted` negatives among `passages` for each of `queries` (q); position (q,) is the row of its positive."""
+                   options: Mining, wanted: int, advance: Callable[[int], Any] = lambda done: None,
+                   known: RightPassages | None = None) -> Mined:
+    """Find `wanted` negatives among `passages` for each of `queries` (q); position (q,) is the row of its positive.
+
+    known[i]: the right passages of query i; None: those of all queries that read alike.
+    """
     if options.embedder == "bm25":
         score = bm25_scores(queries, passages)
     else:
         score = embedding_scores(model, queries, passages, instructions)
-    return select(score, Known(queries, position), position, len(passages), options, wanted, advance)
+    return select(score, known or Known(queries, position), position, len(passages), options, wanted, advance)
 
 
 def _report(table: pd.DataFrame, pairs: pd.DataFrame, found: Mined, passages: np.ndarray,

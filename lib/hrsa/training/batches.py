@@ -65,6 +65,20 @@ def check_triples(triples: pd.DataFrame, negatives: int) -> None:
                          "mine from a larger corpus")
 
 
+def shuffle_positives(triples: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The same triples with the queries of each task in another order, so that no query keeps its own passages.
+
+    A positive stays with its hard negatives; `seed` fixes the order. The queries of a task move by at least one place:
+    each gets another row's passages, which are its own only where two rows share a positive.
+    """
+    chance = np.random.default_rng([seed, len(triples)])
+    queries = triples["query"].to_numpy(dtype=object).copy()  # (rows,)
+    for rows in triples.reset_index(drop=True).groupby("task", sort=True).indices.values():
+        order = chance.permutation(rows)
+        queries[order] = triples["query"].to_numpy(dtype=object)[np.roll(order, 1)]
+    return triples.assign(query=queries)
+
+
 class FixedBatchSampler(DefaultBatchSampler):
     """A batch sampler that hands out given batches: (steps, b), rows of the data set."""
 

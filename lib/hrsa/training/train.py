@@ -49,10 +49,12 @@ def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Re
     export differs.
     """
     from hrsa.models.embedder import assemble
-    from hrsa.training.batches import check_triples, draw_batches
+    from hrsa.training.batches import check_triples, draw_batches, shuffle_positives
     from hrsa.training.trainer import fit
 
     check_triples(triples, recipe.hard_negatives)
+    if recipe.shuffled_positives:
+        triples = shuffle_positives(triples, seed)
     late = [step for step in recipe.checkpoints if step > recipe.steps]
     if late:
         raise ValueError(f"expected recipe.checkpoints within recipe.steps={recipe.steps}, got {late}: remove them")

@@ -184,7 +184,7 @@ def train(profile: Annotated[str, typer.Argument(help="Name in notebooks/profile
 
 @app.command()
 def backbones(arms: Annotated[list[str] | None, typer.Argument(help="Arms of the profile; all when none is named.")]
-              = None, profile: ProfileOption = "backbones",
+              = None, profile: ProfileOption = "smollm2-arms",
               jobs: Annotated[int, typer.Option(help="Arms at a time; 0 is as many as the cores carry.")] = 0) -> None:
     """Make the shipped backbones again and write them, with their cards, to data/backbones/."""
     from hrsa.models.zoo.ship import ship

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from hrsa.analysis.recordings import make_recording
 from hrsa.evaluation.evaluate import evaluate_model
-from hrsa.models.resolve import make_backbone_folder, make_merged
+from hrsa.models.resolve import make_backbone_folder, make_derived, make_merged
 from hrsa.models.zoo.make import code_of, make_backbone
 from hrsa.report.chapters import PAIR_CHAPTERS, groups, jobs
 from hrsa.study import store
-from hrsa.study.backbone_kinds import MADE, are_adapters
+from hrsa.study.backbone_kinds import are_adapters, is_derived, is_measured
 from hrsa.study.code_hash import code_hash, notebook_hash
 from hrsa.study.profile import Model, Profile
 from hrsa.texts.hard_negatives import make_triples
@@ -57,7 +57,7 @@ def needs(profile: Profile, rule: str, name: str) -> list[tuple[str, str]]:
     if rule == "book":
         return [(other, name) for other, names in todo.items() if other != "book" for name in names]
     if rule == "backbone":
-        other = profile.compared_with(name)
+        other = profile.compared_with(name) or profile.backbone(name).start
         return [("backbone", other)] if other else []
     if rule in ("03_training", "embedder"):
         return [("backbone", profile.model(name).backbone), ("mine", "study")]
@@ -100,8 +100,9 @@ def _stages(profile: Profile, rule: str) -> tuple[Callable, ...]:
         return report.build, extension.PlotlyRenderer, extension.setup
     if rule != "backbone":
         return STAGES[rule]
-    made = {function for b in profile.backbones if b.source in MADE for function in code_of(profile, b)}
+    made = {function for b in profile.backbones if is_measured(b) for function in code_of(profile, b)}
     merged = (make_merged,) if any(map(are_adapters, profile.backbones)) else ()
+    merged += (make_derived,) if any(map(is_derived, profile.backbones)) else ()
     return (make_backbone_folder, *merged, *sorted(made, key=lambda function: function.__name__))
 
 
@@ -112,7 +113,7 @@ def job_fingerprint(profile: Profile, rule: str) -> str:
     if rule in NOT_CHAPTERS:
         return store.key(settings=settings, code=code_hash(*_stages(profile, rule)))
     received = [store.file_hash(file) for file in evidence.received(profile)] if rule == "12_verdict" else []
-    before = (make_backbone, make_merged, make_triples, train_embedder, evaluate_model, make_recording)
+    before = (make_backbone, make_merged, make_derived, make_triples, train_embedder, evaluate_model, make_recording)
     if rule == "03_training":
         before = tuple(stage for stage in before if stage is not train_embedder)
     return store.key(settings=settings, code=notebook_hash(store.NOTEBOOKS / f"{rule}.py", before), received=received)

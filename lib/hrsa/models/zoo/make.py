@@ -11,7 +11,7 @@ import pandas as pd
 
 from hrsa.models import adapters, gguf_package
 from hrsa.study import store
-from hrsa.study.backbone_kinds import MADE
+from hrsa.study.backbone_kinds import is_measured
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Backbone, Profile, Zoo
 
@@ -39,8 +39,9 @@ def make_backbone(profile: Profile, name: str) -> Path:
     ValueError for a backbone of another source, and for a package that is not installed.
     """
     backbone = profile.backbone(name)
-    if backbone.source not in MADE:
-        raise ValueError(f"expected a backbone of source zoo or package, got {name} of source {backbone.source}: "
+    if not is_measured(backbone):
+        raise ValueError(f"expected a backbone of source zoo, or a package without a card, got {name} of source "
+                         f"{backbone.source}: "
                          "use hrsa.models.resolve.make_backbone_folder")
     other = profile.compared_with(name)
     origin = make_backbone(profile, other) if other else None

@@ -1,8 +1,8 @@
 """The backbones that come with the project: makes them again and writes them, with their cards, to `data/backbones`.
 
-    hrsa backbones                 all arms of the profile `backbones`
-    hrsa backbones base rlvr       these, and what they start from
-    hrsa backbones --profile smollm2-arms sft    an arm of another profile, to `data/backbones/smollm2-sft`
+    hrsa backbones                 all arms of the profile `smollm2-arms`, to `data/backbones/smollm2-sft` and so on
+    hrsa backbones sft rlvr        these, and what they start from
+    hrsa backbones --profile mine sft    an arm of another profile, to `data/backbones/mine-sft`
 
 A stage that was interrupted goes on where it was. On one machine, with one number of threads, the files come out the
 same to the bit; the card says which machine and how many threads made those in the repository.
@@ -23,7 +23,7 @@ from hrsa.models.zoo.make import make_backbone
 from hrsa.study import store
 from hrsa.study.profile import Profile
 
-PROFILE = "backbones"
+PROFILE = "smollm2-arms"
 SHIPPED = store.ROOT / "data" / "backbones"
 TABLES = ("curve.parquet", "problems.parquet")
 LARGEST = {"model.safetensors": 16e6, "adapter_model.safetensors": 10e6}  # bytes: what the repository can carry
@@ -42,9 +42,9 @@ def ship(profile: Profile, names: list[str], jobs: int) -> None:
     """Make the backbones `names` of `profile`, `jobs` at a time, and write each to a folder of `data/backbones`.
 
     A folder holds the model's files as `from_pretrained` reads them, or those of its adapters as peft reads them,
-    `README.md` (the model card), `card.json`, `curve.parquet` and `problems.parquet`. What a package brings is made and
-    not written: the package has it. Raises RuntimeError when one cannot be made or its weights are larger than the
-    repository carries.
+    `README.md` (the model card), `card.json`, `curve.parquet` and `problems.parquet`. Of what a package brings only
+    these are written: the package has the weights. Raises RuntimeError when one cannot be made or its weights are
+    larger than the repository carries.
     """
     waiting = {name for chosen in names for name in _chain(profile, chosen)}
     done: set[str] = set()
@@ -55,8 +55,7 @@ def ship(profile: Profile, names: list[str], jobs: int) -> None:
         done |= set(ready)
         waiting -= done
     for name in sorted(done):
-        if profile.backbone(name).source == "zoo":
-            _write(profile, name)
+        _write(profile, name)
 
 
 def _chain(profile: Profile, name: str | None) -> list[str]:
@@ -83,27 +82,33 @@ def _write(profile: Profile, name: str) -> None:
         "versions": provenance["versions"], "artefact": made.name}}
     part = "adapter" if (made / "adapter").is_dir() else "model"
     with store.atomic(folder_of(profile, name)) as temporary:
-        shutil.copytree(made / part, temporary)
+        if "package" in card:
+            temporary.mkdir()
+        else:
+            _copy_weights(profile, name, made / part, temporary)
         card["hashes"] = {file: digest for file, digest in card["hashes"].items()
                           if (temporary / file).is_file() or " " in file}
-        (weights,) = temporary.glob("*.safetensors")
-        if (size := weights.stat().st_size) > (most := LARGEST[weights.name]):
-            raise RuntimeError(f"expected weights of at most {most / 1e6:.0f} MB, got {size / 1e6:.1f} MB for {name}: "
-                               f"make the {part} of profile {profile.name} smaller")
         for table in TABLES:
             shutil.copy(made / table, temporary / table)
         store.write_json(temporary / "card.json", card)
         (temporary / "README.md").write_text(model_card(profile, name, card), encoding="utf8")
 
 
+def _copy_weights(profile: Profile, name: str, made: Path, folder: Path) -> None:
+    """Copy a model or its adapters; RuntimeError for weights that are larger than the repository carries."""
+    shutil.copytree(made, folder)
+    (weights,) = folder.glob("*.safetensors")
+    if (size := weights.stat().st_size) > (most := LARGEST[weights.name]):
+        raise RuntimeError(f"expected weights of at most {most / 1e6:.0f} MB, got {size / 1e6:.1f} MB for {name}: "
+                           f"make the {made.name} of profile {profile.name} smaller")
+
+
 def folder_of(profile: Profile, name: str) -> Path:
-    """Where a shipped backbone lies; those of other profiles than `backbones` carry its name, without `-arms`."""
-    return SHIPPED / (name if profile.name == PROFILE else f"{profile.name.removesuffix('-arms')}-{name}")
+    """Where a shipped backbone lies: under its profile's name, without `-arms`, and its own."""
+    return SHIPPED / f"{profile.name.removesuffix('-arms')}-{name}"
 
 
 def _command(profile: Profile, name: str) -> str:
-    if profile.name == PROFILE:
-        return f"make backbones ARMS={name}"
     return f"hrsa backbones --profile {profile.name} {name}"
 
 
@@ -117,7 +122,8 @@ def processor() -> str:
 
 def model_card(profile: Profile, name: str, card: dict[str, Any]) -> str:
     """The model card in Markdown, `card.md` beside this file with every number from `card`."""
-    seen = f"{card['tokens_seen']:,} tokens" if "tokens_seen" in card else f"{card['completions_seen']:,} completions"
+    units = {"tokens_seen": "tokens", "completions_seen": "completions"}
+    seen = ", ".join(f"{card[key]:,} {unit}" for key, unit in units.items() if key in card) or "nothing seen"
     made = card["made"] | {"versions": ", ".join(f"{key} {value}" for key, value in card["made"]["versions"].items())}
     return Path(__file__).with_name("card.md").read_text(encoding="utf8").format(
         **made, name=name, profile=profile.name, kind=_kind(profile, card, ARMS[profile.backbone(name).arm]),
@@ -131,6 +137,10 @@ def _kind(profile: Profile, card: dict[str, Any], how: str) -> str:
     if "model.safetensors" in card["hashes"]:
         return f"A Qwen3-architecture language model of {card['parameters'] / 1e6:.1f} million parameters, {how}"
     name, millions = card["start"], card["parameters"] / 1e6
+    if "package" in card:
+        package = card["package"]
+        return (f"{package['file']} of {millions:.0f} million parameters in the Python package {package['package']} "
+                f"{package['version']} ({package['licence']}), dequantised and measured here; the weights are there")
     return (f"LoRA adapters of rank {profile.zoo.lora.r} on `{name}` of profile `{profile.name}` ({millions:.0f} "
             f"million parameters), {how.replace('the base', f'`{name}`')}. `hrsa.models.adapters.apply` merges them")
 

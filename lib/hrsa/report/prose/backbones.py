@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from hrsa.study import store
-from hrsa.study.backbone_kinds import MADE, has_card
+from hrsa.study.backbone_kinds import has_card, is_measured
 from hrsa.study.profile import Profile
 
 Cards = dict[str, dict[str, Any]]
@@ -26,10 +26,10 @@ def card_folders(profile: Profile) -> dict[str, Path]:
 
     folders = {}
     for backbone in profile.backbones:
-        if backbone.source in MADE:
+        if is_measured(backbone):
             folders[backbone.name] = make_backbone(profile, backbone.name)
         elif has_card(backbone):
-            folders[backbone.name] = store.ROOT / str(backbone.path)
+            folders[backbone.name] = store.ROOT / str(backbone.card or backbone.path)
     if not folders:
         raise ValueError(f"expected backbones with a card in profile {profile.name}, got only models made elsewhere: "
                          "this chapter describes how backbones were made; leave it out for this profile")
