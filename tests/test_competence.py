@@ -1,10 +1,16 @@
 """The competence gate: worked by hand, the floor by simulation, invariances, refusals, the shipped 5-million family."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
+from hrsa.study.profile import Pair
 from hrsa.verdict.competence import Baselines, competence, enough_of
 from hrsa.verdict.equivalence import verdict, verdicts
+from hrsa.verdict.paired_scores import paired
+from hrsa.verdict.synthesis import score_verdicts
 
 MARGIN = 0.02
 TASKS = np.repeat(["w", "x", "y", "z"], 60)
@@ -166,3 +172,18 @@ def test_refusals(rng):
                          ({"best": np.nan}, "finite largest score")]:
         with pytest.raises(ValueError, match=said):
             judged(a, b, Baselines(**{**vars(baselines), **change}))
+
+
+def test_the_family_of_five_million_parameters_is_uninformative():
+    """Its verdict was "equivalent": training had lowered most scores below those of the untrained backbones."""
+    table = pd.read_parquet(Path(__file__).parent / "data" / "five_million.parquet").astype(
+        {"model": object, "task": object, "query": object})
+    tasks = table["task"].unique()
+    families = pd.Series(["retrieval" if task.endswith("Retrieval") else "other" for task in tasks], index=tasks)
+    pairs = [Pair(name="base-vs-rlvr", a="base", b="rlvr", kind="RLVR"),
+             Pair(name="base-vs-sft", a="base", b="sft", kind="SFT")]
+    found = score_verdicts(table, families, pairs, range(5), margin=0.02, resamples=400)
+    assert set(found["verdict"]) == {"uninformative"} and (found["tasks"] == [10, 10, 4, 6, 4, 6]).all()
+    assert found["competent"].tolist() == [1, 1, 0, 1, 0, 1]
+    a, b, tasks = paired(table, "base", "rlvr", range(5))
+    assert verdict(a, b, 0.02, tasks, resamples=400).verdict == "equivalent"  # what it was without the gate

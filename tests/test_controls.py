@@ -11,6 +11,7 @@ from hrsa.verdict.controls import (
     AS_EXPECTED,
     CONTRARY,
     NOT_SHOWN,
+    beside_pairs,
     control_models,
     control_outcome,
     control_verdicts,
@@ -63,6 +64,15 @@ def test_a_study_that_can_see(rng):
     assert "could see: of 2 positive controls 2 were found different (random-start, shuffled)" in verdict.sight(table)
     assert "- order (base and base, another order of the data): expected same, found **equivalent**, as expected." in (
         verdict.controls_said(table))
+
+
+def test_controls_stand_beside_the_pairs(rng):
+    pairs = pd.DataFrame([{"pair": "p", "family": family, "verdict": "equivalent", "difference": 0.0, "low": -0.01,
+                           "high": 0.01} for family in ("all", "sts")])
+    both = beside_pairs(pairs, judged(scores(rng)))
+    assert both["comparison"].tolist() == ["p", "order", "random-start", "shuffled"]
+    assert both["asked"].tolist() == ["pair", "expected same", "expected different", "expected different"]
+    assert beside_pairs(pairs, judged(scores(rng), ()))["comparison"].tolist() == ["p"]
 
 
 def test_a_study_that_cannot_see_says_so_in_the_headline(rng):

@@ -69,6 +69,17 @@ def could_see(controls: pd.DataFrame) -> bool | None:
     return bool((positive["outcome"] == AS_EXPECTED).any()) if len(positive) else None
 
 
+def beside_pairs(verdicts: pd.DataFrame, controls: pd.DataFrame) -> pd.DataFrame:
+    """Pairs on all tasks, then controls: [comparison, asked, verdict, difference, low, high].
+
+    asked: "pair", or what a control expects.
+    """
+    pairs = verdicts[verdicts["family"] == "all"].rename(columns={"pair": "comparison"}).assign(asked="pair")
+    known = controls.rename(columns={"control": "comparison"}).assign(asked="expected " + controls["expects"])
+    columns = ["comparison", "asked", "verdict", "difference", "low", "high"]
+    return pd.concat([part[columns] for part in (pairs, known) if len(part)], ignore_index=True)
+
+
 def _scored_seeds(control: Control, seeds: Sequence[int], models: set[str]) -> list[int]:
     """Those of the seeds with which both of a control's embedders were scored, ascending."""
     paired = control.model_copy(update={"other_order": False})
