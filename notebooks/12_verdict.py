@@ -60,7 +60,9 @@ Markdown(prose.verdict.statement_sentence(statements, first, changed))
 pool = evidence.make_pool(study)
 per_query, seeds = pool.per_query, pool.seeds
 verdicts = synthesis.score_verdicts(per_query, pool.families, study.pairs, seeds, **stated)
-Markdown(f"{prose.verdict.verdict_lines(verdicts)}\n\n{prose.verdict.evidence_sources(pool, study.seeds)}")
+checked = controls.control_verdicts(per_query, study.controls, seeds, **stated)
+Markdown("\n\n".join([prose.verdict.verdict_lines(verdicts), prose.verdict.sight(checked),
+                      prose.verdict.evidence_sources(pool, study.seeds)]))
 
 # %% [markdown]
 # Scores of other machines or laboratories join the analysis when they come from the same models, recipe, suite and
@@ -149,7 +151,6 @@ plots.table(others[["method", "about"]].drop_duplicates(), "What each analysis i
 # shuffled positives. Where no positive control is found different, this run could not see.
 
 # %%
-checked = controls.control_verdicts(per_query, study.controls, seeds, **stated)
 Markdown(f"{prose.verdict.sight(checked)}\n\n{prose.verdict.controls_said(checked)}")
 
 # %%
