@@ -181,7 +181,7 @@ Markdown(prose.verdict.error_sentences(parts))
 
 # %% [markdown]
 # The planner simulates studies of other sizes with these variances and a true difference of zero, and applies the rule
-# above. `make power` prints it for any margin, and also for variation between runs as large as these seeds leave
+# above, taking both arms as competent: no size helps embedders that learned nothing. `make power` prints it for any margin, and also for variation between runs as large as these seeds leave
 # possible.
 
 # %%

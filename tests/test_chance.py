@@ -1,5 +1,7 @@
 """Chance: exact expectations against simulated rankings, and every family of the suite."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,6 +52,18 @@ def test_clustering_by_chance_is_above_zero_and_falls_with_more_texts():
 def test_every_family_of_the_suite(name, low, high):
     found = chance_of(local_task(load_task(name, load_profile("smoke"))))
     assert low <= found <= high
+
+
+def test_a_query_that_is_a_document_is_not_ranked_and_reranking_counts_its_candidates():
+    data = {"corpus": {"id": ["q", "d1", "d2", "d3"]}, "relevant_docs": {"q": {"d1": 1, "q": 0}}, "top_ranked": None}
+    metadata = SimpleNamespace(type="Retrieval", main_score="recall_at_1")
+    task = SimpleNamespace(metadata=metadata, hf_subsets=None, eval_splits=["test"], dataset={"default": {"test": data}},
+                           skip_first_result=False, ignore_identical_ids=True)
+    assert chance_of(task) == pytest.approx(1 / 3)
+    task.ignore_identical_ids = False
+    assert chance_of(task) == pytest.approx(1 / 4)
+    data["top_ranked"] = {"q": ["d1", "d2"]}
+    assert chance_of(task) == pytest.approx(1 / 2)
 
 
 def test_a_kind_of_score_that_is_not_known_is_left_out():

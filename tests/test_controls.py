@@ -6,7 +6,8 @@ import pytest
 
 from hrsa.evaluation.chance import CHANCE
 from hrsa.report.prose import verdict
-from hrsa.study.profile import Control
+from hrsa.study.profile import Control, load_profile
+from hrsa.verdict import paired_scores
 from hrsa.verdict.controls import (
     AS_EXPECTED,
     CONTRARY,
@@ -18,6 +19,7 @@ from hrsa.verdict.controls import (
     could_see,
 )
 from hrsa.verdict.paired_scores import QUERY_COLUMNS
+from hrsa.verdict.statement import statement
 
 ORDER = Control(name="order", expects="same", a="base", b="base", other_order=True)
 RANDOM = Control(name="random-start", expects="different", a="base", b="random")
@@ -112,3 +114,28 @@ def test_seeds_that_a_control_lacks_are_left_out_and_none_is_an_error(rng):
     with pytest.raises(ValueError, match="expected scores of base and random for control random-start"):
         judged(table[~table["model"].str.startswith("random-s")], (RANDOM,))
     assert np.isfinite(judged(table, (ORDER,))["low"].item())
+
+
+def test_embedders_of_controls_and_untrained_backbones_are_scored_too(monkeypatch):
+    smoke = load_profile("smoke")
+    causal = smoke.ablations[0].model_copy(update={"seeds": smoke.seeds})
+    control = Control(name="causal", expects="different", a="base", b="base", ablation="causal")
+    study = smoke.model_copy(update={"ablations": (causal,), "controls": (control,)})
+    asked = []
+    monkeypatch.setattr(paired_scores, "make_chance", lambda profile: pd.DataFrame(
+        [(CHANCE, "x", "all", 0.1)], columns=QUERY_COLUMNS))
+    monkeypatch.setattr(paired_scores, "make_scores", lambda profile, ids: asked.extend(ids) or (
+        pd.DataFrame({"task": ["x"], "family": ["sts"]}),
+        pd.DataFrame([(ids[0], "x", "q", 0.2)], columns=QUERY_COLUMNS)))
+    per_query, families = paired_scores.make_query_scores(study)
+    arms = ("base", "rlvr", "sft")
+    assert sorted(asked) == sorted([*arms, *(f"{arm}-s{seed}" for arm in arms for seed in (0, 1)),
+                                    "base-s0-causal", "base-s1-causal"])
+    assert per_query["model"].tolist() == [asked[0], CHANCE] and families.to_dict() == {"x": "sts"}
+
+
+def test_controls_and_gate_are_stated_before_the_run():
+    smoke = load_profile("smoke")
+    stated = statement(smoke)
+    assert set(stated["controls"]) == {"other-order", "rlvr-vs-sft"} and "untrained" in stated["gate"]
+    assert statement(smoke.model_copy(update={"controls": ()}))["hash"] != stated["hash"]

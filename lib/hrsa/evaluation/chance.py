@@ -115,9 +115,11 @@ def _retrieval(task: Any, data: dict, metric: str) -> float | None:
     ranked = data.get("top_ranked") or {}
     found = []
     for query, judged in data["relevant_docs"].items():
-        candidates = set(ranked.get(query, corpus)) - ({query} if task.ignore_identical_ids else set())
-        grades = [grade for document, grade in judged.items() if grade > 0 and document in candidates]
-        found.append(chance_ranking(grades, len(candidates), metric) if grades else 0.0)
+        candidates = set(ranked[query]) if query in ranked else corpus
+        left_out = {query} & candidates if task.ignore_identical_ids else set()
+        grades = [grade for document, grade in judged.items()
+                  if grade > 0 and document in candidates and document not in left_out]
+        found.append(chance_ranking(grades, len(candidates) - len(left_out), metric) if grades else 0.0)
     return float(np.mean(found))
 
 
