@@ -129,7 +129,8 @@ def model_card(profile: Profile, name: str, card: dict[str, Any]) -> str:
         **made, name=name, profile=profile.name, kind=_kind(profile, card, ARMS[profile.backbone(name).arm]),
         steps=card["steps"], seen=seen, minutes=card["seconds"] / 60, evidence="\n".join(_evidence(card)),
         files="\n".join(f"- `{file}`: {digest}" for file, digest in card["hashes"].items()),
-        text=TEXT if {"model.safetensors", "training text"} & set(card["hashes"]) else "Trained on problems alone.")
+        text="Nothing was trained here." if "package" in card else
+        TEXT if {"model.safetensors", "training text"} & set(card["hashes"]) else "Trained on problems alone.")
 
 
 def _kind(profile: Profile, card: dict[str, Any], how: str) -> str:
