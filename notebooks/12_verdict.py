@@ -60,7 +60,7 @@ Markdown(prose.verdict.statement_sentence(statements, first, changed))
 pool = evidence.make_pool(study)
 per_query, seeds = pool.per_query, pool.seeds
 verdicts = synthesis.score_verdicts(per_query, pool.families, study.pairs, seeds, **stated)
-checked = controls.control_verdicts(per_query, study.controls, seeds, **stated)
+checked = controls.control_verdicts(per_query, study.controls, seeds, **stated, pairs=study.pairs, judged=verdicts)
 Markdown("\n\n".join([prose.verdict.verdict_lines(verdicts), prose.verdict.sight(checked),
                       prose.verdict.evidence_sources(pool, study.seeds)]))
 

@@ -57,8 +57,8 @@ def test_every_family_of_the_suite(name, low, high):
 def test_a_query_that_is_a_document_is_not_ranked_and_reranking_counts_its_candidates():
     data = {"corpus": {"id": ["q", "d1", "d2", "d3"]}, "relevant_docs": {"q": {"d1": 1, "q": 0}}, "top_ranked": None}
     metadata = SimpleNamespace(type="Retrieval", main_score="recall_at_1")
-    task = SimpleNamespace(metadata=metadata, hf_subsets=None, eval_splits=["test"], dataset={"default": {"test": data}},
-                           skip_first_result=False, ignore_identical_ids=True)
+    task = SimpleNamespace(metadata=metadata, hf_subsets=None, eval_splits=["test"], skip_first_result=False,
+                           dataset={"default": {"test": data}}, ignore_identical_ids=True)
     assert chance_of(task) == pytest.approx(1 / 3)
     task.ignore_identical_ids = False
     assert chance_of(task) == pytest.approx(1 / 4)

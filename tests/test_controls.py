@@ -6,7 +6,7 @@ import pytest
 
 from hrsa.evaluation.chance import CHANCE
 from hrsa.report.prose import verdict
-from hrsa.study.profile import Control, load_profile
+from hrsa.study.profile import Control, Pair, load_profile
 from hrsa.verdict import paired_scores
 from hrsa.verdict.controls import (
     AS_EXPECTED,
@@ -20,6 +20,7 @@ from hrsa.verdict.controls import (
 )
 from hrsa.verdict.paired_scores import QUERY_COLUMNS
 from hrsa.verdict.statement import statement
+from hrsa.verdict.synthesis import score_verdicts
 
 ORDER = Control(name="order", expects="same", a="base", b="base", other_order=True)
 RANDOM = Control(name="random-start", expects="different", a="base", b="random")
@@ -66,6 +67,20 @@ def test_a_study_that_can_see(rng):
     assert "could see: of 2 positive controls 2 were found different (random-start, shuffled)" in verdict.sight(table)
     assert "- order (base and base, another order of the data): expected same, found **equivalent**, as expected." in (
         verdict.controls_said(table))
+
+
+def test_a_control_that_is_a_pair_has_the_pairs_word(rng):
+    table = scores(rng)
+    pair = Pair(name="base-vs-random", a="base", b="random", kind="control")
+    found = score_verdicts(table, pd.Series(dict.fromkeys("xyz", "sts")), [pair], SEEDS, 0.02, resamples=400)
+    found.loc[found["family"] == "all", ["verdict", "low"]] = "inconclusive", -0.123
+    same = RANDOM.model_copy(update={"name": "same-as-a-pair"})
+    given = control_verdicts(table, (ORDER, same, SHUFFLED), SEEDS, 0.02, resamples=400, pairs=[pair], judged=found)
+    assert given["control"].tolist() == ["order", "same-as-a-pair", "shuffled"]
+    assert given["verdict"].tolist() == ["equivalent", "inconclusive", "different"] and given["low"][1] == -0.123
+    assert given["outcome"].tolist() == [AS_EXPECTED, NOT_SHOWN, AS_EXPECTED]
+    alone = control_verdicts(table, (same,), SEEDS, 0.02, resamples=400, pairs=[pair], judged=found)
+    assert alone["verdict"].tolist() == ["inconclusive"]
 
 
 def test_controls_stand_beside_the_pairs(rng):

@@ -46,7 +46,8 @@ def make_results(profile: Profile, folder: Path | None = None) -> Path:
     with progress(4, "results", profile.name, "table") as bar:
         tables = {"verdicts": synthesis.score_verdicts(per_query, families, *arguments, **stated)}
         bar.update()
-        tables["controls"] = controls.control_verdicts(per_query, profile.controls, profile.seeds, **stated)
+        tables["controls"] = controls.control_verdicts(per_query, profile.controls, profile.seeds, **stated,
+                                                       pairs=profile.pairs, judged=tables["verdicts"])
         bar.update()
         tables["similarities"] = synthesis.make_similarities(profile)
         bar.update()

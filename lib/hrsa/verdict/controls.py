@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from hrsa.study.profile import Control, Model
+from hrsa.study.profile import Control, Model, Pair
 from hrsa.verdict.equivalence import verdicts
 from hrsa.verdict.paired_scores import paired_with_baselines
 
@@ -44,21 +44,31 @@ def control_outcome(expects: str, word: str) -> str:
 
 
 def control_verdicts(per_query: pd.DataFrame, controls: Sequence[Control], seeds: Sequence[int], margin: float,
-                     alpha: float = 0.05, resamples: int = 2000) -> pd.DataFrame:
+                     alpha: float = 0.05, resamples: int = 2000, pairs: Sequence[Pair] = (),
+                     judged: pd.DataFrame | None = None) -> pd.DataFrame:
     """The verdict on every control, corrected over the controls, and whether it is what was expected.
 
-    `per_query` as in `synthesis.score_verdicts`. Columns of `equivalence.verdicts`, and `CONTROL_COLUMNS` first; no
-    rows without controls.
+    `per_query` as in `synthesis.score_verdicts`. A control that is one of the `pairs` has the verdict that `judged`
+    (their `score_verdicts`) gives that pair: one difference gets one word. Columns of `equivalence.verdicts`, and
+    `CONTROL_COLUMNS` first; no rows without controls.
     """
     if not controls:
         return pd.DataFrame(columns=CONTROL_COLUMNS)
-    arms = {}
+    known = {} if judged is None else {(pair.a, pair.b, None, False): pair.name for pair in pairs}
+    arms, taken = {}, {}
     for control in controls:
+        if same := known.get((control.a, control.b, control.ablation, control.other_order)):
+            taken[control.name] = same
+            continue
         ids = control_models(control, _scored_seeds(control, seeds, set(per_query["model"])))
         arms[control.name] = paired_with_baselines(per_query, *ids, control.a, control.b)
-    table = verdicts(arms, margin, alpha, resamples=resamples).rename(columns={"name": "control"})
-    table["expects"] = [control.expects for control in controls]
-    table["compared"] = [_compared(control) for control in controls]
+    parts = [verdicts(arms, margin, alpha, resamples=resamples)] if arms else []
+    for name, pair in taken.items():
+        row = judged[(judged["pair"] == pair) & (judged["family"] == "all")]
+        parts.append(row.drop(columns=["pair", "kind", "family"]).assign(name=name))
+    table = pd.concat(parts).set_index("name").loc[[control.name for control in controls]].reset_index()
+    table = table.rename(columns={"name": "control"}).assign(
+        expects=[control.expects for control in controls], compared=[_compared(control) for control in controls])
     table["outcome"] = list(map(control_outcome, table["expects"], table["verdict"]))
     return table[[*CONTROL_COLUMNS, *(name for name in table.columns if name not in CONTROL_COLUMNS)]]
 
