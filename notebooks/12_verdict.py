@@ -311,10 +311,11 @@ plots.heatmap(apart, x="method", y="scenario", value="false_equivalence", xlabel
 
 # %% [markdown]
 # How to read it: each cell is the share of simulated studies that call the arms the same although they differ by one
-# margin; 0.05 is allowed. "p > .05" takes a missing proof for a proof. "within std" asks whether the difference is smaller than its standard deviation over three seeds. "pooled
-# queries" forgets that queries share a training run. The naive bootstrap resamples three seeds as if they were many. A
-# low number alone is no merit: see the power beside it. Scenarios marked `limit` break what the rule assumes: many
-# queries that move, and clusters of queries named as tasks.
+# margin; 0.05 is allowed. "p > .05" takes a missing proof for a proof. "within std" asks whether the difference is
+# smaller than its standard deviation over three seeds. "pooled queries" forgets that queries share a training run.
+# The naive bootstrap resamples three seeds as if they were many. A low number alone is no merit: see the power beside
+# it. Scenarios marked `limit` break what the rule assumes: many queries that move, and clusters of queries named as
+# tasks.
 
 # %%
 floor = simulated[simulated["scenario"].str.startswith("floor")]
