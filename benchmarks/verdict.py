@@ -7,10 +7,15 @@ difference is the margin (a claim of equivalence is an error) or zero (it is rig
 the rule assumes, to show what then happens. Methods:
 
 - `verdict`: `hrsa.verdict.equivalence.verdict`; `planned` is what `hrsa.verdict.power` foretells for the power at zero.
+- `no gate`: the same without baselines, in the scenarios that have some.
 - `p > .05`: no significant difference of seed means (paired t) is read as "the same".
 - `within std`: the mean difference is smaller than its standard deviation over seeds.
 - `pooled queries`: two one-sided t tests on all seed x query differences as if independent.
 - `naive bootstrap`: 90% percentile interval with seeds and queries resampled as they are, inside the margin.
+
+Scenarios with baselines (GATED) draw the scores of two embedders of equal truth, of their untrained backbones and of
+chance. On a `floor` no claim of sameness is right: what is wanted is `uninformative`. Where both arms are `competent`
+the power beside that of `no gate` is what the gate costs.
 
 `--write` stores the table as data/results/verdict_simulation.parquet with its provenance.
 """
@@ -24,6 +29,7 @@ from scipy import stats
 
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
+from hrsa.verdict.competence import Baselines
 from hrsa.verdict.equivalence import verdict
 from hrsa.verdict.power import Variances, power_at
 
@@ -47,6 +53,22 @@ SCENARIOS = {  # seeds, tasks, queries per task (or of each), standard deviation
     "few queries move": (3, 1, 300, (0.001, 0, 0, 0.10, 0.02)),
     "hardly a query moves": (3, 1, 60, (0.001, 0, 0, 0.05, 0.02)),
     "clusters not named": (3, 10, 30, (0.002, 0.015, 0, 0.03, 0.03)),
+}
+GATED = {  # seeds, tasks, queries per task; level of the untrained backbones, chance; gain by training on the tasks
+    # that learn, their share; standard deviations that both arms share (seed, query) and of each arm (seed, query,
+    # residual)
+    "floor: no gain": (3, 8, 40, 0.5, 0.4, 0.0, 1, (0.005, 0.05), (0.005, 0.03, 0.05)),
+    "floor: at chance": (3, 8, 40, 0.4, 0.4, 0.0, 1, (0.005, 0.05), (0.005, 0.03, 0.05)),
+    "floor: training harms": (3, 8, 40, 0.5, 0.4, -0.03, 1, (0.005, 0.05), (0.005, 0.03, 0.05)),
+    "floor: arms respond alike": (3, 4, 75, 0.5, 0.4, 0.0, 1, (0.01, 0.15), (0.001, 0.01, 0.01)),
+    "floor: one task": (3, 1, 300, 0.5, 0.4, 0.0, 1, (0.005, 0.05), (0.005, 0.03, 0.05)),
+    "floor: two seeds": (2, 4, 75, 0.5, 0.4, 0.0, 1, (0.005, 0.05), (0.005, 0.03, 0.05)),
+    "floor: two of eight learn": (3, 8, 40, 0.5, 0.4, 0.2, 0.25, (0.005, 0.05), (0.005, 0.03, 0.05)),
+    "floor: saturated": (3, 8, 40, 0.7, 0.4, 0.29, 1, (0.0, 0.005), (0.001, 0.005, 0.005)),
+    "competent: large gain": (3, 8, 40, 0.5, 0.4, 0.2, 1, (0.005, 0.05), (0.002, 0.01, 0.03)),
+    "competent: small gain": (3, 8, 40, 0.5, 0.4, 0.03, 1, (0.005, 0.05), (0.002, 0.01, 0.03)),
+    "competent: six of eight learn": (3, 8, 40, 0.5, 0.4, 0.2, 0.75, (0.005, 0.05), (0.002, 0.01, 0.03)),
+    "competent: two seeds": (2, 8, 40, 0.5, 0.4, 0.2, 1, (0.005, 0.05), (0.0005, 0.01, 0.03)),
 }
 MOVING = {"few queries move": 1 / 12, "hardly a query moves": 1 / 20}  # share of queries that differ, all one way
 LIMITS = ("hardly a query moves", "clusters not named")  # where the rule's assumptions fail: shown, not warranted
@@ -79,6 +101,50 @@ def naive(difference, rng):
     draws = np.take_along_axis(by_query, rng.integers(0, queries, (400, queries)), axis=1).mean(axis=1)
     low, high = np.quantile(draws, [ALPHA, 1 - ALPHA])
     return low > -MARGIN and high < MARGIN
+
+
+def draw_gated(name, rng):
+    """Scores of both arms (seeds, queries), which differ by nothing but noise, their baselines and task ids."""
+    seeds, tasks, queries, level, chance, gain, share, shared, own = GATED[name]
+    of_task = np.repeat(np.arange(tasks), queries)
+    width = len(of_task)
+    normal = rng.standard_normal
+    learned = gain * (of_task < round(share * tasks))
+    both = level + learned + shared[0] * normal((seeds, 1)) + shared[1] * normal((1, width))
+    arms = [both + own[0] * normal((seeds, 1)) + own[1] * normal((1, width)) + own[2] * normal((seeds, width))
+            for _ in "ab"]
+    untrained = np.full(width, level)
+    return *arms, Baselines(untrained, untrained, np.full(width, chance)), of_task
+
+
+def gated(name, repeats, rng):
+    """Rates of each word, of `verdict` and without its gate; and of the other methods' claims of sameness."""
+    rates = []
+    for repeat in range(repeats):
+        a, b, baselines, tasks = draw_gated(name, rng)
+        found = verdict(a, b, MARGIN, tasks, ALPHA, repeat, RESAMPLES, baselines).verdict
+        others = claims(b - a, tasks, repeat, rng)
+        rates.append({"uninformative": found == "uninformative", "different": found in ("different", "negligible"),
+                      "same": found in ("equivalent", "negligible"), **others})
+    return pd.DataFrame(rates).mean()
+
+
+def gated_rows(repeats, seed=0):
+    """One row per gated scenario and method: false claims of sameness on a floor, power where arms are competent."""
+    rows = []
+    for number, name in enumerate(GATED):
+        seeds, tasks, queries = GATED[name][:3]
+        rates = gated(name, repeats, np.random.default_rng([seed, 1, number]))
+        floor = name.startswith("floor")
+        for method in ("verdict", "no gate", "p > .05", "within std", "pooled queries", "naive bootstrap"):
+            own = method == "verdict"
+            same = rates["same" if own else "verdict" if method == "no gate" else method]
+            rows.append({"scenario": name, "seeds": seeds, "tasks": tasks, "queries": tasks * queries, "method": method,
+                         "false_equivalence": same if floor else np.nan, "power_at_zero": np.nan if floor else same,
+                         "limit": False, "planned": np.nan,
+                         "false_difference": rates["different"] if own else np.nan,
+                         "uninformative": rates["uninformative"] if own else np.nan, "repeats": repeats})
+    return rows
 
 
 def claims(difference, tasks, repeat, rng):
@@ -114,9 +180,9 @@ def simulate(repeats, seed=0):
                   "power_at_zero": rates["zero"][method], "limit": name in LIMITS,
                   "planned": planned if method == "verdict" and name not in LIMITS else np.nan,
                   "false_difference": rates["zero"]["difference"] if method == "verdict" else np.nan,
-                  "repeats": repeats}
+                  "uninformative": np.nan, "repeats": repeats}
                  for method in rates["margin"].index if method != "difference"]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows + gated_rows(max(repeats // 2, 1), seed))
 
 
 def main():
@@ -134,7 +200,7 @@ def main():
     if chosen.write:
         store.write_table(RESULT, table)
         settings = {"margin": MARGIN, "alpha": ALPHA, "resamples": RESAMPLES, "repeats": chosen.repeats,
-                    "scenarios": {name: list(values) for name, values in SCENARIOS.items()}}
+                    "scenarios": {name: list(values) for name, values in (SCENARIOS | GATED).items()}}
         store.write_json(RESULT.with_suffix(".json"), store.provenance(
             command=f"python benchmarks/verdict.py --repeats {chosen.repeats} --write", settings=settings,
             sha256=store.file_hash(RESULT), seconds=round(time.monotonic() - start, 1),

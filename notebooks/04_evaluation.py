@@ -30,7 +30,7 @@ from IPython.display import Markdown
 from hrsa.evaluation import evaluate
 from hrsa.report import plots, prose
 from hrsa.study import load_profile
-from hrsa.verdict import differences
+from hrsa.verdict import differences, evidence, synthesis
 
 study = load_profile(profile)
 
@@ -101,21 +101,24 @@ plots.forest(found, label="task", value="difference", low="low", high="high", ma
     "Forest plot of the difference between the two arms of each pair, by task, with intervals and the margin band")
 
 # %% [markdown]
-# How to read it: an interval inside the band supports equivalence, one that leaves zero out shows a difference, one
-# that does both shows a difference too small to matter, and one that does neither is inconclusive. An untrained backbone
-# is a single run: its interval covers the draw of queries only, and the verdict on it stays open. "All tasks" weighs
-# tasks equally and treats them as a sample of tasks, so a few tasks make a wide interval.
+# How to read it: each row says how large a difference is and how well these runs know it, by itself and without
+# correction for the number of rows. An untrained backbone is a single run, and its interval covers the draw of queries
+# only. "All tasks" weighs tasks equally and treats them as a sample of tasks, so a few tasks make a wide interval. An
+# interval inside the band is no verdict yet: two embedders that learned nothing also score alike.
+#
+# What follows is said once, by the rule of chapter 12, which asks first whether a task could have shown a difference,
+# and corrects for the number of pairs. Its words are these.
+
+# %%
+pool = evidence.make_pool(study)
+verdicts = synthesis.score_verdicts(pool.per_query, pool.families, study.pairs, pool.seeds, **study.verdict.model_dump())
+Markdown(prose.verdict.verdict_lines(verdicts))
 
 # %%
 trained = found[found["condition"] == "recipe"]
-overall = trained[trained["task"] == differences.ALL_TASKS]
-lines = [f"- {prose.scores.difference_sentence(row, study.verdict.margin)}" for _, row in overall.iterrows()]
-Markdown("\n".join(lines) + "\n\nTask by task, without correction for their number:\n\n" + prose.scores.verdicts_counted(trained))
-
-# %%
 plots.table(prose.scores.difference_table(trained), f"Differences b − a after training, scores x 100, {len(study.seeds)} seeds, "
-            f"{100 * (1 - 2 * study.verdict.alpha):.0f}% intervals; margin: the smallest that these data could have "
-            f"proved (stated: {100 * study.verdict.margin:g})", decimals=2)
+            f"{100 * (1 - 2 * study.verdict.alpha):.0f}% intervals, uncorrected; margin: the smallest that these data "
+            f"could have proved (stated: {100 * study.verdict.margin:g})", decimals=2)
 
 # %% [markdown]
 # ## Query by query

@@ -17,9 +17,9 @@
 # # The verdict
 #
 # The paper reports a null effect: a reasoning model, turned into an embedding model, scores like its base. "No
-# significant difference" does not show that; a study that is small or noisy enough always ends there. This chapter
-# asks three questions of the same numbers: is there a difference, is there none that matters, and could this run have
-# seen one at all? Then it goes through the paper's claims one by one. Every sentence with a finding is chosen by code
+# significant difference" does not show that; a study that is small or noisy enough always ends there, and two models
+# that learned nothing score alike. This chapter asks three questions of the same numbers: is there a difference, is there
+# none that matters, and could this run have seen one at all? Then it goes through the paper's claims one by one. Every sentence with a finding is chosen by code
 # from the data of this run.
 
 # %% tags=["parameters"]
@@ -30,7 +30,7 @@ from IPython.display import Markdown
 
 from hrsa.report import plots, prose, results
 from hrsa.study import code_hash, load_profile
-from hrsa.verdict import claims, evidence, paired_scores, published, statement, synthesis, verdict
+from hrsa.verdict import claims, controls, evidence, paired_scores, published, statement, synthesis, verdict
 
 study = load_profile(profile)
 stated = study.verdict.model_dump()
@@ -38,8 +38,8 @@ stated = study.verdict.model_dump()
 # %% [markdown]
 # ## Stated before the run
 #
-# Margin, error rate, seeds and pairs belong to the question. Chosen after the scores are known they can produce any
-# answer, so they are recorded with a hash, and a later change stays visible.
+# Margin, error rate, seeds, pairs, controls and the rule of competence belong to the question. Chosen after the scores
+# are known they can produce any answer, so they are recorded with a hash, and a later change stays visible.
 
 # %%
 statements = statement.record_statement(study)
@@ -52,13 +52,17 @@ Markdown(prose.verdict.statement_sentence(statements, first, changed))
 # The difference is the mean over tasks of the mean over queries of the score of *b* minus that of *a*, with *a* and *b*
 # paired by training seed and query. *Equivalent* means that the interval of a crossed bootstrap of seeds, queries and
 # tasks lies inside the margin, and that two one-sided t tests on the seed means agree. *Different* means that zero is
-# rejected; *negligible*, both; *inconclusive*, neither. Holm's correction runs over the pairs.
+# rejected; *negligible*, both; *inconclusive*, neither. *Uninformative* means that too few tasks could have shown a
+# difference for anything to follow from not finding one: the next section says which. Holm's correction runs over the
+# pairs. This rule gives the word on every page.
 
 # %%
 pool = evidence.make_pool(study)
 per_query, seeds = pool.per_query, pool.seeds
 verdicts = synthesis.score_verdicts(per_query, pool.families, study.pairs, seeds, **stated)
-Markdown(f"{prose.verdict.verdict_lines(verdicts)}\n\n{prose.verdict.evidence_sources(pool, study.seeds)}")
+checked = controls.control_verdicts(per_query, study.controls, seeds, **stated, pairs=study.pairs, judged=verdicts)
+Markdown("\n\n".join([prose.verdict.verdict_lines(verdicts), prose.verdict.sight(checked),
+                      prose.verdict.evidence_sources(pool, study.seeds)]))
 
 # %% [markdown]
 # Scores of other machines or laboratories join the analysis when they come from the same models, recipe, suite and
@@ -75,35 +79,58 @@ plots.forest(verdicts, label="family", value="difference", low="low", high="high
     "Forest plot of the score difference of each pair, over all tasks and by family of tasks, with the margin as a band")
 
 # %% [markdown]
-# How to read it: the band is the margin. An interval inside the band shows equivalence, one that sticks out of the band
-# and covers zero shows nothing. One that leaves out zero points to a difference; the test of it is stricter than this
-# interval (two-sided, seed means and bootstrap, corrected), so go by the word in the table. Tasks count as a sample of
-# tasks, so that a family of two or three has a wide interval, and a family of one speaks of that task alone. With two
-# seeds almost everything is inconclusive: two runs say little about how runs vary.
+# How to read it: the band is the margin. Intervals are corrected like the words and say the same: one that leaves out
+# zero shows a difference, one inside the band that there is none that matters, one that does both a negligible
+# difference. An interval that ends at zero has not left it out. Two exceptions give their reason in the text: where too
+# few tasks could have shown a difference the word is uninformative, and where there is one run of each arm it is
+# inconclusive, wherever the interval lies. Tasks count as a sample of tasks, so that
+# a family of two or three has a wide interval, and a family of one speaks of that task alone. With two seeds almost
+# everything is inconclusive: two runs say little about how runs vary.
 
 # %%
-columns = ["pair", "family", "verdict", "difference", "low", "high", "smallest_margin"]
+columns = ["pair", "family", "verdict", "difference", "low", "high", "over", "tasks", "smallest_margin"]
 plots.table(verdicts[columns], f"Verdicts at margin {study.verdict.margin:g}, {100 - 200 * study.verdict.alpha:.0f}% "
-            "intervals", decimals=4)
+            "intervals, corrected as the words are; over: tasks that they are over, of those named", decimals=4)
 
 # %% [markdown]
-# What they rest on: how much was measured, the p-values of the two tests after Holm's correction, and *alone*, the
-# verdict without it.
+# What they rest on: how much was measured, on how many tasks both arms are competent, the p-values of the two tests
+# after Holm's correction, and *alone*, the verdict without it.
 
 # %%
-columns = ["pair", "family", "seeds", "tasks", "queries", "holm_difference", "holm_equivalence", "alone"]
+columns = ["pair", "family", "seeds", "queries", "competent", "holm_difference", "holm_equivalence", "alone"]
 plots.table(verdicts[columns], "Data and p-values behind each verdict", decimals=4)
 
 # %%
 Markdown(prose.verdict.families_agree(verdicts))
 
 # %% [markdown]
-# Would another analysis say otherwise? Beside the verdict, without correction for the number of pairs: the same
-# bootstrap with tasks held fixed, a mixed model, a Bayesian region of practical equivalence, and t tests on seed means.
+# ## Could the tasks have shown a difference?
+#
+# Three questions of each arm on each task: does the embedder beat chance, does it beat its own untrained backbone, and
+# is there room above it? Each is answered yes only by a test over seeds and queries. A task counts where it is not
+# saturated and one arm at least beats both; a task that only one arm masters is kept, since that is a difference. Sameness
+# is claimed over the tasks that count, and only where both arms are competent on half of the tasks or more.
+
+# %%
+gate = synthesis.competence_by_task(per_query, study.pairs, seeds, **stated)
+Markdown(prose.verdict.tasks_that_count(gate))
+
+# %%
+columns = ["pair", "task", "arm", "score", "untrained", "chance", "beats_chance", "beats_untrained", "has_room", "counts"]
+plots.table(gate[columns], "The competence of each embedder on each task; tasks that do not count are shown all the same")
+
+# %% [markdown]
+# How to read it: scores are means over seeds and queries, of the embedder, of the backbone as it came, and of a random
+# ranking, random labels or the best constant answer. A score above another is not enough for a yes: its interval has to
+# be clear of it.
+#
+# Would another analysis say otherwise? Beside the verdict, over the same tasks, without correction for the number of
+# pairs: the same bootstrap with tasks held fixed, a mixed model, a Bayesian region of practical equivalence, and t tests
+# on seed means.
 
 # %%
 others = synthesis.other_analyses(per_query, study.pairs, seeds, **stated)
-Markdown(prose.verdict.analyses_agree(others))
+Markdown(prose.verdict.analyses_agree(others, verdicts))
 
 # %%
 plots.table(others.drop(columns="about"), "Other analyses of the same scores; inside: posterior mass within the margin",
@@ -119,17 +146,24 @@ plots.table(others[["method", "about"]].drop_duplicates(), "What each analysis i
 # %% [markdown]
 # ## Could this run have seen a difference?
 #
-# A positive control: arm *b* of each pair is moved until its difference is exactly one margin, with all its noise kept.
-# A run that does not detect this shift is unable to see, whatever it says about the real difference. The SFT arm, where
-# there is one, is a second control: the paper finds that it differs.
+# Controls are comparisons whose answer is known beforehand, trained, scored and judged like the pairs. A *negative*
+# control is one arm twice, with another order of the data or from another run of its treatment: it should not come out
+# different. A *positive* control has something wrong with it that should show: a random start, noise on the weights,
+# shuffled positives. Where no positive control is found different, this run could not see.
 
 # %%
-controls = synthesis.controls(per_query, study.pairs, seeds, **stated)
-Markdown(prose.verdict.sight(controls, verdicts))
+Markdown(f"{prose.verdict.sight(checked)}\n\n{prose.verdict.controls_said(checked)}")
 
 # %%
-plots.table(controls[["pair", "kind", "shift", "p_value", "holm", "sees"]],
-            "Positive control: an injected shift of one margin; detected where p after Holm is below alpha")
+plots.forest(controls.beside_pairs(verdicts, checked), label="comparison", value="difference", low="low", high="high",
+             hue="asked", margin=study.verdict.margin, xlabel="score of b minus score of a").publish(
+    study.name, "12_verdict", "controls",
+    "Forest plot of the score difference of each pair and each control, by what was expected, with the margin as a band")
+
+# %% [markdown]
+# How to read it: the pairs are those of the first figure, on all tasks. A control expected to be different should leave
+# out zero; one expected to be the same should lie inside the band, or cover zero at least. How far the positive controls
+# lie from zero is the measure for how far the pairs could have.
 
 # %% [markdown]
 # ## What would settle it
@@ -148,7 +182,7 @@ Markdown(prose.verdict.error_sentences(parts))
 
 # %% [markdown]
 # The planner simulates studies of other sizes with these variances and a true difference of zero, and applies the rule
-# above. `make power` prints it for any margin, and also for variation between runs as large as these seeds leave
+# above, taking both arms as competent: no size helps embedders that learned nothing. `make power` prints it for any margin, and also for variation between runs as large as these seeds leave
 # possible.
 
 # %%
@@ -197,7 +231,7 @@ plots.curves(levels, x="layer_x", y="value", hue="models", facet="similarity", l
 # %%
 similar = synthesis.make_similarities(study)
 table = claims.all_claims(claims.score_claims(verdicts), claims.similarity_claims(similar))
-Markdown(prose.verdict.headline(table))
+Markdown(prose.verdict.headline(table, checked))
 
 # %%
 plots.table(table[["claim", "pair", "outcome", "measured"]],
@@ -234,8 +268,9 @@ plots.forest(shown, label="pair", value="delta", low="low", high="high", margin=
     "Forest plot of the published differences of RLVR pairs on three benchmarks with 90% intervals and a margin of one point")
 
 # %% [markdown]
-# How to read it: intervals are for the narrowest reading, std over seeds of the paired difference. An interval that
-# leaves out zero points to a difference that three seeds agree on; inside the band, it is smaller than one point.
+# How to read it: intervals are for the narrowest reading, std over seeds of the paired difference, corrected like the
+# words. An interval that leaves out zero shows a difference that three seeds agree on; inside the band, it is smaller than
+# one point. Whether these tasks could have shown a difference cannot be asked: the paper prints no untrained scores.
 
 # %%
 plots.table(published.verdicts_by_reading(), "Published RLVR cells by verdict, for each reading of the std and each margin (points)")
@@ -265,22 +300,37 @@ plots.table(published.entropy_change(), "Published inverse row entropy before an
 
 # %%
 simulated, record = results.read_committed("verdict_simulation")
-Markdown(f"{prose.verdict.simulation_sentence(simulated)}\n\n{prose.verdict.simulation_origin(record, code_hash.code_hash(verdict))}")
+made = prose.verdict.simulation_origin(record, code_hash.code_hash(verdict))
+Markdown(f"{prose.verdict.simulation_sentence(simulated)}\n\n{prose.verdict.gate_sentence(simulated)}\n\n{made}")
 
 # %%
-plots.heatmap(simulated, x="method", y="scenario", value="false_equivalence", xlabel="method",
-              ylabel="scenario").publish(
+apart = simulated[~simulated["scenario"].str.contains(":")]
+plots.heatmap(apart, x="method", y="scenario", value="false_equivalence", xlabel="method", ylabel="scenario").publish(
     study.name, "12_verdict", "proof",
     "Heat map of how often each method calls two arms the same although they differ by one margin, by scenario")
 
 # %% [markdown]
-# How to read it: each number is the share of simulated studies that call the arms the same although they differ by one
+# How to read it: each cell is the share of simulated studies that call the arms the same although they differ by one
 # margin; 0.05 is allowed. "p > .05" takes a missing proof for a proof. "within std" asks whether the difference is
-# smaller than its standard deviation over three seeds. "pooled queries" forgets that queries share a training run. The
-# naive bootstrap resamples three seeds as if they were many. A low number alone is no merit: see the power beside it.
-# Scenarios marked `limit` break what the rule assumes: many queries that move, and clusters of queries named as tasks.
+# smaller than its standard deviation over three seeds. "pooled queries" forgets that queries share a training run.
+# The naive bootstrap resamples three seeds as if they were many. A low number alone is no merit: see the power beside
+# it. Scenarios marked `limit` break what the rule assumes: many queries that move, and clusters of queries named as
+# tasks.
+
+# %%
+floor = simulated[simulated["scenario"].str.startswith("floor")]
+plots.heatmap(floor, x="method", y="scenario", value="false_equivalence", xlabel="method", ylabel="scenario").publish(
+    study.name, "12_verdict", "floor",
+    "Heat map of how often each method calls two arms the same that learned nothing, or that have no room above them")
+
+# %% [markdown]
+# How to read it: here the arms differ by nothing, and there is nothing to conclude from that: neither learned anything,
+# both were harmed, too few tasks were learned, or everything is right already. "No gate" is the verdict without the
+# question of competence. The verdict should say uninformative in all but a twentieth of the studies; the table has how
+# often it does.
 
 # %%
 columns = ["scenario", "seeds", "tasks", "queries", "method", "false_equivalence", "power_at_zero", "planned",
-           "false_difference", "limit"]
-plots.table(simulated[columns], "Committed simulation: error rate at the margin, power at zero, the planner's forecast")
+           "false_difference", "uninformative", "limit"]
+plots.table(simulated[columns], "Committed simulation: error rates, power where there is no difference and both arms are "
+            "competent, the planner's forecast, and how often the gate closes")

@@ -28,7 +28,7 @@ from IPython.display import Markdown
 
 from hrsa.report import plots, prose, results
 from hrsa.study import load_profile
-from hrsa.verdict import paired_scores, synthesis
+from hrsa.verdict import evidence, synthesis
 
 study = load_profile(profile)
 
@@ -75,8 +75,8 @@ Markdown(prose.verdict.verdict_lines(tables["verdicts"]))
 
 # %%
 stated = study.verdict.model_dump()
-per_query, families = paired_scores.make_query_scores(study)
-own = synthesis.score_verdicts(per_query, families, study.pairs, study.seeds, **stated)
+pool = evidence.make_pool(study)
+own = synthesis.score_verdicts(pool.per_query, pool.families, study.pairs, pool.seeds, **stated)
 both = results.side_by_side(tables["verdicts"].query("family == 'all'"), own.query("family == 'all'"))
 
 # %%
@@ -94,7 +94,7 @@ columns = ["pair", "kind", "verdict", "difference", "low", "high", "smallest_mar
 plots.table(both[columns], "Verdicts over all tasks, committed and of this run", decimals=4)
 
 # %%
-Markdown(prose.verdict.sight(tables["controls"], tables["verdicts"]))
+Markdown(prose.verdict.sight(tables["controls"]))
 
 # %% [markdown]
 # ## What changed inside

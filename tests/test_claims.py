@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hrsa.evaluation.chance import CHANCE
 from hrsa.report.prose import paper, verdict
-from hrsa.report.prose.verdict import sight
 from hrsa.report.results import read_committed
 from hrsa.study import store
 from hrsa.study.profile import Pair, load_profile
@@ -24,7 +24,7 @@ from hrsa.verdict.claims import (
     similarity_claims,
 )
 from hrsa.verdict.synthesis import (
-    controls,
+    competence_by_task,
     error_shares,
     one_number,
     other_analyses,
@@ -95,15 +95,17 @@ def test_claims_refuse_missing_columns_and_double_rows():
         similarity_claims(pd.concat([similar(), similar()]))
 
 
-def scores(rng, shift=0.0, seeds=(0, 1, 2), arms=("base", "rlvr"), queries=120):
-    """Scores per query of embedders on three tasks of two families."""
+def scores(rng, shift=0.0, seeds=(0, 1, 2), arms=("base", "rlvr"), queries=120, gain=0.3):
+    """Scores per query of embedders on three tasks of two families, a gain above their backbones and chance."""
     rows = []
-    level = {task: rng.random(queries) for task in "xyz"}
+    level = {task: rng.uniform(0.3, 0.7, queries) for task in "xyz"}
     for arm in arms:
         for seed in seeds:
             for task, base in level.items():
                 value = base + rng.normal(0, 0.01, queries) + (shift if arm != "base" else 0)
                 rows += [(f"{arm}-s{seed}", task, f"q{i}", v) for i, v in enumerate(value)]
+        rows += [(arm, task, f"q{i}", v - gain) for task, base in level.items() for i, v in enumerate(base)]
+    rows += [(CHANCE, task, "all", base.mean() - gain) for task, base in level.items()]
     return pd.DataFrame(rows, columns=paired_scores.QUERY_COLUMNS)
 
 
@@ -122,15 +124,40 @@ def test_null_effect_from_scores(rng, shift, outcome):
     assert counted[[HOLDS, FAILS, INCONCLUSIVE]].to_numpy().sum() == len(claims) == 3
 
 
-def test_family_missing_and_control(rng):
+def test_a_family_that_is_missing_and_scores_without_baselines_are_refused(rng):
+    table = scores(rng)
     with pytest.raises(ValueError, match="'z'"):
-        score_verdicts(scores(rng), FAMILIES.drop("z"), [PAIR], (0, 1, 2), 0.02, resamples=100)
-    quiet = controls(scores(rng), [PAIR], (0, 1, 2), 0.05, resamples=400)
-    table = score_verdicts(scores(rng), FAMILIES, [PAIR], (0, 1, 2), 0.05, resamples=400)
-    assert quiet["sees"].all() and "can see" in sight(quiet, table)
-    assert (quiet["holm"] >= quiet["p_value"]).all()
-    blind = controls(scores(rng), [PAIR], (0, 1, 2), 1e-7, resamples=400)
-    assert not blind["sees"].any() and "unable to see" in sight(blind, table)
+        score_verdicts(table, FAMILIES.drop("z"), [PAIR], (0, 1, 2), 0.02, resamples=100)
+    for model in ("base", CHANCE):
+        with pytest.raises(ValueError, match=rf"expected scores of \['{model}'\] to hold embedders against"):
+            score_verdicts(table[table["model"] != model], FAMILIES, [PAIR], (0, 1, 2), 0.02)
+
+
+def test_embedders_on_the_floor_are_uninformative_on_every_page(rng):
+    table = scores(rng, gain=0.0)
+    found = score_verdicts(table, FAMILIES, [PAIR], (0, 1, 2), 0.05, resamples=400)
+    assert not set(found["verdict"]) & {"equivalent", "negligible", "inconclusive"}
+    assert found["verdict"].iloc[0] == "uninformative" and score_claims(found)["outcome"].iloc[0] == INCONCLUSIVE
+    assert "sameness takes 2" in verdict.verdict_lines(found) and "nothing follows" in verdict.verdict_lines(found)
+    others = other_analyses(table, [PAIR], (0, 1, 2), 0.05, resamples=400)
+    assert not set(others["verdict"]) & {"equivalent", "negligible", "inconclusive"}
+    gate = competence_by_task(table, [PAIR], (0, 1, 2), 0.05, resamples=400)
+    assert set(gate["arm"]) == {"base", "rlvr"} and not gate["competent"].all()
+    assert "not above its backbone: base, rlvr" in verdict.tasks_that_count(gate)
+
+
+def test_tasks_that_count_are_named_with_the_reason(rng):
+    table = scores(rng)
+    told = verdict.tasks_that_count(competence_by_task(table, [PAIR], (0, 1, 2), 0.05, resamples=400))
+    assert told == "- base-vs-rlvr: 3 of 3 tasks count, and on 3 both arms are competent."
+    high = table["model"].eq(CHANCE) & table["task"].eq("y")
+    table.loc[high, "value"] = 0.9
+    table.loc[table["model"].eq("rlvr") & table["task"].eq("z"), "value"] = 0.99
+    told = verdict.tasks_that_count(competence_by_task(table, [PAIR], (0, 1, 2), 0.05, resamples=400))
+    assert "2 of 3 tasks count, and on 1 both" in told
+    assert "y (not above chance: base, rlvr)" in told and "z (not above its backbone: rlvr)" in told
+    found = score_verdicts(table, FAMILIES, [PAIR], (0, 1, 2), 0.05, resamples=400).set_index("family")
+    assert found.loc["all", "verdict"] == "uninformative" and found.loc["all", "competent"] == 1
 
 
 def test_one_number_of_layers_and_seeds():
@@ -185,7 +212,10 @@ def test_evidence_joins_when_the_fingerprint_agrees(rng, tmp_path):
     other = smoke.model_copy(update={"seeds": (2,)})
     evidence.write_evidence(tmp_path / "two.parquet", other, two, "machine two", FAMILIES)
     joined, meta = evidence.join_evidence([tmp_path / "one.parquet", tmp_path / "two.parquet"])
-    assert len(joined) == len(one) + len(two) and [m["source"] for m in meta] == ["machine one", "machine two"]
+    held = two["model"].isin(["base", "rlvr", CHANCE])  # these count once, as the first file has them
+    assert len(joined) == len(one) + (~held).sum() and [m["source"] for m in meta] == ["machine one", "machine two"]
+    first = one[one["model"] == "base"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(joined[joined["model"] == "base"].reset_index(drop=True), first)
     assert paired_scores.seeds_of(joined, "base", "rlvr") == [0, 1, 2]
 
 
@@ -251,17 +281,18 @@ def test_sentences_follow_the_verdicts(rng):
     assert "every family gets the overall verdict" in verdict.families_agree(same.assign(verdict="equivalent"))
     mixed = same.assign(verdict=["equivalent", "different", "equivalent"])
     assert "retrieval is different" in verdict.families_agree(mixed)
-    noisy = scores(rng).assign(value=rng.random(scores(rng).shape[0]))
-    lost = score_verdicts(noisy, FAMILIES, [PAIR], (0, 1, 2), 1e-4, resamples=400)
+    lost = score_verdicts(scores(rng), FAMILIES, [PAIR], (0, 1, 2), 1e-5, resamples=400)
+    lost = lost[lost["verdict"] == "inconclusive"].assign(family="all")
     assert "smallest that they could have proved" in verdict.verdict_lines(lost)
 
 
 def test_headline_counts_outcomes(rng):
     fits = score_verdicts(scores(rng), FAMILIES, [PAIR], (0, 1, 2), 0.05, resamples=400)
-    told = verdict.headline(all_claims(score_claims(fits), similarity_claims(similar())))
-    assert "0 fail" in told and "for base-vs-rlvr it holds" in told
+    none = pd.DataFrame(columns=["control", "expects", "outcome"])
+    told = verdict.headline(all_claims(score_claims(fits), similarity_claims(similar())), none)
+    assert "0 fail" in told and "for base-vs-rlvr it holds" in told and "No positive control was run" in told
     broken = similarity_claims(similar({("RLVR", "backbones", "knn"): (0.0, 0.01)}))
-    assert "0 fail" not in verdict.headline(all_claims(score_claims(fits), broken))
+    assert "0 fail" not in verdict.headline(all_claims(score_claims(fits), broken), none)
     with pytest.raises(ValueError, match="got none"):
         all_claims(pd.DataFrame(), pd.DataFrame())
 
@@ -282,9 +313,10 @@ def test_sources_and_plans(rng):
     planned = plans(scores(rng), pairs, seeds, 0.02, 0.05, ([2, 3], [50]), None)
     assert list(planned["seeds"]) == [2, 3] and set(planned["pair"]) == {"base-vs-rlvr"}
     others = other_analyses(scores(rng), pairs, seeds, 0.05, resamples=400)
-    assert "every analysis says" in verdict.analyses_agree(others.assign(verdict="equivalent"))
+    judged = score_verdicts(scores(rng), FAMILIES, pairs, seeds, 0.05, resamples=400).assign(verdict="equivalent")
+    assert "every analysis says" in verdict.analyses_agree(others.assign(verdict="equivalent"), judged)
     others.loc[1, "verdict"] = "different"
-    assert "say otherwise" in verdict.analyses_agree(others)
+    assert "say otherwise" in verdict.analyses_agree(others, judged)
 
 
 def test_published_sentences():
@@ -298,7 +330,11 @@ def test_published_sentences():
 def test_committed_simulation_bears_the_rule_out(tmp_path, monkeypatch):
     table, record = read_committed("verdict_simulation")
     assert record["settings"]["repeats"] >= 1000 and "keeps its promise" in verdict.simulation_sentence(table)
-    naive = table[table["method"] != "verdict"].groupby("method")["false_equivalence"].max()
+    naive = table[table["uninformative"].isna()].groupby("method")["false_equivalence"].max()
+    floor = table[table["uninformative"].notna() & table["scenario"].str.startswith("floor")]
+    assert len(floor) >= 6 and (floor["uninformative"] >= 0.94).all() and (floor["false_equivalence"] < 0.01).all()
+    assert "The gate holds" in verdict.gate_sentence(table)
+    assert "does not hold" in verdict.gate_sentence(table.assign(uninformative=table["uninformative"] - 0.1))
     assert naive["p > .05"] > 0.3 and naive["pooled queries"] > 0.1
     assert table["limit"].any() and "has no warranty" in verdict.simulation_sentence(table)
     assert "breaks its promise" in verdict.simulation_sentence(table.assign(false_equivalence=0.2))

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hrsa.evaluation.chance import CHANCE
 from hrsa.evaluation.evaluate import SCORE_COLUMNS
 from hrsa.report.prose import verdict
 from hrsa.study import store
@@ -26,13 +27,16 @@ def scored(rng, seeds):
                 level = LEVEL + (0.012 * (-1) ** seed if model.backbone != "base" else 0)
                 rows += [(f"{model.backbone}-s{seed}", task, f"q{i}", value) for task in FAMILIES
                          for i, value in enumerate(level + rng.normal(0, 0.002, 60))]
+            rows += [(model.backbone, task, f"q{i}", value) for task in FAMILIES
+                     for i, value in enumerate(LEVEL - 0.2 + rng.normal(0, 1e-6, 60))]  # machines round differently
+    rows += [(CHANCE, task, "all", 0.1) for task in FAMILIES]
     return pd.DataFrame(rows, columns=paired_scores.QUERY_COLUMNS)
 
 
 def keep(folder, per_query):
     """Store scores as `evaluate_model` does."""
     for model, rows in per_query.groupby("model"):
-        target = folder / "smoke" / "evaluation" / f"{model}-{'0' * 12}"
+        target = folder / "smoke" / ("chance" if model == CHANCE else "evaluation") / f"{model}-{'0' * 12}"
         store.write_table(target / "per_query.parquet", rows)
         store.write_table(target / "scores.parquet", pd.DataFrame(
             [[model, task, family, "m", 0.5] for task, family in FAMILIES.items()], columns=SCORE_COLUMNS))
@@ -55,7 +59,8 @@ def test_more_seeds_from_elsewhere_narrow_the_verdict(rng, tmp_path):
     assert set(joined["seeds"]) == {30} and set(joined.index.get_level_values("family")) == {"all", *FAMILIES.values()}
     pool = evidence.pool_evidence(SMOKE, files)
     assert list(pool.sources["source"]) == ["lab 0", "lab 1", "lab 2"]
-    assert pool.sources["models"].tolist() == [6, 30, 54]
+    assert pool.sources["models"].tolist() == [6 + 4, 30 + 4, 54 + 4]  # with three untrained backbones and chance
+    assert not pool.per_query.duplicated(["model", "task", "query"]).any()
     told = verdict.evidence_sources(pool, SMOKE.seeds)
     assert "3 sources" in told and "Seeds 2, 3" in told and "errs more often" in told
     assert "different states" not in told
@@ -91,7 +96,8 @@ def test_a_score_is_read_from_parquet_once(rng, tmp_path, monkeypatch):
     for module, name in ((store, "read_table"), (evidence, "read_evidence")):
         monkeypatch.setattr(module, name, counting(getattr(module, name), seen))
     evidence.make_pool(SMOKE)
-    assert sorted(seen) == sorted([*(tmp_path / "runs").rglob("*-s*/*.parquet"), other])
+    chance = tmp_path / "runs" / "smoke" / "chance" / f"chance-{'0' * 12}" / "per_query.parquet"
+    assert sorted(seen) == sorted([*(tmp_path / "runs").rglob("evaluation/*/*.parquet"), chance, other])
 
 
 def counting(read, seen):

@@ -9,9 +9,10 @@ from hrsa.report.prose.verdict import power_advice
 from hrsa.study import store
 from hrsa.study.profile import load_profile
 from hrsa.verdict import evidence, paired_scores
+from hrsa.verdict.bootstrap import crossed_draws, draws_interval, task_columns
 from hrsa.verdict.equivalence import verdict
 from hrsa.verdict.power import Variances, measure, power_at, power_table, provable, two_way, variance_shares
-from hrsa.verdict.sensitivity import mixed_model, sensitivity
+from hrsa.verdict.synthesis import mixed_model, sensitivity
 from hrsa.workflow.commands import main
 
 
@@ -181,5 +182,12 @@ def test_fixed_tasks_speak_of_less(rng):
     difference, tasks = study(rng, Variances(1e-6, 0.02**2, 0, 0.01**2, 0.01**2), 5, 200, 6)
     table = sensitivity(np.zeros_like(difference), difference, 0.02, tasks).set_index("method")
     width = table["high"] - table["low"]
-    assert width["these tasks only"] < 0.5 * width["verdict"]
-    assert width["mixed model"] == pytest.approx(width["verdict"], rel=0.25)
+    low, high = draws_interval(crossed_draws(difference, task_columns(tasks, difference), 2000, rng), 0.05)
+    assert width["these tasks only"] < 0.5 * (high - low)
+    assert width["mixed model"] == pytest.approx(high - low, rel=0.25)
+
+
+def test_without_competent_tasks_no_analysis_claims_sameness(rng):
+    difference, tasks = study(rng, Variances(1e-6, 0, 0, 0.01**2, 0.01**2), 5, 200, 6)
+    table = sensitivity(np.zeros_like(difference), difference, 0.05, tasks, enough=False)
+    assert not set(table["verdict"]) & {"equivalent", "negligible", "inconclusive"}

@@ -45,6 +45,16 @@ def _write(folder, **changes):
         ({"backbones": [{"name": "base", "source": "folder", "arm": "base"}]}, "expected a path"),
         ({"backbones": [{"name": "base", "source": "package", "arm": "base"}]}, "expected a path"),
         ({"backbones": [{"name": "b", "source": "package", "path": "x", "arm": "sft"}]}, "expected arm base"),
+        ({"controls": [{"name": "c", "expects": "alike", "a": "base", "b": "rlvr"}]}, "controls.0.expects"),
+        ({"controls": [{"name": "c", "expects": "same", "a": "base", "b": "nobody"}]}, "control c: .*nobody"),
+        ({"controls": [{"name": "c", "expects": "same", "a": "base", "b": "base"}]}, "two embedders, got base twice"),
+        ({"controls": 2 * [{"name": "c", "expects": "same", "a": "base", "b": "rlvr"}]}, "every control once"),
+        ({"controls": [{"name": "c", "expects": "different", "a": "base", "b": "base", "ablation": "none"}]},
+         "name of a ablation of the profile"),
+        ({"controls": [{"name": "c", "expects": "different", "a": "base", "b": "base", "ablation": "causal"}]},
+         r"ablation causal of base with seeds \[0, 1\], got it for .* with seeds \[0\]"),
+        ({"seeds": [0], "controls": [{"name": "c", "expects": "same", "a": "base", "b": "base", "other_order": True}]},
+         "two seeds or more for another order"),
         ({"backbones": [{"name": "b", "source": "random", "arm": "control"}]}, "expected arm control and a start"),
         ({"backbones": [{"name": "b", "source": "folder", "path": "x", "arm": "control"}]}, "expected arm control and"),
         ({"backbones": [{"name": "b", "source": "random", "arm": "base", "start": "b"}]}, "expected arm control and"),
@@ -76,6 +86,15 @@ def test_backbones_of_analysis_pairs_alone_get_no_embedders(tmp_path):
         assert [case.a[-1] + case.b[-1] for case in found] == floors
     with pytest.raises(ValueError, match="every pair once"):
         load_profile(_write(tmp_path, analysis_pairs=[extra[0] | {"name": "base-vs-sft"}]))
+
+
+def test_backbones_of_controls_get_embedders(tmp_path):
+    extra = [{"name": "rlvr-vs-sft", "a": "rlvr", "b": "sft", "kind": "other"}]
+    pairs = [{"name": "base-vs-rlvr", "a": "base", "b": "rlvr", "kind": "RLVR"}]
+    changes = {"pairs": pairs, "analysis_pairs": extra, "controls": []}
+    assert load_profile(_write(tmp_path, **changes)).trained() == ["base", "rlvr"]
+    controls = [{"name": "start", "expects": "different", "a": "base", "b": "sft"}]
+    assert load_profile(_write(tmp_path, **changes | {"controls": controls})).trained() == ["base", "rlvr", "sft"]
 
 
 def test_unknown_and_broken_profiles_are_named(tmp_path):

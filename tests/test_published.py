@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from hrsa.verdict import published
-from hrsa.verdict.equivalence import WORDS
 from hrsa.verdict.published import (
+    CELL_WORDS,
     MARGINS,
     READINGS,
     entropy_change,
@@ -51,8 +51,11 @@ def test_claims_agree_with_intervals_and_margins():
     for margin in MARGINS:
         table = reanalyse(margin)
         inside = (table["low"] > -margin) & (table["high"] < margin)
-        assert (inside == table["alone"].isin(["equivalent", "negligible"])).all()
-        assert (inside == (table["smallest_margin"] < margin)).all()
+        clear = (table["low"] > 0) | (table["high"] < 0)
+        assert (inside == table["verdict"].isin(["equivalent", "negligible"])).all()
+        assert (clear == table["verdict"].isin(["different", "negligible"])).all()
+        alone = table["alone"].isin(["equivalent", "negligible"])
+        assert (alone == (table["smallest_margin"] < margin)).all()
         assert (table["holm_equivalence"] >= table["p_equivalence"]).all()
 
 
@@ -64,7 +67,7 @@ def test_a_larger_margin_never_loses_a_claim():
 def test_tally_counts_every_cell():
     table = verdicts_by_reading()
     assert len(table) == len(READINGS) * len(MARGINS)
-    assert (table[list(WORDS)].sum(axis=1) == 12).all() and (table["cells"] == 12).all()
+    assert (table[list(CELL_WORDS)].sum(axis=1) == 12).all() and (table["cells"] == 12).all()
     assert (verdicts_by_reading(kinds="SFT")["cells"] == 3).all()
 
 

@@ -20,7 +20,7 @@ from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
 from hrsa.study.profile import Profile
 from hrsa.study.progress import progress
-from hrsa.verdict import evidence, paired_scores, statement, synthesis
+from hrsa.verdict import controls, evidence, paired_scores, statement, synthesis
 
 _LEVELS = {"correlation": "", "inverse_row_entropy": " (basis)", "debiased_cka": " (global)", "knn": " (local)"}
 
@@ -34,9 +34,10 @@ COMMITTED = "committed"  # what tables of a committed run are called beside thos
 def make_results(profile: Profile, folder: Path | None = None) -> Path:
     """Write the tables of a run and their record to `data/results/<profile>/` (or `folder`); return the folder.
 
-    Tables: scores [model, task, query, value], verdicts (`synthesis.score_verdicts`), controls, similarities
-    (`synthesis.make_similarities`) and levels (`make_levels`). What is missing is computed first.
-    The record holds the profile, its statement, the SHA-256 of each table, and where and how long it ran.
+    Tables: scores [model, task, query, value], verdicts (`synthesis.score_verdicts`), controls
+    (`controls.control_verdicts`), similarities (`synthesis.make_similarities`) and levels (`make_levels`). What is
+    missing is computed first. The record holds the profile, its statement, the SHA-256 of each table, and where and how
+    long it ran.
     """
     folder = folder or RESULTS / profile.name
     stated = profile.verdict.model_dump()
@@ -45,7 +46,8 @@ def make_results(profile: Profile, folder: Path | None = None) -> Path:
     with progress(4, "results", profile.name, "table") as bar:
         tables = {"verdicts": synthesis.score_verdicts(per_query, families, *arguments, **stated)}
         bar.update()
-        tables["controls"] = synthesis.controls(per_query, *arguments, **stated)
+        tables["controls"] = controls.control_verdicts(per_query, profile.controls, profile.seeds, **stated,
+                                                       pairs=profile.pairs, judged=tables["verdicts"])
         bar.update()
         tables["similarities"] = synthesis.make_similarities(profile)
         bar.update()

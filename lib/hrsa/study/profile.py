@@ -13,6 +13,7 @@ from hrsa.study.sections import (
     Ablation,
     Analysis,
     Backbone,
+    Control,
     Lora,
     Mining,
     Model,
@@ -24,8 +25,8 @@ from hrsa.study.sections import (
     Zoo,
 )
 
-__all__ = ["Ablation", "Analysis", "Backbone", "Lora", "Mining", "Model", "Pair", "Profile", "Recipe", "Suite",
-           "Verdict", "Zoo", "load_profile"]
+__all__ = ["Ablation", "Analysis", "Backbone", "Control", "Lora", "Mining", "Model", "Pair", "Profile", "Recipe",
+           "Suite", "Verdict", "Zoo", "load_profile"]
 PROFILES = store.NOTEBOOKS / "profiles"
 
 
@@ -43,6 +44,7 @@ class Profile(Section):
     zoo: Zoo = Zoo()
     recipe: Recipe = Recipe()
     ablations: tuple[Ablation, ...] = ()
+    controls: tuple[Control, ...] = ()  # beside the verdict: could the study see a difference, does it invent one?
     suite: Suite = Suite()
     analysis: Analysis = Analysis()
     verdict: Verdict = Verdict()
@@ -51,18 +53,38 @@ class Profile(Section):
     def _consistent(self) -> Profile:
         names = [b.name for b in self.backbones]
         for what, values in (("backbone", names), ("pair", [p.name for p in self.compared()]), ("seed", self.seeds),
-                             ("ablation", [a.name for a in self.ablations])):
+                             ("ablation", [a.name for a in self.ablations]),
+                             ("control", [c.name for c in self.controls])):
             if len(set(values)) != len(values):
                 raise ValueError(f"expected every {what} once, got {list(values)}")
         uses = [(f"pair {p.name}", x) for p in self.compared() for x in (p.a, p.b)]
         uses += [(f"backbone {b.name}", b.start) for b in self.backbones if b.start]
         uses += [(f"ablation {a.name}", x) for a in self.ablations for x in a.backbones]
+        uses += [(f"control {c.name}", x) for c in self.controls for x in (c.a, c.b)]
         for user, name in uses:
             if name not in names:
                 raise ValueError(f"{user}: expected one of the backbones {names}, got {name!r}")
         for ablation in self.ablations:
             self.varied(ablation.name)
+        for control in self.controls:
+            self._check_control(control)
         return self
+
+    def _check_control(self, control: Control) -> None:
+        """ValueError for a control that compares an embedder with itself, or needs runs that there are none of."""
+        if control.a == control.b and control.ablation is None and not control.other_order:
+            raise ValueError(f"control {control.name}: expected two embedders, got {control.a} twice: name another "
+                             "backbone, an ablation for b, or other_order")
+        if control.other_order and len(self.seeds) < 2:
+            raise ValueError(f"control {control.name}: expected two seeds or more for another order of the data, got "
+                             f"{list(self.seeds)}: add seeds, or leave the control out")
+        if control.ablation is None:
+            return
+        ablation = _named("ablation", self.ablations, control.ablation)
+        if control.b not in ablation.backbones or not set(self.seeds) <= set(ablation.seeds):
+            raise ValueError(f"control {control.name}: expected ablation {ablation.name} of {control.b} with seeds "
+                             f"{list(self.seeds)}, got it for {list(ablation.backbones)} with seeds "
+                             f"{list(ablation.seeds)}: add what is missing to the ablation")
 
     def backbone(self, name: str) -> Backbone:
         """The backbone called `name`; ValueError names those there are."""
@@ -84,7 +106,8 @@ class Profile(Section):
 
     def trained(self) -> list[str]:
         """Backbones that embedders are made from: all but those that occur in analysis pairs alone."""
-        used = {x for p in self.pairs for x in (p.a, p.b)} | {x for a in self.ablations for x in a.backbones}
+        used = {x for p in (*self.pairs, *self.controls) for x in (p.a, p.b)}
+        used |= {x for a in self.ablations for x in a.backbones}
         spared = {x for p in self.analysis_pairs for x in (p.a, p.b)} - used
         return [b.name for b in self.backbones if b.name not in spared]
 

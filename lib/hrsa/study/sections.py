@@ -68,6 +68,20 @@ class Pair(Section):
     kind: Literal["SFT", "RLVR", "RLVR, prolonged", "control", "other"]  # other: any two models, of no known relation
 
 
+class Control(Section):
+    """Two embedders of which is known beforehand whether they differ: what a study makes of them says what it can see.
+
+    Every difference is `b` minus `a`, seed by seed. What is not named is the same in both.
+    """
+
+    name: str = Field(pattern=NAME_PATTERN)
+    expects: Literal["same", "different"]
+    a: str  # backbone
+    b: str  # backbone, the same one where only its training differs
+    ablation: str | None = None  # of the recipe, for b alone
+    other_order: bool = False  # b is the embedder of the next seed: the same data in another order
+
+
 class Lora(Section):
     """LoRA adapters on all linear layers; the defaults are the published ones of contrastive training."""
 

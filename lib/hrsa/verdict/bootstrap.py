@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+ROUNDING = 1e-12  # differences below this are rounding of equal scores
 _BLOCK = 2_000_000  # numbers drawn at a time: bounds memory at about 32 MB
 
 
@@ -80,5 +83,58 @@ def _resampled_means(values: np.ndarray, resamples: int, rng: np.random.Generato
 def draws_interval(draws: np.ndarray, alpha: float) -> tuple[float, float]:
     """The order statistics for which `bound inside the margin` and `bootstrap p < alpha` are the same event."""
     ordered = np.sort(draws)
-    tail = math.ceil(alpha * (len(draws) + 1) - 1) - 1  # draws that may lie beyond
+    tail = max(math.ceil(alpha * (len(draws) + 1) - 1) - 1, 0)  # draws that may lie beyond
     return float(ordered[tail]), float(ordered[-1 - tail])
+
+
+@dataclass(frozen=True)
+class MeanDifference:
+    """The mean difference over some tasks, and its error: from seed means by t, from all factors by bootstrap."""
+
+    center: float
+    means: np.ndarray  # (seeds,), ascending
+    draws: np.ndarray  # (resamples,), around `center`
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p-value of "the difference is at most `bound`": the larger of t test and bootstrap."""
+        return max(means_above(self.means, bound), _share(self.draws <= bound))
+
+    def p_below(self, bound: float) -> float:
+        """One-sided p-value of "the difference is at least `bound`": the larger of t test and bootstrap."""
+        return max(means_above(-self.means, -bound), _share(self.draws >= bound))
+
+    def interval(self, alpha: float) -> tuple[float, float]:
+        """1 - 2 alpha interval: a bound lies beyond it where the one-sided p-value is below alpha.
+
+        It is the wider, on each side, of the t interval of seed means and the bootstrap's.
+        """
+        low, high = draws_interval(self.draws, alpha)
+        reach = float(stats.t.ppf(1 - alpha, len(self.means) - 1)) * _error(self.means) if len(self.means) > 1 else 0.0
+        return min(low, self.center - reach), max(high, self.center + reach)
+
+
+def mean_difference(difference: np.ndarray, tasks: Sequence | None, resamples: int, seed: int) -> MeanDifference:
+    """`MeanDifference` of differences (seeds, queries) over all their tasks; swapping the arms mirrors it exactly."""
+    groups = task_columns(tasks, difference)
+    cells = np.stack([difference[:, group].mean(axis=1) for group in groups], axis=1)  # (seeds, tasks)
+    sign = -1.0 if cells.mean() < 0 else 1.0  # draws are made for the positive orientation
+    means = np.sort(sign * cells.mean(axis=1))  # (seeds,), sorted: the seeds' order must not matter
+    center = float(sign * means.mean())
+    draws = center + sign * crossed_draws(sign * difference, groups, resamples, np.random.default_rng(seed))
+    return MeanDifference(center, np.sort(sign * means), draws)
+
+
+def _share(beyond: np.ndarray) -> float:
+    return float((1 + np.count_nonzero(beyond)) / (1 + len(beyond)))
+
+
+def means_above(means: np.ndarray, bound: float) -> float:
+    """One-sided p-value of a t test on seed means (seeds,), of "their mean is at most `bound`"."""
+    distance, error = float(means.mean()) - bound, _error(means)
+    if error == 0:
+        return 0.0 if distance > ROUNDING else 1.0
+    return float(stats.t.sf(distance / error, len(means) - 1))
+
+
+def _error(means: np.ndarray) -> float:
+    return float(means.std(ddof=1) / math.sqrt(len(means))) if np.ptp(means) else 0.0

@@ -1,7 +1,9 @@
-"""From scores to statements: tables by arm, differences between the arms of a pair, and what ablations change.
+"""From scores to tables by arm, differences between the arms of a pair, and what ablations change.
 
-Every difference is `b` minus `a` of a pair, paired by seed and query, and judged by `equivalence`. Tables name a
-*condition*: "untrained" (the backbones as they came), "recipe" (embedders), or the name of an ablation.
+Every difference is `b` minus `a` of a pair, paired by seed and query, with its interval by itself. None of them gets a
+word such as "equivalent": those come from `synthesis.score_verdicts`, which asks whether a task could have shown a
+difference and corrects for the number of pairs. Tables name a *condition*: "untrained" (the backbones as they came),
+"recipe" (embedders), or the name of an ablation.
 """
 
 from __future__ import annotations
@@ -78,15 +80,13 @@ def pair_differences(profile: Profile, per_query: pd.DataFrame, pair: str, name:
                      seeds: Sequence[int | None] | None = None) -> pd.DataFrame:
     """b - a of one pair under one condition, for each task alone and for all: one row each.
 
-    Columns: pair, condition, task ("all tasks" last), difference, low, high (1 - 2 alpha interval), verdict,
-    p_difference, p_equivalence, smallest_margin, seeds, queries, reason. Tasks are judged one by one, without
-    correction for their number; the study's claims, corrected, are those of the verdict chapter.
+    Columns: pair, condition, task ("all tasks" last), difference, low, high (as `equivalence.verdict` draws the
+    interval of one comparison), smallest_margin, seeds, queries. Uncorrected.
     """
     a, b, tasks = paired_under(profile, per_query, pair, name, seeds)
     rows = {task: _judge(profile, a[:, tasks == task], b[:, tasks == task]) for task in dict.fromkeys(tasks)}
     rows[ALL_TASKS] = _judge(profile, a, b, tasks)
-    fields = ("difference", "low", "high", "verdict", "p_difference", "p_equivalence", "smallest_margin", "seeds",
-              "queries", "reason")
+    fields = ("difference", "low", "high", "smallest_margin", "seeds", "queries")
     return pd.DataFrame([{"pair": pair, "condition": name, "task": task, **{f: getattr(row, f) for f in fields}}
                          for task, row in rows.items()])
 

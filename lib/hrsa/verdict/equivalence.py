@@ -4,11 +4,25 @@
 however many queries they have. It is a statement about training runs (seeds), queries and tasks *like* those
 observed, so all three carry sampling error.
 
-**Rule.** *Equivalent*: the 1 - 2 alpha interval of a crossed seed x query x task bootstrap lies inside
-(-margin, margin) and two one-sided t tests on the seed means reject at alpha (Schuirmann 1987, J. Pharmacokinet.
-Biopharm. 15; the bootstrap of crossed factors is Owen 2007, Ann. Appl. Stat. 1). *Different*: the two-sided t test
-on seed means and the bootstrap both reject zero at alpha. Both hold: *negligible*. Neither: *inconclusive*.
-Requiring two tests to reject can only lower the error rate (intersection-union).
+**Tests.** *A difference*: the two-sided t test on seed means and a crossed seed x query x task bootstrap both reject
+zero at alpha. *Sameness*: the 1 - 2 alpha interval of the bootstrap lies inside (-margin, margin) and two one-sided t
+tests on the seed means reject at alpha (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15; the bootstrap of crossed
+factors is Owen 2007, Ann. Appl. Stat. 1). Requiring two tests to reject can only lower the error rate
+(intersection-union).
+
+**Gate.** Sameness is claimed only over tasks that count, and only where enough remain on which both arms are
+competent: `hrsa.verdict.competence` says when. The gate guards sameness and hides no difference. A difference is
+tested over all tasks and over those that count, at half of alpha each (where these are the same tasks, or too few
+remain, once over all). One that shows over all tasks must be shown to be small over all of them too.
+
+**Words.** *different*: a difference, no sameness; *equivalent*: sameness, no difference; *negligible*: both. Neither:
+*uninformative* where too few tasks remain, else *inconclusive*.
+
+**Interval.** It says what the word says: inside the margin when sameness is claimed, clear of zero when a difference
+is. It is the wider of bootstrap and t interval at 1 - 2 alpha, stretched to zero where no difference is claimed, and
+drawn at 1 - alpha on the side of zero where one is (Hsu, Hwang, Liu & Ruberg 1994, Biometrika 81). A correction for
+several comparisons widens it as it makes the tests stricter. Where a word takes tasks together that one interval does
+not, `reason` says so.
 
 With three seeds an ordinary bootstrap is too narrow: `hrsa.verdict.bootstrap` says how that is corrected, and
 `benchmarks/verdict.py` holds the proof by simulation. Limits: where a handful of queries make the difference (3 of 60)
@@ -18,18 +32,17 @@ the error rate of "equivalent" was 8% in simulation, and 17% with ten clusters o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from hrsa.verdict.bootstrap import crossed_draws, draws_interval, task_columns
+from hrsa.verdict.bootstrap import ROUNDING, MeanDifference, mean_difference
+from hrsa.verdict.competence import Baselines, competence, enough_of
 
-WORDS = ("different", "equivalent", "negligible", "inconclusive")
-_ROUNDING = 1e-12  # differences below this are rounding of equal scores
+WORDS = ("different", "equivalent", "negligible", "inconclusive", "uninformative")
 
 
 @dataclass(frozen=True)
@@ -38,19 +51,19 @@ class Decision:
 
     verdict: str  # one of WORDS
     difference: float  # mean over tasks of mean over queries and seeds
-    low: float  # 1 - 2 alpha interval of the crossed bootstrap
+    low: float  # interval that says what the word says
     high: float
     p_difference: float  # two-sided, of no difference: the larger of t test and bootstrap
-    p_lower: float  # one-sided t test on seed means, of difference <= -margin
-    p_upper: float  # one-sided t test on seed means, of difference >= margin
-    p_equivalence: float  # the largest of the four one-sided p-values (t and bootstrap, lower and upper)
+    p_equivalence: float  # of a difference of a margin or more: the largest of the one-sided p-values; 1: not asked
     smallest_margin: float  # a margin above this would have been proved by these data
     margin: float
     alpha: float
     seeds: int
     queries: int
-    tasks: int
-    reason: str  # why these data cannot decide, empty when they can
+    tasks: int  # all that were named
+    over: int  # tasks that difference and interval are over
+    competent: int | None  # tasks on which both arms are; None: without baselines it was not asked
+    reason: str  # why these data cannot decide, or what else the word rests on; empty where nothing is to be said
 
 
 def verdict(
@@ -61,6 +74,7 @@ def verdict(
     alpha: float = 0.05,
     seed: int = 0,
     resamples: int = 2000,
+    baselines: Baselines | None = None,
 ) -> Decision:
     """Compare two arms by their scores per seed and query; the rule is in the module's docstring.
 
@@ -74,53 +88,131 @@ def verdict(
         alpha: error rate of each claim, in (0, 0.5); the interval covers 1 - 2 alpha.
         seed: of the bootstrap; equal input and seed give equal output. The order of queries, of seeds and the
             names of tasks change nothing; swapping the arms flips every sign exactly.
-        resamples: of the bootstrap, at least 2 / alpha.
+        resamples: of the bootstrap, at least 4 / alpha.
+        baselines: scores of chance and of the untrained backbones. None: the gate is not asked, which is right for
+            scores that are no embedder's and for nothing else.
 
     With one seed, or when no seed changed any score of either arm, nothing can be said about training runs: the
     verdict is `inconclusive`, p-values are 1, `smallest_margin` is infinite, and the interval speaks of that run
     only. When every single difference is the same number it counts as measured without error (identical arms are
-    `equivalent`). Raises ValueError for scores that are NaN, infinite or no numbers, shapes that differ or are not
-    (seeds, queries), fewer than two queries, a margin that is not positive, and alpha, resamples or tasks that do not
-    fit.
+    `equivalent` where the gate lets them). Raises ValueError for scores that are NaN, infinite or no numbers, shapes
+    that differ or are not (seeds, queries), fewer than two queries, a margin that is not positive, and alpha,
+    resamples, tasks or baselines that do not fit.
     """
+    case = _measured(scores_a, scores_b, margin, tasks, alpha, seed, resamples, baselines)
+    return case.decided(alpha, alpha)
+
+
+def word(different: bool, equivalent: bool, enough: bool = True) -> str:
+    """The verdict's word for the results of both tests, and for whether enough tasks are fit to tell."""
+    return {(True, False): "different", (False, True): "equivalent", (True, True): "negligible"}.get(
+        (bool(different), bool(equivalent)), "inconclusive" if enough else "uninformative")
+
+
+def agreeing_interval(interval: Callable[[float], tuple[float, float]], center: float, different: bool,
+                      for_difference: float, for_sameness: float) -> tuple[float, float]:
+    """The interval that says what the word says; see the module's docstring.
+
+    interval: level -> the bounds that one-sided tests at that level reject. The levels are those of the one-sided
+    tests, after correction.
+    """
+    low, high = interval(for_sameness)
+    if not different:
+        return min(low, 0.0), max(high, 0.0)
+    near = interval(for_difference)
+    return (near[0], high) if center > 0 else (low, near[1])
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One comparison, measured over all its tasks and over those that count."""
+
+    every: MeanDifference
+    counting: MeanDifference  # `every` itself where all tasks count, or too few are left
+    margin: float
+    alpha: float
+    sizes: dict[str, int]  # seeds, queries, tasks
+    counted: int
+    competent: int | None
+    blind: str  # why nothing can be said about training runs
+
+    @property
+    def enough(self) -> bool:
+        return self.competent is None or self.competent >= enough_of(self.sizes["tasks"])
+
+    @property
+    def p_difference(self) -> float:
+        if self.blind:
+            return 1.0
+        if self.counting is self.every:
+            return _two_sided(self.every)
+        return min(2 * min(_two_sided(self.every), _two_sided(self.counting)), 1.0)
+
+    @property
+    def p_equivalence(self) -> float:
+        if self.blind or not self.enough:
+            return 1.0
+        small = _beyond(self.counting, self.margin)
+        return max(small, _beyond(self.every, self.margin)) if self._shows_over_all(self.alpha) else small
+
+    def _shows_over_all(self, level: float) -> bool:
+        return self.counting is not self.every and 2 * _two_sided(self.every) < level
+
+    def decided(self, for_difference: float, for_sameness: float) -> Decision:
+        """The word at the levels of the two tests (two-sided, one-sided), after correction."""
+        different, same = self.p_difference < for_difference, self.p_equivalence < for_sameness
+        tests = 1 if self.counting is self.every else 2
+        by_all_alone = self._shows_over_all(for_difference) and 2 * _two_sided(self.counting) >= for_difference
+        shown = self.every if by_all_alone else self.counting
+        low, high = agreeing_interval(shown.interval, shown.center, different, for_difference / (2 * tests),
+                                      for_sameness)
+        inside = low > -self.margin and high < self.margin
+        tasks, reason = self.sizes["tasks"], self.blind
+        if not reason and not self.enough:
+            reason = (f"both arms beat chance and their untrained backbones, with room to differ, on {self.competent} "
+                      f"of {tasks} tasks, and sameness takes {enough_of(tasks)}")
+        elif not reason and inside and not same:
+            which = "that count" if shown is self.every else "named"
+            reason = f"over the tasks {which} a difference as large as the margin is not excluded"
+        smallest = math.inf
+        if self.enough and not self.blind:
+            smallest = max(map(abs, agreeing_interval(shown.interval, shown.center, False, self.alpha, self.alpha)))
+        return Decision(word(different, same, self.enough or bool(self.blind)), shown.center, low, high,
+                        self.p_difference, self.p_equivalence, smallest, self.margin, self.alpha, **self.sizes,
+                        over=tasks if shown is self.every else self.counted, competent=self.competent,
+                        reason=reason)
+
+
+def _measured(scores_a: np.ndarray, scores_b: np.ndarray, margin: float, tasks: Sequence | None, alpha: float,
+              seed: int, resamples: int, baselines: Baselines | None) -> _Case:
     difference = _paired(scores_a, scores_b)
     _check(difference, margin, alpha, resamples, tasks)
-    groups = task_columns(tasks, difference)
-    cells = np.stack([difference[:, group].mean(axis=1) for group in groups], axis=1)  # (seeds, tasks)
-    sign = -1.0 if cells.mean() < 0 else 1.0  # draws are made for the positive orientation: swapping arms mirrors all
-    means = np.sort(sign * cells.mean(axis=1))  # (seeds,), sorted: the seeds' order must not matter
-    center = float(sign * means.mean())
-    draws = center + sign * crossed_draws(sign * difference, groups, resamples, np.random.default_rng(seed))
-    low, high = draws_interval(draws, alpha)
-    sizes = {"seeds": difference.shape[0], "queries": difference.shape[1], "tasks": len(groups)}
-    common = {"difference": center, "low": low, "high": high, "margin": float(margin), "alpha": alpha, **sizes}
-    reason = _blind(scores_a, scores_b, difference)
-    if reason:
-        return Decision("inconclusive", p_difference=1.0, p_lower=1.0, p_upper=1.0, p_equivalence=1.0,
-                        smallest_margin=math.inf, reason=reason, **common)
-    tests = _tests(draws, center, means, margin)
-    claims = word(tests["p_difference"] < alpha, tests["p_equivalence"] < alpha)
-    smallest = max(abs(center) + _standard_error(means) * stats.t.ppf(1 - alpha, len(means) - 1), -low, high)
-    return Decision(claims, smallest_margin=float(smallest), reason="", **tests, **common)
+    ids = np.zeros(difference.shape[1]) if tasks is None else np.asarray(tasks)
+    sizes = {"seeds": difference.shape[0], "queries": difference.shape[1], "tasks": len(pd.unique(ids))}
+    every = mean_difference(difference, tasks, resamples, seed)
+    blind = _blind(scores_a, scores_b, difference)
+    case = _Case(every, every, float(margin), alpha, sizes, sizes["tasks"], None, blind)
+    if baselines is None:
+        return case
+    held = baselines.checked(difference.shape[1])
+    if blind:
+        return case
+    gate = competence(scores_a, scores_b, held, ids, margin, alpha, seed, resamples).drop_duplicates("task")
+    counted, competent = int(gate["counts"].sum()), int(gate["both"].sum())
+    counting = every
+    if competent >= enough_of(sizes["tasks"]) and counted < sizes["tasks"]:
+        here = np.isin(ids, gate.loc[gate["counts"], "task"].to_numpy())
+        counting = mean_difference(difference[:, here], ids[here], resamples, seed)
+    return _Case(every, counting, case.margin, alpha, sizes, counted, competent, "")
 
 
-def _tests(draws: np.ndarray, center: float, means: np.ndarray, margin: float) -> dict[str, float]:
-    """p-values of the t tests on seed means (seeds,) joined with those of the bootstrap draws."""
-    error = _standard_error(means)
-    p_lower, p_upper = _tail(center + margin, error, len(means)), _tail(margin - center, error, len(means))
-    p_zero = 2 * min(_share(draws <= 0), _share(draws >= 0), 0.5)
-    return {
-        "p_difference": min(max(p_zero, 2 * _tail(abs(center), error, len(means))), 1.0),
-        "p_lower": p_lower,
-        "p_upper": p_upper,
-        "p_equivalence": max(p_lower, p_upper, _share(draws <= -margin), _share(draws >= margin)),
-    }
+def _two_sided(found: MeanDifference) -> float:
+    return min(2 * min(found.p_above(0.0), found.p_below(0.0)), 1.0)
 
 
-def word(different: bool, equivalent: bool) -> str:
-    """The verdict's word for two test results."""
-    return {(True, False): "different", (False, True): "equivalent", (True, True): "negligible"}.get(
-        (bool(different), bool(equivalent)), "inconclusive")
+def _beyond(found: MeanDifference, margin: float) -> float:
+    """p-value of "the difference is a margin or more", on either side."""
+    return max(found.p_above(-margin), found.p_below(margin))
 
 
 def _paired(scores_a: np.ndarray, scores_b: np.ndarray) -> np.ndarray:
@@ -136,8 +228,8 @@ def _paired(scores_a: np.ndarray, scores_b: np.ndarray) -> np.ndarray:
             raise ValueError(f"expected finite scores, got {scores[tuple(wrong[0])]} in arm {name} at seed "
                              f"{wrong[0][0]}, query {wrong[0][1]}: leave the query out of both arms, or score it")
     difference = b - a
-    difference[np.abs(difference) < _ROUNDING] = 0.0
-    return np.full_like(difference, difference[0, 0]) if np.ptp(difference) < _ROUNDING else difference
+    difference[np.abs(difference) < ROUNDING] = 0.0
+    return np.full_like(difference, difference[0, 0]) if np.ptp(difference) < ROUNDING else difference
 
 
 def _check(difference: np.ndarray, margin: float, alpha: float, resamples: int, tasks: Sequence | None) -> None:
@@ -145,8 +237,8 @@ def _check(difference: np.ndarray, margin: float, alpha: float, resamples: int, 
         raise ValueError(f"expected a positive margin in score units, got {margin!r}")
     if not 0 < alpha < 0.5:
         raise ValueError(f"expected alpha between 0 and 0.5, got {alpha}")
-    if resamples < 2 / alpha:
-        raise ValueError(f"expected at least {2 / alpha:.0f} resamples for alpha {alpha}, got {resamples}")
+    if resamples < 4 / alpha:
+        raise ValueError(f"expected at least {4 / alpha:.0f} resamples for alpha {alpha}, got {resamples}")
     ids = np.zeros(difference.shape[1]) if tasks is None else np.asarray(tasks)
     if ids.shape != difference.shape[1:] or pd.isna(ids).any():
         raise ValueError(f"expected one task id per query, {difference.shape[1]}, got ids of shape {ids.shape}, "
@@ -159,21 +251,6 @@ def _blind(scores_a: np.ndarray, scores_b: np.ndarray, difference: np.ndarray) -
     if np.ptp(difference) and not (np.ptp(scores_a, axis=0).any() or np.ptp(scores_b, axis=0).any()):
         return "all seeds gave identical scores: the seed did not change training, so this is one run"
     return ""
-
-
-def _share(beyond: np.ndarray) -> float:
-    return float((1 + np.count_nonzero(beyond)) / (1 + len(beyond)))
-
-
-def _standard_error(means: np.ndarray) -> float:
-    return float(means.std(ddof=1) / math.sqrt(len(means))) if np.ptp(means) else 0.0
-
-
-def _tail(distance: float, error: float, n: int) -> float:
-    """One-sided p of a t test whose estimate lies `distance` on the claimed side of the bound."""
-    if error == 0:
-        return 0.0 if distance > _ROUNDING else 1.0
-    return float(stats.t.sf(distance / error, n - 1))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -196,47 +273,21 @@ def verdicts(arms: Mapping[str, tuple], margin: float, alpha: float = 0.05, seed
              resamples: int = 2000) -> pd.DataFrame:
     """Verdicts of a family of comparisons, corrected by Holm.
 
-    `arms`: name -> (scores_a, scores_b) or (scores_a, scores_b, tasks), as in `verdict`. Returns one row per name:
-    all fields of `Decision` (`verdict` after correction, `alone` the uncorrected word, the interval uncorrected),
-    `holm_difference` and `holm_equivalence`. The claims of difference and those of equivalence are each a family.
-    Resamples are at least 4 per comparison / alpha: a smallest possible p-value must survive the correction.
+    `arms`: name -> (scores_a, scores_b), (scores_a, scores_b, tasks) or (scores_a, scores_b, tasks, baselines), as in
+    `verdict`. Returns one row per name: all fields of `Decision` after correction, word and interval, with the
+    p-values before it; `alone`, the word without it; `holm_difference` and `holm_equivalence`. The claims of
+    difference and those of sameness are each a family. Resamples are at least 4 per comparison / alpha: a smallest
+    possible p-value must survive the correction.
     """
     if not arms:
         raise ValueError("expected at least one comparison, got none: name the pairs to test")
     resamples = max(resamples, math.ceil(4 * len(arms) / alpha))
-    single = {name: verdict(*arm[:2], margin, *arm[2:3], alpha=alpha, seed=seed, resamples=resamples)
-              for name, arm in arms.items()}
-    table = pd.DataFrame([{"name": name, **vars(result)} for name, result in single.items()])
-    table = table.rename(columns={"verdict": "alone"})
-    table["holm_difference"] = holm(table["p_difference"])
-    table["holm_equivalence"] = holm(table["p_equivalence"])
-    words = [word(d < alpha, e < alpha) for d, e in zip(table["holm_difference"], table["holm_equivalence"],
-                                                        strict=True)]
-    table.insert(1, "verdict", words)
-    return table
-
-
-@dataclass(frozen=True)
-class Control:
-    """Could this run have seen a difference of one margin?"""
-
-    sees: bool
-    p_value: float  # of the difference test on the injected shift
-    shift: float
-    sentence: str
-
-
-def positive_control(scores_a: np.ndarray, scores_b: np.ndarray, margin: float, tasks: Sequence | None = None,
-                     alpha: float = 0.05, seed: int = 0, resamples: int = 2000) -> Control:
-    """Inject a shift of one margin and ask whether it is detected with the noise these data have.
-
-    Arm b is moved so that its mean difference from a is exactly `margin` while all seed, query and task variation
-    stays; `sees` tells whether the difference test then rejects zero at alpha. Arguments as in `verdict`.
-    """
-    a, b = np.asarray(scores_a, dtype=float), np.asarray(scores_b, dtype=float)
-    observed = verdict(a, b, margin, tasks, alpha, seed, resamples)
-    injected = verdict(a, b - observed.difference + margin, margin, tasks, alpha, seed, resamples)
-    sees = injected.p_difference < alpha
-    text = f"an injected shift of one margin ({margin:g}) is {'' if sees else 'not '}detected (p = " \
-           f"{injected.p_difference:.2g})" + ("" if sees else ": this run is unable to see such a difference")
-    return Control(sees, injected.p_difference, margin, text)
+    cases = [_measured(a, b, margin, more[0] if more else None, alpha, seed, resamples, more[1] if more[1:] else None)
+             for a, b, *more in arms.values()]
+    raw = {"difference": np.array([case.p_difference for case in cases]),
+           "equivalence": np.array([case.p_equivalence for case in cases])}
+    corrected = {name: holm(p) for name, p in raw.items()}
+    levels = [alpha * raw[name] / corrected[name] for name in raw]  # p below it is the corrected p below alpha
+    rows = [{"name": name, **vars(case.decided(*at)), "alone": case.decided(alpha, alpha).verdict}
+            for name, case, *at in zip(arms, cases, *levels, strict=True)]
+    return pd.DataFrame(rows).assign(**{f"holm_{name}": p for name, p in corrected.items()})

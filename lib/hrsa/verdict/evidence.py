@@ -23,11 +23,13 @@ from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Profile
 from hrsa.verdict import paired_scores
+from hrsa.verdict.competence import GATE
 from hrsa.verdict.paired_scores import QUERY_COLUMNS, checked_scores
 from hrsa.verdict.statement import ESTIMAND, statement
 
 OWN_SOURCE = "this run"
 _META = b"hrsa.evidence"
+_OF_A_SEED = r"-s\d+(?:-|$)"  # in the id of an embedder
 
 
 def study_fingerprint(profile: Profile) -> dict[str, str]:
@@ -51,7 +53,7 @@ def study_fingerprint(profile: Profile) -> dict[str, str]:
         "models": store.key(backbones=content["backbones"], pairs=content["pairs"], zoo=content["zoo"], **weights),
         "recipe": store.key(recipe=content["recipe"], ablations=content["ablations"]),
         "suite": store.key(suite=content["suite"], files=files),
-        "verdict": store.key(verdict=content["verdict"], estimand=ESTIMAND),
+        "verdict": store.key(verdict=content["verdict"], estimand=ESTIMAND, gate=GATE),
     }
 
 
@@ -88,8 +90,9 @@ def read_evidence(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 def join_evidence(files: Sequence[Path]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """One table of scores per query from several evidence files, and their metadata.
 
-    Raises ValueError when fingerprints differ (naming the parts that do), or when two files hold the same model and
-    query with another score: an arm and seed counts once.
+    Raises ValueError when fingerprints differ (naming the parts that do), or when two files hold the same embedder and
+    query with another score: an arm and seed counts once. Of untrained backbones and chance, which every file brings,
+    the first file's scores count.
     """
     return _joined(_loaded(files))
 
@@ -116,7 +119,9 @@ def _joined(loaded: Sequence[_Loaded]) -> tuple[pd.DataFrame, list[dict[str, Any
             raise ValueError(f"expected the fingerprint of {loaded[0].file} in {one.file}, got another "
                              f"for {', '.join(differing)}: leave it out, for runs of one recipe, suite and margin join")
     table = pd.concat([one.per_query for one in loaded], ignore_index=True).drop_duplicates(ignore_index=True)
-    return checked_scores(table, "the joined files"), [one.meta for one in loaded]
+    baselines = ~table["model"].str.contains(_OF_A_SEED)  # machines round differently: the first counts
+    table = table[~(baselines & table.duplicated(["model", "task", "query"]))]
+    return checked_scores(table.reset_index(drop=True), "the joined files"), [one.meta for one in loaded]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Model of a difference between two arms, per seed s, task t and query q in it (the one `verdict.equivalence` allows for):
 mean + seed_s + task_t + (seed x task)_st + query_q + residual_sq, each normal. `measure` estimates the variances by
 the method of moments (for balanced data the same as REML when no component is negative); `provable` simulates
-studies of another size and returns the smallest margin that each would prove under the rule of `verdict.equivalence`.
+studies of another size and returns the smallest margin that each would prove under the rule of `verdict.equivalence`,
+where both arms are competent: no number of seeds opens the gate for embedders that learned nothing.
 """
 
 from __future__ import annotations

@@ -19,10 +19,11 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from hrsa.verdict.equivalence import WORDS, holm, word
+from hrsa.verdict.equivalence import agreeing_interval, holm, word
 
 _FILE = Path(__file__).with_suffix(".yaml")
 _SEEDS = 3  # behind each published mean
+CELL_WORDS = ("different", "equivalent", "negligible", "inconclusive")  # that a table of means allows
 MARGINS = (0.5, 1.0, 2.0)  # score points; half a point is what rankings on these benchmarks are argued over
 
 
@@ -70,29 +71,41 @@ def score_cells() -> pd.DataFrame:
 def reanalyse(margin: float, alpha: float = 0.05) -> pd.DataFrame:
     """Difference and equivalence tests of each published cell under each reading of "std".
 
-    `margin` in score points. One row per cell and reading: standard error, 1 - 2 alpha interval, p-values, the two
-    corrected by Holm over the 15 cells of a reading, `verdict` (corrected), `alone` (uncorrected) and
-    `smallest_margin` that the cell could prove uncorrected. ValueError for a margin that is not positive.
+    `margin` in score points. One row per cell and reading: standard error, p-values, the two corrected by Holm over the
+    15 cells of a reading, `verdict` (corrected) with the interval that says the same (`equivalence.agreeing_interval`),
+    `alone` (uncorrected) and `smallest_margin` that the cell could prove uncorrected. No cell is `uninformative`: the
+    paper prints no untrained scores to hold them against. ValueError for a margin that is not positive.
     """
     if not margin > 0:
         raise ValueError(f"expected a positive margin in score points, got {margin}")
     tables = []
     for reading in READINGS:
         table = score_cells().assign(reading=reading.name, margin=margin)
-        error = table["std"] * reading.factor
-        reach = stats.t.ppf(1 - alpha, reading.dof) * error
-        size = table["delta"].abs()
+        error, size = table["std"] * reading.factor, table["delta"].abs()
+        raw = {"difference": 2 * stats.t.sf(size / error, reading.dof),
+               "equivalence": stats.t.sf((margin - size) / error, reading.dof)}
+        corrected = {name: holm(p) for name, p in raw.items()}
+        levels = [alpha * raw[name] / corrected[name] for name in raw]
+        bounds = [_interval(*cell, reading.dof, alpha) for cell in zip(
+            table["delta"], error, corrected["difference"], *levels, strict=True)]
         table = table.assign(
-            error=error, low=table["delta"] - reach, high=table["delta"] + reach,
-            p_difference=2 * stats.t.sf(size / error, reading.dof),
-            p_equivalence=stats.t.sf((margin - size) / error, reading.dof),
-            smallest_margin=size + reach)
-        corrected = {name: holm(table[f"p_{name}"]) for name in ("difference", "equivalence")}
-        table["alone"] = [word(d < alpha, e < alpha)
-                          for d, e in zip(table["p_difference"], table["p_equivalence"], strict=True)]
-        table["verdict"] = [word(d < alpha, e < alpha) for d, e in zip(*corrected.values(), strict=True)]
+            error=error, low=[low for low, _ in bounds], high=[high for _, high in bounds],
+            **{f"p_{name}": p for name, p in raw.items()},
+            smallest_margin=size + stats.t.ppf(1 - alpha, reading.dof) * error)
+        for column, tests in (("alone", raw), ("verdict", corrected)):
+            table[column] = [word(d < alpha, e < alpha) for d, e in zip(*tests.values(), strict=True)]
         tables.append(table.assign(**{f"holm_{name}": p for name, p in corrected.items()}))
     return pd.concat(tables, ignore_index=True)
+
+
+def _interval(delta: float, error: float, p_difference: float, for_difference: float, for_sameness: float, dof: int,
+              alpha: float) -> tuple[float, float]:
+    """The interval of one cell that says what its corrected word says."""
+    def bounds(level: float) -> tuple[float, float]:
+        reach = float(stats.t.ppf(1 - level, dof)) * error
+        return delta - reach, delta + reach
+
+    return agreeing_interval(bounds, delta, p_difference < alpha, for_difference / 2, for_sameness)
 
 
 def verdicts_by_reading(margins: tuple[float, ...] = MARGINS, alpha: float = 0.05, kinds: str = "RLVR") -> pd.DataFrame:
@@ -100,7 +113,7 @@ def verdicts_by_reading(margins: tuple[float, ...] = MARGINS, alpha: float = 0.0
     found = pd.concat([reanalyse(margin, alpha) for margin in margins])
     found = found[found["kind"].str.startswith(kinds)]
     counts = pd.crosstab([found["reading"], found["margin"]], found["verdict"])
-    return counts.reindex(columns=list(WORDS), fill_value=0).assign(cells=lambda t: t.sum(axis=1)).reset_index()
+    return counts.reindex(columns=list(CELL_WORDS), fill_value=0).assign(cells=lambda t: t.sum(axis=1)).reset_index()
 
 
 def entropy_cells() -> pd.DataFrame:

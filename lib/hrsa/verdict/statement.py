@@ -9,6 +9,7 @@ from typing import Any
 
 from hrsa.study import store
 from hrsa.study.profile import Profile
+from hrsa.verdict.competence import GATE
 
 ESTIMAND = "mean over tasks of the mean over queries and seeds of score(b) - score(a), arms paired by seed and query"
 
@@ -20,6 +21,8 @@ def statement(profile: Profile) -> dict[str, Any]:
         **profile.verdict.model_dump(mode="json"),
         "seeds": list(profile.seeds),
         "family": {pair.name: [pair.a, pair.b] for pair in profile.pairs},
+        "gate": GATE,
+        "controls": {control.name: control.model_dump(mode="json") for control in profile.controls},
         "tasks": [*profile.suite.tasks, *profile.suite.benchmarks],
     }
     return {**stated, "hash": store.key(**stated)}

@@ -112,7 +112,8 @@ def job_fingerprint(profile: Profile, rule: str) -> str:
     settings = {name: profile.model_dump(mode="json")[name] for name in (*sections, "threads")}
     if rule in NOT_CHAPTERS:
         return store.key(settings=settings, code=code_hash(*_stages(profile, rule)))
-    received = [store.file_hash(file) for file in evidence.received(profile)] if rule == "12_verdict" else []
+    judged = rule in ("04_evaluation", "12_verdict", "13_family")
+    received = [store.file_hash(file) for file in evidence.received(profile)] if judged else []
     before = (make_backbone, make_merged, make_derived, make_triples, train_embedder, evaluate_model, make_recording)
     if rule == "03_training":
         before = tuple(stage for stage in before if stage is not train_embedder)

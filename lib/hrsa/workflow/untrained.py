@@ -36,7 +36,8 @@ def selected_backbones(profile: Profile, names: list[str]) -> Profile:
     if unknown := sorted(set(names) - set(known)):
         raise ValueError(f"expected backbones of profile {profile.name}, {known}, got {unknown}")
     return Profile.model_validate(profile.model_dump() | {
-        "seeds": (), "ablations": (), "backbones": [profile.backbone(name) for name in known if name in names],
+        "seeds": (), "ablations": (), "controls": (),
+        "backbones": [profile.backbone(name) for name in known if name in names],
         "pairs": [pair for pair in profile.pairs if {pair.a, pair.b} <= set(names)]})
 
 

@@ -86,7 +86,7 @@ def forest(table: pd.DataFrame, label: str, value: str, low: str, high: str, mar
            hue: str | None = None, facet: str | None = None, xlabel: str | None = None) -> Drawing:
     """Intervals (`low` to `high`, a marker at `value`), one row per `label`, first on top, with a line at zero.
 
-    `margin` shades zero plus or minus the margin: an interval inside it shows a difference too small to matter.
+    `margin` shades zero plus or minus the margin.
     """
     c.check(table, [label, value, low, high, hue, facet], [value, low, high])
     c.once(table, [label, hue, facet], "interval")

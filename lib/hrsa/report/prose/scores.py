@@ -9,7 +9,7 @@ from hrsa.analysis import intervals
 from hrsa.analysis.ablations import RECIPE, UNTRAINED
 from hrsa.evaluation.evaluate import LEXICAL, embedding_folder
 from hrsa.study.profile import Profile
-from hrsa.verdict.differences import ALIKE, ALL_TASKS, described
+from hrsa.verdict.differences import ALIKE, described
 
 MEAN = "mean of all tasks"
 DIGIT_SPACE = "\u2007"  # a space as wide as a digit: points stand below each other
@@ -45,11 +45,11 @@ def _aligned(cells: pd.Series) -> list[str | None]:
 
 
 def difference_table(found: pd.DataFrame) -> pd.DataFrame:
-    """Differences for reading: pair, task, "b − a [interval]", verdict, and the smallest margin that these data could
-    have proved, in score x 100; from `differences.pair_differences`."""
+    """Differences for reading: pair, task, "b − a [interval]", and the smallest margin that these data could have
+    proved by themselves, in score x 100; from `differences.pair_differences`."""
     shown = [f"{_signed(d)} [{_signed(low)}, {_signed(high)}]"
              for d, low, high in 100 * found[["difference", "low", "high"]].to_numpy()]
-    table = found.assign(margin=100 * found["smallest_margin"])[["pair", "task", "verdict", "margin"]]
+    table = found.assign(margin=100 * found["smallest_margin"])[["pair", "task", "margin"]]
     table.insert(2, "b − a [interval]", shown)
     return table.reset_index(drop=True)
 
@@ -104,26 +104,11 @@ def items_alike(points: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def difference_sentence(row: pd.Series, margin: float) -> str:
-    """One row of `differences.pair_differences` in words; what it says follows from the verdict alone."""
-    said = {
-        "different": "the arms differ",
-        "equivalent": f"the arms are equivalent within ±{margin:g}",
-        "negligible": f"the arms differ, by less than the margin of ±{margin:g}",
-        "inconclusive": f"these data cannot tell ({row['reason'] or 'neither a difference nor its absence is shown'})",
-    }[row["verdict"]]
+def difference_sentence(row: pd.Series) -> str:
+    """One row of `differences.pair_differences` as text: the numbers, and no verdict on them."""
+    runs = f"{row['seeds']} seeds" if row["seeds"] > 1 else "one run of each arm, which says nothing of other runs"
     return (f"**{row['pair']}**, {row['condition']}, {row['task']}: b − a = {row['difference']:+.4f} "
-            f"[{row['low']:+.4f}, {row['high']:+.4f}]; {said}.")
-
-
-def verdicts_counted(table: pd.DataFrame) -> str:
-    """How many tasks of each pair and condition got which verdict, a list in Markdown."""
-    lines = []
-    for (pair, name), rows in table[table["task"] != ALL_TASKS].groupby(["pair", "condition"], sort=False):
-        counts = rows["verdict"].value_counts()
-        found = ", ".join(f"{count} {word}" for word, count in counts.items())
-        lines.append(f"- {pair}, {name}: of {len(rows)} tasks {found}")
-    return "\n".join(lines)
+            f"[{row['low']:+.4f}, {row['high']:+.4f}], {runs}.")
 
 
 def against_recipe(overall: pd.DataFrame) -> str:

@@ -10,12 +10,14 @@ import pandas as pd
 
 from hrsa.report.results import COMMITTED
 from hrsa.verdict.claims import FAILS, HOLDS, INCONCLUSIVE
+from hrsa.verdict.controls import AS_EXPECTED, CONTRARY, NOT_SHOWN, could_see
 
 MEANINGS = {
     "different": "the two arms differ, and a difference as large as the margin is not excluded",
     "equivalent": "the two arms score the same within the margin, and no difference was shown",
     "negligible": "the two arms differ, but by less than the margin",
     "inconclusive": "these data show neither a difference nor that there is none that matters",
+    "uninformative": "too few tasks could have shown a difference, so that nothing follows from none being found",
 }
 
 
@@ -57,10 +59,33 @@ def verdict_lines(table: pd.DataFrame) -> str:
         if not why and row["verdict"] == "inconclusive":
             why = f"a margin of {row['smallest_margin']:.3f} is the smallest that they could have proved"
         softer = "" if row["alone"] == row["verdict"] else f" Without correction for the family: {row['alone']}."
+        over = f" over the {row['over']} of {row['tasks']} tasks that count" if row["over"] < row["tasks"] else ""
         lines.append(f"- **{row['pair']}** ({row['kind']}): **{row['verdict']}**. b - a = {row['difference']:+.4f} "
-                     f"[{row['low']:+.4f}, {row['high']:+.4f}]: {MEANINGS[row['verdict']]}"
+                     f"[{row['low']:+.4f}, {row['high']:+.4f}]{over}: {MEANINGS[row['verdict']]}"
                      f"{f' ({why})' if why else ''}.{softer}")
     return "\n".join(lines)
+
+
+def tasks_that_count(table: pd.DataFrame) -> str:
+    """Which tasks count for each pair, and why others do not, a list in Markdown; from `competence_by_task`."""
+    lines = []
+    for pair, rows in table.groupby("pair", sort=False):
+        by_task = rows.groupby("task", sort=False)
+        counts, both = by_task["counts"].first(), by_task["both"].first()
+        told = f"- {pair}: {counts.sum()} of {len(counts)} tasks count, and on {both.sum()} both arms are competent"
+        why = [f"{task} ({_why_not(rows[rows['task'] == task])})" for task in both.index[~both]]
+        lines.append(told + (f". Not on {', '.join(why)}." if why else "."))
+    return "\n".join(lines)
+
+
+def _why_not(rows: pd.DataFrame) -> str:
+    """Why a task is none on which both arms are competent, from its rows."""
+    if rows["saturated"].iloc[0]:
+        return "saturated"
+    fails = [f"{name}: {', '.join(arms)}" for name, column in (("not above chance", "beats_chance"),
+                                                              ("not above its backbone", "beats_untrained"))
+             if (arms := rows.loc[[answer is not None and not answer for answer in rows[column]], "arm"].tolist())]
+    return "; ".join(fails)
 
 
 def families_agree(table: pd.DataFrame) -> str:
@@ -76,14 +101,15 @@ def families_agree(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def headline(claims: pd.DataFrame) -> str:
-    """How the paper's claims fared, and what became of the null effect."""
+def headline(claims: pd.DataFrame, controls: pd.DataFrame) -> str:
+    """How the paper's claims fared, what became of the null effect, and whether the study could see a difference."""
     counts = claims["outcome"].value_counts().reindex([HOLDS, FAILS, INCONCLUSIVE], fill_value=0)
     null = claims[(claims["level"] == "scores") & claims["claim"].str.contains("all tasks")]
     said = {HOLDS: "holds", FAILS: "fails", INCONCLUSIVE: "is not decided"}
     effect = "; ".join(f"for {row.pair} it {said[row.outcome]}" for row in null.itertuples()) or "no pair tests it"
     return (f"Of {len(claims)} claims tested (a claim counts once per pair), {counts[HOLDS]} hold, {counts[FAILS]} "
-            f"fail and {counts[INCONCLUSIVE]} stay inconclusive in this run. The null effect on scores: {effect}.")
+            f"fail and {counts[INCONCLUSIVE]} stay inconclusive in this run. The null effect on scores: {effect}. "
+            f"{sight(controls)}")
 
 
 def error_sentences(shares: pd.DataFrame) -> str:
@@ -101,11 +127,12 @@ def error_sentences(shares: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def analyses_agree(table: pd.DataFrame) -> str:
-    """Whether other analyses of a pair say the same, from `hrsa.verdict.sensitivity.sensitivity` (column pair)."""
+def analyses_agree(table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """Whether other analyses of a pair say what its verdict says, from `synthesis.other_analyses`."""
+    words = verdicts[verdicts["family"] == "all"].set_index("pair")["verdict"]
     lines = []
     for pair, rows in table.groupby("pair", sort=False):
-        main = rows.loc[rows["method"] == "verdict", "verdict"].iloc[0]
+        main = words[pair]
         odd = [f"{row.method}: {row.verdict}" for row in rows.itertuples() if row.verdict != main]
         lines.append(f"- {pair}: every analysis says {main}." if not odd else
                      f"- {pair}: the verdict is {main}; other analyses say otherwise ({'; '.join(odd)}).")
@@ -114,13 +141,14 @@ def analyses_agree(table: pd.DataFrame) -> str:
 
 def simulation_sentence(table: pd.DataFrame, alpha: float = 0.05) -> str:
     """Whether the simulation bears out the verdict's promises, from the table of `benchmarks/verdict.py`."""
-    every = table[table["method"] == "verdict"]
+    every = table[(table["method"] == "verdict") & table["uninformative"].isna()]
     own, beyond = every[~every["limit"]], every[every["limit"]]
     allowed = alpha + 3 * np.sqrt(alpha * (1 - alpha) / own["repeats"])
     kept = bool((own["false_equivalence"] <= allowed).all() and (own["false_difference"] <= allowed).all())
     gap = (own["power_at_zero"] - own["planned"]).abs().max()
-    others = table[table["method"] != "verdict"].groupby("method", sort=False)["false_equivalence"].max()
-    usual = ", ".join(f"{name}: {rate:.0%}" for name, rate in others.items())
+    others = table[table["scenario"].isin(every["scenario"]) & (table["method"] != "verdict")]
+    usual = ", ".join(f"{name}: {rate:.0%}"
+                      for name, rate in others.groupby("method", sort=False)["false_equivalence"].max().items())
     promise = "The rule keeps its promise" if kept else "**The rule breaks its promise**"
     broken = "; ".join(f"{row.scenario}, {row.false_equivalence:.1%}" for row in beyond.itertuples())
     return (f"{promise}: with a true difference of exactly one margin it claims equivalence in at most "
@@ -129,6 +157,22 @@ def simulation_sentence(table: pd.DataFrame, alpha: float = 0.05) -> str:
             f"Carlo error, at most {allowed.max():.1%}). The planner's power is off by {gap:.3f} at most. Worst case "
             f"of the usual practice, false claims of sameness: {usual}. Where its assumptions fail the rule has no "
             f"warranty (false claims of equivalence: {broken or 'not simulated'}).")
+
+
+def gate_sentence(table: pd.DataFrame, alpha: float = 0.05) -> str:
+    """What the simulation says of the competence gate: on the floor, and what it costs where arms are competent."""
+    gated = table[(table["method"] == "verdict") & table["uninformative"].notna()].set_index("scenario")
+    open_ = table[table["method"] == "no gate"].set_index("scenario")
+    floor, able = gated[gated["false_equivalence"].notna()], gated[gated["power_at_zero"].notna()]
+    wanted = 1 - alpha - 3 * np.sqrt(alpha * (1 - alpha) / floor["repeats"])
+    kept = bool((floor["uninformative"] >= wanted).all())
+    told = "The gate holds" if kept else "**The gate does not hold**"
+    lost = (open_["power_at_zero"].reindex(able.index) - able["power_at_zero"]).sort_values()
+    return (f"{told}: of two embedders on the floor it says *uninformative* in {floor['uninformative'].min():.1%} of "
+            f"simulated studies or more in each of {len(floor)} scenarios, and claims sameness in at most "
+            f"{floor['false_equivalence'].max():.1%}; without it sameness would be claimed in up to "
+            f"{open_['false_equivalence'].max():.0%}. Where both arms are competent it costs between "
+            f"{max(lost.iloc[0], 0):.1%} and {lost.iloc[-1]:.1%} of the power ({lost.index[-1]}).")
 
 
 def simulation_origin(record: Mapping[str, Any], code: str) -> str:
@@ -140,17 +184,28 @@ def simulation_origin(record: Mapping[str, Any], code: str) -> str:
             f"{record['machine']}, {record['written'][:10]}, made {now}.")
 
 
-def sight(controls: pd.DataFrame, verdicts: pd.DataFrame) -> str:
-    """One sentence: could this run have seen a difference, and did it see the SFT arm's?"""
-    blind = controls.loc[~controls["sees"], "pair"].tolist()
-    overall = verdicts[(verdicts["family"] == "all") & (verdicts["kind"] == "SFT")]
-    seen = overall.loc[overall["holm_difference"] < overall["alpha"], "pair"].tolist()
-    arm = f"The SFT arm's difference was detected ({', '.join(seen)})." if seen else \
-        "No SFT arm's difference was detected." if len(overall) else "There is no SFT arm."
-    if blind:
-        return (f"**This run is unable to see a difference of one margin** for {', '.join(blind)}: an injected shift "
-                f"went undetected, so that nothing follows from a difference not found there. {arm}")
-    return f"An injected shift of one margin is detected in every pair: this run can see. {arm}"
+def sight(controls: pd.DataFrame) -> str:
+    """Could this study have seen a difference, by its positive controls (`hrsa.verdict.controls.control_verdicts`)?"""
+    seen = could_see(controls)
+    positive = controls.loc[controls["expects"] == "different", "control"].tolist()
+    found = controls.loc[controls["control"].isin(positive) & (controls["outcome"] == AS_EXPECTED), "control"].tolist()
+    if seen is None:
+        return ("**No positive control was run**: whether this study could have seen a difference is not known, and "
+                "nothing follows from one that was not found.")
+    if not seen:
+        return (f"**This study could not see.** No positive control was found different ({', '.join(positive)}), so "
+                "that nothing follows from a difference that was not found.")
+    return f"This study could see: of {len(positive)} positive controls {len(found)} were found different " \
+           f"({', '.join(found)})."
+
+
+def controls_said(controls: pd.DataFrame) -> str:
+    """What became of each control, a list in Markdown."""
+    said = {AS_EXPECTED: "as expected", CONTRARY: "**contrary to what was expected**", NOT_SHOWN: "not shown"}
+    return "\n".join(
+        f"- {row['control']} ({row['compared']}): expected {row['expects']}, found **{row['verdict']}**, "
+        f"{said[row['outcome']]}. b - a = {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        f"{' (' + row['reason'] + ')' if row['reason'] else ''}." for row in controls.to_dict("records"))
 
 
 def power_advice(table: pd.DataFrame, margin: float) -> str:
@@ -170,7 +225,10 @@ def power_advice(table: pd.DataFrame, margin: float) -> str:
 def committed_origin(record: dict[str, Any]) -> str:
     """Markdown: which run the committed tables are of."""
     profile = record["profile"]
+    later = "" if "judged" not in record else (
+        f" The scores are of that run; the verdicts on them were made again on {record['judged']['written'][:10]}, by "
+        "a rule that holds embedders against untrained backbones and chance too.")
     return (f"**Committed results.** The tables marked *{COMMITTED}* are those of profile `{profile['name']}`: "
             f"{len(profile['backbones'])} backbones, {len(profile['seeds'])} seeds, {record['hours']:.1f} hours of "
-            f"computing on {record['machine']}, written {record['written']} by `{record['command']}` at commit "
-            f"`{record['commit'][:12]}`. They were not computed by this run.")
+                f"computing on {record['machine']}, written {record['written']} by `{record['command']}` at commit "
+            f"`{record['commit'][:12]}`. They were not computed by this run.{later}")
