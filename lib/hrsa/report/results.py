@@ -110,7 +110,8 @@ def verified_table(file: Path, sha256: str, command: str) -> pd.DataFrame:
 
 
 def make_overview(profile: Profile, pair: str) -> pd.DataFrame:
-    """Matched-layer similarity of a pair at four levels: similarity, models, layer_x, value, low, high, null, floor.
+    """Matched-layer similarity of a pair at four levels: similarity, models, layer_x, value, low, high, null, runs,
+    crossed.
 
     Rows are those of `intervals.over_seeds`, on all texts; of the numbers of neighbours the one that is shown.
     """
@@ -121,7 +122,7 @@ def make_overview(profile: Profile, pair: str) -> pd.DataFrame:
         if metric == "knn":
             rows = rows[rows["k"] == shown_k(rows["k"])]
         parts.append(rows.assign(similarity=METRICS[metric].name + level))
-    columns = ["similarity", "models", "layer_x", "value", "low", "high", "null", "floor"]
+    columns = ["similarity", "models", "layer_x", "value", "low", "high", "null", "runs", "crossed"]
     return pd.concat(parts, ignore_index=True)[columns]
 
 

@@ -1,12 +1,14 @@
-"""The claims of the paper, each with a rule that decides it from this run: holds, fails or inconclusive.
+"""The claims of the paper, each with a rule that decides it from this run: holds, fails, inconclusive or not testable.
 
 A rule compares an interval with a threshold, or two intervals with each other. `holds` and `fails` need the interval
-wholly on one side; where intervals overlap, or nothing was measured, the outcome is `inconclusive`. Thresholds are
-stated here, before any run, with their reasons.
+wholly on one side; where intervals overlap, or nothing was measured, the outcome is `inconclusive`. A claim that
+something rises is `not testable` where it could not be seen to rise (`intervals.has_room`). Thresholds are stated here,
+before any run, with their reasons.
 
 Similarities come as one row per pair, metric and `models` (backbones, embedders): the mean over matching layers
-without the embedding output (inverse row entropy: the last layer, as published), with an interval and the noise
-floor, which is the same number for two seeds of one arm.
+without the embedding output (inverse row entropy: the last layer, as published), with an interval, the same number for
+two runs of one recipe (same arm, other order of data), and that for other arm and other order, which is what the former
+is held against.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from hrsa.analysis.intervals import decimals_shown, has_room
 from hrsa.similarity.metrics import METRICS
 
-HOLDS, FAILS, INCONCLUSIVE = _OUTCOMES = ("holds", "fails", "inconclusive")
-SIMILARITY_COLUMNS = ["pair", "kind", "metric", "models", "value", "low", "high", "floor_low", "floor_high"]
+HOLDS, FAILS, INCONCLUSIVE, NOT_TESTABLE = OUTCOMES = ("holds", "fails", "inconclusive", "not testable")
+SIMILARITY_COLUMNS = ["pair", "kind", "metric", "models", "value", "low", "high", "runs", "runs_low", "runs_high",
+                      "crossed", "crossed_low", "crossed_high", "ceiling", "n"]
 _CORRELATION = 0.9  # dimensions that keep four fifths of their variance (0.9 squared) count as preserved
 _ENTROPY = 0.8  # the published RLVR backbones that were not trained for long lie above it on MMLU-Pro and mostly on CoT
 _CKA = 0.95  # near-isometric; shuffled rows give about 0 once debiased
@@ -39,7 +43,8 @@ class Interval:
     def __str__(self) -> str:
         if np.isnan(self.value):
             return "not measured"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        digits = decimals_shown(self.value, self.low, self.high)
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 def against(found: Interval, threshold: float) -> str:
@@ -68,10 +73,25 @@ class Similarities:
         """Value and interval; ValueError when the table holds more than one."""
         return self._read(metric, models, pair, ["value", "low", "high"])
 
-    def floor(self, metric: str) -> Interval:
-        """Noise floor of the embedders: two seeds of one arm."""
-        bounds = self._read(metric, "embedders", None, ["floor_low", "floor_low", "floor_high"])
-        return Interval((bounds.low + bounds.high) / 2, bounds.low, bounds.high)
+    def runs(self, metric: str) -> Interval:
+        """Embedders of the same arm and other order: two runs of one recipe."""
+        return self._read(metric, "embedders", None, ["runs", "runs_low", "runs_high"])
+
+    def crossed(self, metric: str) -> Interval:
+        """Embedders of the other arm and other order."""
+        return self._read(metric, "embedders", None, ["crossed", "crossed_low", "crossed_high"])
+
+    def room(self, metric: str) -> bool:
+        """Whether the backbones could be seen to become more alike, see `intervals.has_room`."""
+        before, runs = self.of(metric, "backbones"), self.runs(metric)
+        ceiling = self._read(metric, "backbones", None, ["ceiling"]).value
+        return has_room(METRICS[metric], before.low, before.high, ceiling, runs.high - runs.low)
+
+    def tokens(self, metric: str) -> str:
+        """On how many tokens a value was taken, where it depends on that; else empty."""
+        n = self._read(metric, "backbones", None, ["n"]).value
+        known = metric in METRICS and METRICS[metric].with_n and np.isfinite(n)
+        return f", on {n:,.0f} tokens" if known else ""
 
     def _read(self, metric: str, models: str, pair: str | None, columns: list[str]) -> Interval:
         t = self.table
@@ -95,7 +115,7 @@ class Claim:
 def _over(metric: str, models: str, threshold: float) -> Callable:
     def decide(found: Similarities) -> tuple[Interval, str, str]:
         value = found.of(metric, models)
-        return value, f"{threshold:g}", against(value, threshold)
+        return value, f"{threshold:g}{found.tokens(metric)}", against(value, threshold)
 
     return decide
 
@@ -103,7 +123,7 @@ def _over(metric: str, models: str, threshold: float) -> Callable:
 def _under(metric: str, models: str, threshold: float) -> Callable:
     def decide(found: Similarities) -> tuple[Interval, str, str]:
         value = found.of(metric, models)
-        return value, f"{threshold:g}", _opposite(against(value, threshold))
+        return value, f"{threshold:g}{found.tokens(metric)}", _opposite(against(value, threshold))
 
     return decide
 
@@ -111,23 +131,26 @@ def _under(metric: str, models: str, threshold: float) -> Callable:
 def _rises(metric: str) -> Callable:
     def decide(found: Similarities) -> tuple[Interval, str, str]:
         before, after = found.of(metric, "backbones"), found.of(metric, "embedders")
-        return after, f"backbones: {before}", above(after, before)
+        other = f"backbones: {before}{found.tokens(metric)}"
+        if not found.room(metric):
+            return after, f"{other}, which leaves no rise to be seen", NOT_TESTABLE
+        return after, other, above(after, before)
 
     return decide
 
 
 def _falls(metric: str) -> Callable:
     def decide(found: Similarities) -> tuple[Interval, str, str]:
-        after, other, outcome = _rises(metric)(found)
-        return after, other, _opposite(outcome)
+        before, after = found.of(metric, "backbones"), found.of(metric, "embedders")
+        return after, f"backbones: {before}{found.tokens(metric)}", _opposite(above(after, before))
 
     return decide
 
 
-def _below_floor(metric: str) -> Callable:
+def _below_runs(metric: str) -> Callable:
     def decide(found: Similarities) -> tuple[Interval, str, str]:
-        after, floor = found.of(metric, "embedders"), found.floor(metric)
-        return after, f"two seeds of one arm: {floor}", above(floor, after)
+        crossed, runs = found.crossed(metric), found.runs(metric)
+        return crossed, f"two runs of one recipe: {runs}{found.tokens(metric)}", above(runs, crossed)
 
     return decide
 
@@ -136,6 +159,8 @@ def _opposite(outcome: str) -> str:
     return {HOLDS: FAILS, FAILS: HOLDS}.get(outcome, outcome)
 
 
+_UNLESS = ("; not testable where the backbones' interval reaches the ceiling (one model in float32 and bf16), or is "
+           "nearer to identical than the interval of two runs of one recipe is wide")
 RLVR, BOTH = ("RLVR",), ("RLVR", "RLVR, prolonged", "SFT")
 CLAIMS = (
     Claim("RLVR keeps the representation: dimensions still mean the same", "representation", RLVR,
@@ -154,13 +179,15 @@ CLAIMS = (
           f"interval of the backbones' {_NAMES['debiased_cka']} below {_CKA}",
           _under("debiased_cka", "backbones", _CKA)),
     Claim("Contrastive training realigns the basis", "representation", BOTH,
-          f"{_NAMES['inverse_row_entropy']}: embedders' interval above the backbones'", _rises("inverse_row_entropy")),
+          f"{_NAMES['inverse_row_entropy']}: embedders' interval above the backbones'{_UNLESS}",
+          _rises("inverse_row_entropy")),
     Claim("Contrastive training realigns the global geometry", "geometry, global", BOTH,
-          f"{_NAMES['debiased_cka']}: embedders' interval above the backbones'", _rises("debiased_cka")),
+          f"{_NAMES['debiased_cka']}: embedders' interval above the backbones'{_UNLESS}", _rises("debiased_cka")),
     Claim("Local neighbourhoods do not come back: overlap falls in contrastive training", "geometry, local", BOTH,
           f"{_NAMES['knn']}: embedders' interval below the backbones'", _falls("knn")),
     Claim("Local neighbourhoods stay reorganised after contrastive training", "geometry, local", BOTH,
-          f"{_NAMES['knn']}: embedders' interval below that of two seeds of one arm", _below_floor("knn")),
+          f"{_NAMES['knn']}: interval of embedders of other arm and other order below that of two runs of one recipe "
+          "(same arm, other order)", _below_runs("knn")),
     Claim("Readouts transfer between base and RLVR model", "function", RLVR,
           f"interval of the backbones' loss below {_TRANSFER}", _under("probe_delta", "backbones", _TRANSFER)),
     Claim("Readouts of the base degrade on the SFT model", "function", ("SFT",),
@@ -215,8 +242,8 @@ def _row(claim: str, level: str, pair: str, rule: str, found: Interval, other: s
 
 
 def count_outcomes(claims: pd.DataFrame) -> pd.DataFrame:
-    """How many claims of each level hold, fail or stay open."""
-    counts = pd.crosstab(claims["level"], claims["outcome"]).reindex(columns=list(_OUTCOMES), fill_value=0)
+    """How many claims of each level hold, fail, stay open or cannot be tested."""
+    counts = pd.crosstab(claims["level"], claims["outcome"]).reindex(columns=list(OUTCOMES), fill_value=0)
     return counts.reindex(claims["level"].unique()).reset_index().rename_axis(columns=None)
 
 

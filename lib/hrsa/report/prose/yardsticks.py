@@ -1,0 +1,162 @@
+"""Yardsticks in words: which side of them means what, what variance comes from, and on how many tokens values rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hrsa.analysis.intervals import decimals_shown
+from hrsa.analysis.pairs import MEAN_LAYER, PairTable
+from hrsa.analysis.variance import NEITHER, SAME_ARM, SOURCES, TWO_RUNS
+from hrsa.similarity.metrics import METRICS, shown_k
+from hrsa.study import store
+
+_WITH_N = {"up": "rises", "down": "falls"}
+_ONE_ORDER = "there is one order of the data, and with it no two runs of one recipe to hold the arms against"
+
+
+def sides_said(curve: pd.DataFrame) -> str:
+    """Which side of the yardsticks of a `read_over_seeds` table means what; without embedders, of null and ceiling."""
+    said = ("The null pairs every token with another token of like text length and position, so that it keeps what "
+            "norm, length and position alone bring: models that lie on it have no more in common than that. The "
+            "*ceiling* is one model in float32 and in bf16, mean of the two models (embedders: of the first seed): "
+            "what lies on it differs by no more than rounding.")
+    if "embedders" not in set(curve["models"]):
+        return said
+    if curve["runs"].isna().all():
+        return f"{said} For the embedders {_ONE_ORDER}."
+    return (f"{said} The embedders of a seed saw the same data in the same order; the two lines beside them did not. "
+            f"*Two runs of one recipe* share the arm and not the order (mean of both arms), *{NEITHER}* share neither. "
+            "These two are alike in all but the arm, so hold them against each other: where the second is less alike, "
+            "the arms differ by more than training noise; where they lie on each other, no difference between the arms "
+            "is shown. The embedders' own line, with one order for both arms, is no measure of noise.")
+
+
+def tokens_said(table: pd.DataFrame, metrics: Sequence[str]) -> str:
+    """On how many tokens the values of a table with column n rest, and which metrics depend on that number."""
+    counts = sorted(table["n"].dropna().unique())
+    where = " and ".join(f"{n:,.0f}" for n in counts) if counts else "an unrecorded number of"
+    parts = [f"{METRICS[key].name} {_WITH_N[METRICS[key].with_n]}" for key in metrics if METRICS[key].with_n]
+    steady = [METRICS[key].name for key in metrics if not METRICS[key].with_n]
+    said = f"Values are of {where} tokens."
+    if parts:
+        what = "them" if len(parts) > 1 else "it"
+        said += f" As tokens are added, {', '.join(parts)}: hold {what} only against values on as many."
+    if steady:
+        verb = "gets" if len(steady) == 1 else "get"
+        said += f" Their number does not move {' or '.join(steady)}, which only {verb} less noisy."
+    return said
+
+
+def layers_said(folder: Path, metrics: Sequence[str]) -> str:
+    """What the variance of a pair's embedders comes from, mean over layers, Markdown; `folder`: of its comparison."""
+    file = folder / PairTable.VARIANCE
+    if not file.is_file():
+        return "The pair has no embedders, whose variance could be taken apart."
+    table = store.read_table(file)
+    table = table[table["layer"] == MEAN_LAYER]
+    shown = shown_k(table["k"].dropna()) if table["k"].notna().any() else None
+    table = table[table["k"].isna() | (table["k"] == shown).fillna(False)]
+    return "\n".join(f"- {METRICS[metric].name}{'' if shown is None else f' (k = {shown})'}: "
+                     f"{_sources_said(table[table['metric'] == metric])}" for metric in metrics)
+
+
+def scores_said(table: pd.DataFrame) -> str:
+    """What the variance of scores comes from, for each pair, Markdown; from `synthesis.score_variances`."""
+    names = {"items": "the score of one item", "mean": "the mean score"}
+    return "\n".join(f"- {pair}, {names[of]}: {_sources_said(rows)}"
+                     for (pair, of), rows in table.groupby(["pair", "of"], sort=False))
+
+
+def _sources_said(rows: pd.DataFrame) -> str:
+    """One place of a table of `variance.sources` in words."""
+    by = rows.set_index("part")
+    if not np.isfinite(by["value"][SAME_ARM]):
+        return f"{_ONE_ORDER}."
+    if not np.isfinite(by["share"][SOURCES[0]]):
+        return "no variance was measured."
+    shares = by.loc[list(SOURCES)]
+    said = ", ".join(f"{row.share:.0%}{_span(row.share_low, row.share_high)} from {_of(name)}"
+                     for name, row in shares.iterrows())
+    noise = {name: row for name, row in shares.iterrows() if np.isfinite(row["share_low"])}
+    shown = [name for name, row in noise.items() if row["share_low"] > 0]
+    told = "without intervals" if not noise else \
+        f"shown to be above zero: {', '.join(shown)}" if shown else "none is shown to be above zero"
+    over = f", intervals over {by['over'].iloc[0]}" if by["over"].iloc[0] else ""
+    return f"{said} ({by['orders'].iloc[0]} orders{over}; {told})."
+
+
+def _of(source: str) -> str:
+    return {"arm": "the arm", "order": "the order"}.get(source, "both together")
+
+
+def _span(low: float, high: float) -> str:
+    return f" [{low:.0%}, {high:.0%}]" if np.isfinite(low) else ""
+
+
+def why_sources() -> str:
+    """How the parts of the variance are got, and how to read a share below zero."""
+    return ("Two runs can share the arm, the order of the data, or neither. Squared distances between runs (1 - CKA, "
+            "1 - correlation, 1 - Jaccard index, squared differences of scores) add up over independent causes, so the "
+            "three mean distances give three variances: what the *arm* moves whatever the order, what the *order* "
+            "moves whatever the arm, and what they move *both* together, each run's own noise included. Shares add up to "
+            "100%; an estimate below zero says that the part is smaller than these few runs can tell.")
+
+
+def distance_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`synthesis.make_similarity_sources` for reading: pair, similarity, a column for each of `variance.TWO_RUNS`."""
+    rows = []
+    for (pair, metric, k), part in table.groupby(["pair", "metric", "k"], sort=False, dropna=False):
+        cells = {row["part"]: f"{row['value']:.2g}{_bounds(row['low'], row['high'])}"
+                 for row in part.to_dict("records") if row["part"] in TWO_RUNS and np.isfinite(row["value"])}
+        rows.append({"pair": pair, "similarity": similarity_name(metric, k),
+                     **{kind: cells.get(kind) for kind in TWO_RUNS}})
+    return pd.DataFrame(rows)
+
+
+def share_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`synthesis.make_similarity_sources` for a figure: pair, similarity, part, share, low, high of every source."""
+    rows = table[table["part"].isin(SOURCES)]
+    names = [similarity_name(metric, k) for metric, k in zip(rows["metric"], rows["k"], strict=True)]
+    shown = rows.assign(similarity=names)[["pair", "similarity", "part", "share", "share_low", "share_high"]]
+    return shown.rename(columns={"share_low": "low", "share_high": "high"}).reset_index(drop=True)
+
+
+def score_parts(table: pd.DataFrame) -> pd.DataFrame:
+    """`synthesis.score_variances` for reading, in squared points (scores x 100): pair, of, part, value, low, high,
+    share."""
+    scaled = {name: 1e4 * table[name] for name in ("value", "low", "high")}
+    return table.assign(**scaled)[["pair", "of", "part", "value", "low", "high", "share"]]
+
+
+def similarity_name(metric: str, k: int | None = None) -> str:
+    """The printed name of a metric, with its number of neighbours."""
+    return METRICS[metric].name + ("" if k is None or pd.isna(k) else f", k = {k:.0f}")
+
+
+def _bounds(low: float, high: float) -> str:
+    return f" [{low:.2g}, {high:.2g}]" if np.isfinite(low) else ""
+
+
+def readouts_said(cost: pd.DataFrame) -> str:
+    """What readouts lose between embedders of two arms and between two runs of one recipe; from `probes` over seeds."""
+    rows = cost[(cost["models"] == "embedders") & cost["crossed"].notna()] if "crossed" in cost else cost.iloc[:0]
+    if rows.empty:
+        return f"Without embedders of two orders, {_ONE_ORDER}."
+    lines = []
+    for row in rows.to_dict("records"):
+        apart = row["crossed_low"] > row["runs_high"]
+        crossed, runs = (_shown(row, name) for name in ("crossed", "runs"))
+        told = "the arm costs more than another run does" if apart else "no loss beyond that of another run is shown"
+        lines.append(f"- {row['task']}, {row['set']} texts, {row['split']}: {NEITHER} lose {crossed}, two runs of one "
+                     f"recipe {runs}: {told}.")
+    return "\n".join(lines)
+
+
+def _shown(row: dict, name: str) -> str:
+    values = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
+    digits = decimals_shown(*values)
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*values, d=digits)
