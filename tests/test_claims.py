@@ -80,7 +80,8 @@ def test_all_claims_hold_on_the_papers_story():
     (("RLVR", "embedders", "knn"), (0.82, 0.85), "stay reorganised", HOLDS),  # same order: not like two runs
     (("RLVR", "backbones", "debiased_cka"), (0.9985, 0.99995), "realigns the global", NOT_TESTABLE),
     (("RLVR", "backbones", "debiased_cka"), (0.998, 0.9985), "realigns the global", NOT_TESTABLE),
-    (("RLVR", "two runs", "inverse_row_entropy"), (0.5, 0.97), "realigns the basis", NOT_TESTABLE),
+    (("RLVR", "backbones", "debiased_cka"), (0.9782, 0.9790), "realigns the global", HOLDS),  # seen, so testable
+    (("RLVR", "two runs", "debiased_cka"), (0.5, 0.97), "realigns the global", HOLDS),
     (("RLVR", "two runs", "inverse_row_entropy"), (np.nan, np.nan), "realigns the basis", HOLDS),
     (("RLVR", "embedders", "probe_delta"), (0.06, 0.1), "readouts are aligned", FAILS),
     (("SFT", "backbones", "probe_delta"), (0.0, 0.01), "degrade on the SFT", FAILS),

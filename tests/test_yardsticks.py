@@ -154,6 +154,7 @@ def test_a_rise_is_seen_where_there_is_room():
     assert intervals.has_room(cka, 0.90, 0.92, 0.9999, 0.02)
     assert not intervals.has_room(cka, 0.90, 0.99995, 0.9999, 0.02)  # reaches rounding
     assert not intervals.has_room(cka, 0.990, 0.992, 0.9999, 0.02)  # less is left than two runs vary
+    assert intervals.has_room(cka, 0.90, 0.92, 0.9999, 0.3)  # they vary much, and this is not near identical
     assert intervals.has_room(cka, 0.990, 0.992, np.nan, np.nan)  # nothing known to hold it against
     assert intervals.has_room(residual, 0.10, 0.12, 0.001, 0.02)
     assert not intervals.has_room(residual, 0.0005, 0.12, 0.001, 0.02)
@@ -206,6 +207,7 @@ def test_shares_are_told_with_what_their_intervals_show(rng, tmp_path):
     assert "4 orders, intervals over items and orders" in said
     one = score_sources(a[:1], b[:1], ["t"] * 400).assign(pair="p")
     assert prose.scores_said(one).count("one order of the data") == 2
+    assert "too little variance" in prose.scores_said(table.assign(share_low=-0.8, share_high=0.9))
     same = score_sources(a, a, ["t"] * 400).assign(pair="p")
     assert "shown to be above zero: order" in prose.scores_said(same)
     flat = score_sources(0 * a, 0 * b, ["t"] * 400).assign(pair="p")
@@ -214,8 +216,8 @@ def test_shares_are_told_with_what_their_intervals_show(rng, tmp_path):
     found = pd.concat([parts_of("knn", 0.4, 0.2, 0.5, k=k) for k in (5, 10)])
     found.to_parquet(tmp_path / "variance.parquet")
     assert prose.layers_said(tmp_path, ["knn"]) == (
-        "- k-NN overlap (k = 10): 20% from the arm, 60% from the order, 20% from both together (2 orders; without "
-        "intervals).")
+        "- k-NN overlap (k = 10): 20.0% from the arm, 60.0% from the order, 20.0% from both together (2 orders; "
+        "without intervals).")
 
 
 def test_tables_of_sources():

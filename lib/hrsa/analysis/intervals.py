@@ -14,6 +14,7 @@ from hrsa.study import store
 _OVER_SEEDS = {"value": "mean", "low": "min", "high": "max", "null": "mean", "n": "min", "runs": "mean",
                "runs_low": "min", "runs_high": "max", "crossed": "mean", "crossed_low": "min", "crossed_high": "max",
                "ceiling": "mean"}
+_NEAR = 0.05  # of identical models: farther from them a rise can be seen, whatever two runs of a recipe do
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
@@ -43,13 +44,13 @@ def yardsticks(table: pd.DataFrame) -> list[str]:
 def has_room(metric: Metric, low: float, high: float, ceiling: float, width: float) -> bool:
     """Whether two models with this interval could be seen to become more alike.
 
-    Not where the interval reaches the `ceiling`, which is what rounding alone leaves of a model and itself, and not
-    where all that is left to identical models is less than `width`, that of the interval of two runs of one recipe:
-    such a rise would be smaller than they vary. NaN: that bound is not known, and does not count.
+    Not where the interval reaches the `ceiling`, which is what rounding alone leaves of a model and itself. And not
+    where all that is left to identical models is less than 0.05 and less than `width`, that of the interval of two
+    runs of one recipe: such a rise would be smaller than they vary. NaN: that bound is not known, and does not count.
     """
     far, near = (low, high) if metric.sign > 0 else (high, low)
     reaches = metric.apart(near) <= metric.apart(ceiling)
-    return not (reaches or metric.apart(far) < width)
+    return not (reaches or metric.apart(far) < min(width, _NEAR))
 
 
 def decimals_shown(*values: float) -> int:

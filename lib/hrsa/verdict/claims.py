@@ -2,8 +2,8 @@
 
 A rule compares an interval with a threshold, or two intervals with each other. `holds` and `fails` need the interval
 wholly on one side; where intervals overlap, or nothing was measured, the outcome is `inconclusive`. A claim that
-something rises is `not testable` where it could not be seen to rise (`intervals.has_room`). Thresholds are stated here,
-before any run, with their reasons.
+something rises, where it does not hold, is `not testable` if a rise could not have been seen (`intervals.has_room`).
+Thresholds are stated here, before any run, with their reasons.
 
 Similarities come as one row per pair, metric and `models` (backbones, embedders): the mean over matching layers
 without the embedding output (inverse row entropy: the last layer, as published), with an interval, the same number for
@@ -13,13 +13,14 @@ is held against.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hrsa.analysis.intervals import decimals_shown, has_room
+from hrsa.analysis.intervals import decimals_shown, has_room, order
 from hrsa.similarity.metrics import METRICS
 
 HOLDS, FAILS, INCONCLUSIVE, NOT_TESTABLE = OUTCOMES = ("holds", "fails", "inconclusive", "not testable")
@@ -131,10 +132,10 @@ def _under(metric: str, models: str, threshold: float) -> Callable:
 def _rises(metric: str) -> Callable:
     def decide(found: Similarities) -> tuple[Interval, str, str]:
         before, after = found.of(metric, "backbones"), found.of(metric, "embedders")
-        other = f"backbones: {before}{found.tokens(metric)}"
-        if not found.room(metric):
+        other, outcome = f"backbones: {before}{found.tokens(metric)}", above(after, before)
+        if outcome != HOLDS and not found.room(metric):
             return after, f"{other}, which leaves no rise to be seen", NOT_TESTABLE
-        return after, other, above(after, before)
+        return after, other, outcome
 
     return decide
 
@@ -159,8 +160,8 @@ def _opposite(outcome: str) -> str:
     return {HOLDS: FAILS, FAILS: HOLDS}.get(outcome, outcome)
 
 
-_UNLESS = ("; not testable where the backbones' interval reaches the ceiling (one model in float32 and bf16), or is "
-           "nearer to identical than the interval of two runs of one recipe is wide")
+_UNLESS = ("; where it is not, not testable if the backbones' interval reaches the ceiling (one model in float32 and "
+           "bf16), or is nearer to identical than 0.05 and than the interval of two runs of one recipe is wide")
 RLVR, BOTH = ("RLVR",), ("RLVR", "RLVR, prolonged", "SFT")
 CLAIMS = (
     Claim("RLVR keeps the representation: dimensions still mean the same", "representation", RLVR,
@@ -218,6 +219,54 @@ def similarity_claims(similar: pd.DataFrame) -> pd.DataFrame:
                                  f"{_NAMES[metric]}: the SFT pair's interval below the RLVR pair's", one,
                                  f"against {rlvr}: {other}", _opposite(above(one, other))))
     return pd.DataFrame(rows)
+
+
+FURTHER, LESS_FAR = "further", "less far"  # answers, beside INCONCLUSIVE
+NOT_COMPARED = "not compared"  # the pair to hold RLVR against is not there
+MOVES = ("continued pretraining", "another run of the same RLVR", "SFT")  # what RLVR is held against
+MOVEMENT_COLUMNS = ["pair", "against", "other", "metric", "value", "low", "high", "other_value", "other_low",
+                    "other_high", "answer"]
+
+
+def movements(similar: pd.DataFrame, profile: Mapping[str, Any]) -> pd.DataFrame:
+    """Whether RLVR moves a backbone further than other training does: `MOVEMENT_COLUMNS`, a row per pair, rival,
+    metric.
+
+    `similar` has columns `SIMILARITY_COLUMNS` of which the first seven are read, `profile` is a profile as JSON. RLVR
+    pairs, prolonged ones too, are held against the pair of the same base with an arm of continued pretraining, against
+    two runs of the same RLVR, and against the SFT pair of the same base. `answer` is "further" or "less far" where the
+    intervals of both pairs' backbones are clear of each other, else "inconclusive"; "not compared", with "" for the
+    pair and the metric, where the profile or the table has no such pair.
+    """
+    arms = {backbone["name"]: backbone["arm"] for backbone in profile["backbones"]}
+    there = set(similar["pair"])
+    pairs = [pair for pair in (*profile["pairs"], *profile.get("analysis_pairs", ())) if pair["name"] in there]
+    rows = []
+    for pair in pairs:
+        if not pair["kind"].startswith("RLVR") or arms[pair["a"]].startswith("rlvr"):
+            continue
+        rivals = {MOVES[0]: [p for p in pairs if p["a"] == pair["a"] and arms[p["b"]] == "cpt"],
+                  MOVES[1]: [p for p in pairs if pair["b"] in (p["a"], p["b"])
+                             and arms[p["a"]] == arms[p["b"]] == arms[pair["b"]]],
+                  MOVES[2]: [p for p in pairs if p["a"] == pair["a"] and p["kind"] == "SFT"]}
+        for against, others in rivals.items():
+            if not others:
+                rows.append((pair["name"], against, "", "", *[np.nan] * 6, NOT_COMPARED))
+            for other in others:
+                rows += _movement(similar, pair["name"], against, other["name"])
+    return pd.DataFrame(rows, columns=MOVEMENT_COLUMNS)
+
+
+def _movement(similar: pd.DataFrame, pair: str, against: str, other: str) -> list[tuple]:
+    found, rows = Similarities(similar, pair), []
+    for metric in METRICS:
+        one, two = found.of(metric, "backbones"), found.of(metric, "backbones", other)
+        if np.isnan(one.value) or np.isnan(two.value):
+            continue
+        side = order(one.low, one.high, two.low, two.high) * METRICS[metric].sign
+        answer = {-1: FURTHER, 1: LESS_FAR, 0: INCONCLUSIVE}[side]
+        rows.append((pair, against, other, metric, one.value, one.low, one.high, two.value, two.low, two.high, answer))
+    return rows
 
 
 def score_claims(verdicts: pd.DataFrame) -> pd.DataFrame:

@@ -24,6 +24,10 @@ def _interval(value: float, low: float, high: float) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def _plain(value: float) -> str:
+    return f"{value:.{decimals_shown(value)}f}"
+
+
 def _sign(row: pd.Series) -> int:
     """1 where larger values of the row's metric mean more alike models, -1 where smaller ones do."""
     return METRICS[row["metric"]].sign
@@ -35,7 +39,7 @@ def against_null(row: pd.Series) -> str:
         return "with no permuted baseline"
     side = order(row["low"], row["high"], row["null"], row["null"]) * _sign(row)
     words = {1: "more alike than", -1: "less alike than", 0: "inconclusive against"}[side]
-    return f"{words} permuted rows ({row['null']:.3f})"
+    return f"{words} permuted rows ({_plain(row['null'])})"
 
 
 def against_runs(row: pd.Series) -> str:
@@ -56,7 +60,7 @@ def against_ceiling(row: pd.Series) -> str:
     if not np.isfinite(row.get("ceiling", np.nan)):
         return ""
     side = order(row["low"], row["high"], row["ceiling"], row["ceiling"]) * _sign(row)
-    itself = f"one model in float32 and bf16 ({row['ceiling']:.3f})"
+    itself = f"one model in float32 and bf16 ({_plain(row['ceiling'])})"
     return {1: f", more alike than {itself}", -1: f", less alike than {itself}",
             0: f", not told apart from {itself}"}[side]
 
@@ -64,7 +68,7 @@ def against_ceiling(row: pd.Series) -> str:
 def closer_after_training(backbones: pd.Series, embedders: pd.Series) -> str:
     """Whether contrastive training brought the two models closer: a clause."""
     side = order(embedders["low"], embedders["high"], backbones["low"], backbones["high"]) * _sign(embedders)
-    if not _room(backbones, embedders):
+    if side != 1 and not _room(backbones, embedders):
         return ("no rise could be seen, since the backbones are as alike as can be told" + (
             "; the embedders are less alike" if side < 0 else ""))
     return {1: "the embedders are more alike than their backbones (realignment)",
@@ -112,8 +116,8 @@ def by_layer(table: pd.DataFrame, **where: Any) -> str:
                 f"less alike at {sides.count(-1)}, and it is inconclusive at {sides.count(0)}.")
     sides = [order(e["low"], e["high"], b["low"], b["high"]) * _sign(b)
              for (_, e), (_, b) in zip(arms[1].iterrows(), arms[0].loc[arms[1].index].iterrows(), strict=True)]
-    full = sum(not _room(b, e) for (_, e), (_, b) in zip(arms[1].iterrows(), arms[0].loc[arms[1].index].iterrows(),
-                                                         strict=True))
+    rows = zip(sides, arms[1].iterrows(), arms[0].loc[arms[1].index].iterrows(), strict=True)
+    full = sum(side != 1 and not _room(b, e) for side, (_, e), (_, b) in rows)
     return (f"Of {len(sides)} states over depth, the embedders are more alike than the backbones at {sides.count(1)}, "
             f"less alike at {sides.count(-1)}, and it is inconclusive at {sides.count(0)}."
             + (f" At {full} of them no rise could be seen." if full else ""))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hrsa.report.results import COMMITTED
+from hrsa.report.chapters import COMMITTED
 from hrsa.verdict.claims import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE, OUTCOMES
 
 MEANINGS = {

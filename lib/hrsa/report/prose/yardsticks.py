@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from hrsa.analysis.pairs import MEAN_LAYER, PairTable
 from hrsa.analysis.variance import NEITHER, SAME_ARM, SOURCES, TWO_RUNS
 from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
+from hrsa.verdict.claims import FURTHER, INCONCLUSIVE, LESS_FAR, NOT_COMPARED, movements
 
 _WITH_N = {"up": "rises", "down": "falls"}
 _ONE_ORDER = "there is one order of the data, and with it no two runs of one recipe to hold the arms against"
@@ -79,7 +81,9 @@ def _sources_said(rows: pd.DataFrame) -> str:
     if not np.isfinite(by["share"][SOURCES[0]]):
         return "no variance was measured."
     shares = by.loc[list(SOURCES)]
-    said = ", ".join(f"{row.share:.0%}{_span(row.share_low, row.share_high)} from {_of(name)}"
+    if (shares["share_high"] - shares["share_low"] > 1).any():
+        return f"too little variance to tell its parts from each other with {by['orders'].iloc[0]} orders."
+    said = ", ".join(f"{row.share:.1%}{_span(row.share_low, row.share_high)} from {_of(name)}"
                      for name, row in shares.iterrows())
     noise = {name: row for name, row in shares.iterrows() if np.isfinite(row["share_low"])}
     shown = [name for name, row in noise.items() if row["share_low"] > 0]
@@ -94,7 +98,7 @@ def _of(source: str) -> str:
 
 
 def _span(low: float, high: float) -> str:
-    return f" [{low:.0%}, {high:.0%}]" if np.isfinite(low) else ""
+    return f" [{low:.1%}, {high:.1%}]" if np.isfinite(low) else ""
 
 
 def why_sources() -> str:
@@ -102,8 +106,9 @@ def why_sources() -> str:
     return ("Two runs can share the arm, the order of the data, or neither. Squared distances between runs (1 - CKA, "
             "1 - correlation, 1 - Jaccard index, squared differences of scores) add up over independent causes, so the "
             "three mean distances give three variances: what the *arm* moves whatever the order, what the *order* "
-            "moves whatever the arm, and what they move *both* together, each run's own noise included. Shares add up to "
-            "100%; an estimate below zero says that the part is smaller than these few runs can tell.")
+            "moves whatever the arm, and what they move *both* together, each run's own noise included. Shares add up "
+            "to 100%; an estimate below zero says that the part is smaller than these few runs can tell. The "
+            "residual ratio and the row entropy are no exact squared distances: their parts are a guide.")
 
 
 def distance_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -149,14 +154,79 @@ def readouts_said(cost: pd.DataFrame) -> str:
     lines = []
     for row in rows.to_dict("records"):
         apart = row["crossed_low"] > row["runs_high"]
-        crossed, runs = (_shown(row, name) for name in ("crossed", "runs"))
+        crossed, runs = (_shown(*(row[name + end] for end in ("", "_low", "_high"))) for name in ("crossed", "runs"))
         told = "the arm costs more than another run does" if apart else "no loss beyond that of another run is shown"
         lines.append(f"- {row['task']}, {row['set']} texts, {row['split']}: {NEITHER} lose {crossed}, two runs of one "
                      f"recipe {runs}: {told}.")
     return "\n".join(lines)
 
 
-def _shown(row: dict, name: str) -> str:
-    values = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
-    digits = decimals_shown(*values)
-    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*values, d=digits)
+def pairs_said(table: pd.DataFrame) -> str:
+    """What the variance of the embedders of every pair comes from, Markdown; from
+    `synthesis.make_similarity_sources`."""
+    if table.empty:
+        return "The tables hold no yardsticks: they were made before arm and order were told apart."
+    groups = table.groupby(["pair", "metric", "k"], sort=False, dropna=False)
+    return "\n".join(f"- {pair}, {similarity_name(metric, k)}: {_sources_said(rows)}"
+                     for (pair, metric, k), rows in groups)
+
+
+def updates_of(cards: Mapping[str, Mapping[str, Any]], similar: pd.DataFrame,
+               profile: Mapping[str, Any]) -> dict[str, int]:
+    """How many updates arm b of every compared pair took, by pair, where its card says so."""
+    arms = {pair["name"]: pair["b"] for pair in (*profile["pairs"], *profile.get("analysis_pairs", ()))}
+    return {name: cards[arms[name]]["steps"] for name in similar["pair"].unique() if arms.get(name) in cards}
+
+
+def committed_movement(name: str, tables: Mapping[str, pd.DataFrame], profile: Mapping[str, Any],
+                       cards: Mapping[str, Mapping[str, Any]]) -> str:
+    """`movement_said` of a committed study under its name, Markdown."""
+    similar = tables["similarities"]
+    return f"Study `{name}`, committed:\n\n" + movement_said(movements(similar, profile),
+                                                            updates_of(cards, similar, profile))
+
+
+def movement_said(found: pd.DataFrame, updates: Mapping[str, int] | None = None) -> str:
+    """Whether RLVR moves a backbone further than other training does, Markdown; from `claims.movements`.
+
+    `updates`: by pair, those of its arm b (or of both), said where they are known.
+    """
+    if found.empty:
+        return "No RLVR pair is among these, so that nothing can be said of how far RLVR moves a backbone."
+    lines = []
+    for (pair, against), rows in found.groupby(["pair", "against"], sort=False):
+        if (rows["answer"] == NOT_COMPARED).all():
+            lines.append(f"- Does RLVR ({pair}) move a backbone further than {against}? **Not compared**: there is no "
+                         "pair to hold it against.")
+            continue
+        for other, part in rows.groupby("other", sort=False):
+            sizes = [name + (f", {updates[name]} updates" if updates and name in updates else "")
+                     for name in (pair, other)]
+            told = "; ".join(f"{answer} by {', '.join(_compared(row) for row in some.to_dict('records'))}"
+                             for answer, some in part.groupby("answer", sort=False))
+            lines.append(f"- Does RLVR ({sizes[0]}) move a backbone further than {against} ({sizes[1]})? "
+                         f"**{_answer(list(part['answer']))}**: {told}.")
+    lines.append("\nIn brackets 95% intervals of the similarity, over texts; every backbone is one run. Where the "
+                 "intervals of two pairs overlap, the answer is inconclusive.")
+    return "\n".join(lines)
+
+
+def _answer(answers: list[str]) -> str:
+    kinds = set(answers)
+    if len(kinds) == 1:
+        return {FURTHER: "Yes", LESS_FAR: "No, less far", INCONCLUSIVE: "Inconclusive"}[answers[0]]
+    clear = kinds - {INCONCLUSIVE}
+    if len(clear) > 1:
+        return "The measures disagree"
+    return ("Yes" if clear == {FURTHER} else "No, less far") + ", where it can be told"
+
+
+def _compared(row: dict) -> str:
+    mine, theirs = ([row[before + end] for end in ("value", "low", "high")] for before in ("", "other_"))
+    return f"{METRICS[row['metric']].name} ({_shown(*mine)} against {_shown(*theirs)})"
+
+
+def _shown(*bounds: float) -> str:
+    """A value with its interval."""
+    digits = decimals_shown(*bounds)
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*bounds, d=digits)
