@@ -86,7 +86,7 @@ Markdown(prose.yardsticks.movement_said(claims.movements(own_similar, study.mode
 
 # %%
 verdicts = results.joined_tables(studies, "verdicts")
-Markdown(prose.verdict.verdict_lines(verdicts))
+Markdown("\n\n".join(f"Study `{one.name}`:\n\n{prose.verdict.verdict_lines(one.tables['verdicts'])}" for one in studies))
 
 # %% [markdown]
 # This run has pairs of its own; those of the same name are shown beside the committed ones.
@@ -142,15 +142,16 @@ plots.curves(levels.query("models == 'embedders'"), x="layer_x", y="value", hue=
 # are realignment, which the pairs that are furthest apart can show best.
 
 # %%
-Markdown(prose.yardsticks.why_sources() + "\n\n" + prose.yardsticks.pairs_said(results.joined_tables(studies, "sources")))
+Markdown(prose.yardsticks.why_sources() + "\n\n" + "\n\n".join(
+    f"Study `{one.name}`:\n\n{prose.yardsticks.pairs_said(one.tables.get('sources'))}" for one in studies))
 
 # %% [markdown]
 # All of it as one number each:
 
 # %%
 similar = results.side_by_side(results.joined_tables(studies, "similarities"), own_similar)
-plots.table(similar[["pair", "metric", "models", "value", "low", "high", "source"]],
-            "Similarities as one number each, committed and of this run")
+plots.table(prose.yardsticks.similarity_table(similar), "Similarities as one number each, with 95% intervals, committed and of "
+            "this run; near identical models the distance from them is what varies")
 
 # %% [markdown]
 # How to read it: means over matching layers (inverse row entropy: the last layer), as the claims of the verdict use them.

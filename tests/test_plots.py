@@ -113,7 +113,9 @@ def test_similarities_near_one_are_drawn_as_distance_from_it(rng, every):
     wanted = drawing.table.query("models == 'embedders' and k == 10")["value"]
     np.testing.assert_allclose(mark.y, 1 - wanted)
     smallest = min(np.nanmin(m.y) for panel in drawing.chart.panels for m in panel.marks)
-    assert smallest == pytest.approx(1e-7)
+    assert smallest == pytest.approx(1.3 * top) and drawing.chart.panels[0].marks[0].y[0] == smallest  # at 1: the end
+    same = plots.curves(lines.assign(value=1.0), "layer", "value", "models", facet="k", quantity="knn")
+    assert same.chart.y.log and same.png  # all of it
     names = [name for name, _, _ in drawing.chart.legend]
     assert names == ["backbones", "embedders", "null", "two runs of one recipe"]
     few = lines.assign(value=lines["value"].where(np.arange(len(lines)) % 5 == 0, 0.5))  # a fifth of the points near 1

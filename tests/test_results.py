@@ -87,14 +87,14 @@ def test_any_study_with_results_is_shown(committed):
     studies = results.read_every()
     assert results.joined_tables(studies, "verdicts")["source"].tolist() == ["committed"]
     assert results.joined_tables(studies, "sources").empty
-    assert "made before" in prose.pairs_said(results.joined_tables(studies, "sources"))
+    assert "made before" in prose.pairs_said(studies[0].tables.get("sources"))
     assert results.joined_cards(studies) == studies[0].cards
     one = studies[0]
     said = prose.committed_movement(one.name, one.tables, one.record["profile"], one.cards)
     assert said.startswith("Study `one`, committed") and "(base-vs-rlvr, 7 updates)" in said
     commit(committed, "two", {"rlvr": {"steps": 9, "compared_with": None}})
     studies = results.read_every()
-    assert results.joined_tables(studies, "levels")["similarity"].tolist() == ["one: knn", "two: knn"]
+    assert results.joined_tables(studies, "levels")["pair"].tolist() == ["one: base-vs-rlvr", "two: base-vs-rlvr"]
     assert results.joined_tables(studies, "verdicts")["source"].tolist() == ["committed, one", "committed, two"]
     cards = results.joined_cards(studies)
     assert list(cards) == ["one: rlvr", "one: base", "two: rlvr"] and cards["one: rlvr"]["compared_with"] == "one: base"

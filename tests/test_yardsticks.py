@@ -239,3 +239,14 @@ def test_readouts_are_held_against_two_runs():
     for table in (pd.DataFrame([row | {"models": "backbones"}]), pd.DataFrame([row | {"crossed": np.nan}]),
                   pd.DataFrame([row]).drop(columns="crossed")):
         assert "one order of the data" in prose.readouts_said(table)
+
+
+def test_similarities_are_shown_with_their_distance_from_identical():
+    table = pd.DataFrame([("p", "debiased_cka", "backbones", 0.998, 0.9975, 0.9985, "this run"),
+                          ("p", "probe_delta", "embedders", 0.1, 0.0, 0.2, "committed")],
+                         columns=["pair", "metric", "models", "value", "low", "high", "source"])
+    shown = prose.similarity_table(table)
+    assert shown["value [interval]"].tolist() == ["0.9980 [0.9975, 0.9985]", "0.100 [0.000, 0.200]"]
+    assert shown["from identical [interval]"][0] == "0.002 [0.0015, 0.0025]"
+    assert pd.isna(shown["from identical [interval]"][1])
+    assert shown["metric"].tolist() == ["debiased CKA", "loss of a carried readout"]

@@ -122,15 +122,15 @@ def read_every() -> list[Committed]:
 def joined_tables(studies: Sequence[Committed], table: str) -> pd.DataFrame:
     """A table of all studies that have it, with the column source: "committed", and of which study where several are.
 
-    A similarity of `levels` is named with its study where several are. Empty where no study has the table.
+    A pair of `levels` is named with its study where several are. Empty where no study has the table.
     """
     parts = []
     for one in studies:
         if table in one.tables:
             several = len(studies) > 1
             part = one.tables[table].assign(source=f"{COMMITTED}, {one.name}" if several else COMMITTED)
-            if several and "similarity" in part:
-                part["similarity"] = one.name + ": " + part["similarity"]
+            if several and table == "levels":
+                part["pair"] = one.name + ": " + part["pair"]
             parts.append(part)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 

@@ -13,7 +13,7 @@ from hrsa.report.plots.drawing import Drawing
 
 BINS = (10, 50)  # fewest and most bins of a histogram
 _NEAR, _SHARE = 0.9, 0.25  # similarities are shown as distance from 1 where so large a share lies above so much
-_LEAST = 1e-7  # least distance from 1 that is drawn: about what float32 can tell
+_LEAST = 1e-7  # distances from 1 of less are none: about what float32 can tell
 
 
 def curves(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: str | None = None,
@@ -26,16 +26,15 @@ def curves(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: s
     drawn beside each series in its colour as thin broken lines. Series named as references (`style.REFERENCES`) are
     grey and broken by themselves. `x` is numeric, or a category such as a layer label. `quantity` (key of
     `style.SCALES`) fixes the y range; where it is a similarity and a quarter of the values or more lies above .9, the
-    whole figure shows the distance from 1 on a logarithmic axis, turned so that more alike is up still. ValueError:
-    missing columns, nothing to draw, or several rows for one point.
+    whole figure shows the distance from 1 on a logarithmic axis, turned so that more alike is up still and 1 is its
+    upper end. ValueError: missing columns, nothing to draw, or several rows for one point.
     """
     c.check(table, [x, y, hue, facet, low, high, dash, *references], [y, *references])
     c.once(table, [x, hue, facet, dash], "point")
     scale, given = style.scale(quantity), table
     distance = scale.until_one and _near_one(table[y])
     if distance:
-        drawn = [name for name in dict.fromkeys((y, low, high, *references)) if name is not None]
-        table = table.assign(**{name: np.maximum(1 - c.column_values(table, name), _LEAST) for name in drawn})
+        table, bounds = _from_one(table, [y, *references], [name for name in (low, high) if name is not None])
     names = () if c.is_continuous(table[x]) else tuple(c.levels(table[x]))
     looks = style.looks([name for name, _ in c.by_level(table, hue)])
     dashes = {name: i for i, (name, _) in enumerate(c.by_level(table, dash))} if dash else {}
@@ -55,7 +54,7 @@ def curves(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: s
                for i, name in enumerate(references, start=1)]
     up = c.Axis(ylabel or scale.label or y, style.padded(scale.range))
     if distance:
-        up = c.Axis(f"1 - {up.label} (log)".replace(") (", ", "), _log_range(table[drawn]), log=True)
+        up = c.Axis(f"1 - {up.label} (log)".replace(") (", ", "), bounds, log=True)
     columns = c.across(len(panels))
     picture = c.Chart(
         tuple(panels), c.Axis(xlabel or x, names=tuple(map(c.label, names)), whole=_whole(table[x])),
@@ -69,10 +68,17 @@ def _near_one(values: pd.Series) -> bool:
     return bool((finite > _NEAR).mean() >= _SHARE)
 
 
-def _log_range(drawn: pd.DataFrame) -> tuple[float, float]:
-    """Bounds of a logarithmic axis over positive numbers, the largest first, with some room at both ends."""
-    values = drawn.to_numpy(float)
-    return float(1.3 * np.nanmax(values)), float(np.nanmin(values) / 1.3)
+def _from_one(table: pd.DataFrame, lines: list[str], bands: list[str]) -> tuple[pd.DataFrame, tuple[float, float]]:
+    """The table with similarities as distance from 1, and the bounds of a logarithmic axis for them, largest first.
+
+    What is 1, or nearer to it than any line comes, lies on the upper end of the axis.
+    """
+    found = {name: 1 - c.column_values(table, name) for name in dict.fromkeys([*lines, *bands])}
+    known = np.concatenate([found[name][found[name] > _LEAST] for name in lines])
+    least = float(known.min()) / 2 if known.size else _LEAST
+    found = {name: np.maximum(values, least) for name, values in found.items()}
+    most = max(float(np.nanmax(values)) for values in found.values() if np.isfinite(values).any())
+    return table.assign(**found), (1.3 * max(most, 2 * least), least / 1.3)
 
 
 def _reference_name(column: str) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 from hrsa.analysis.intervals import order, read_over_seeds
 from hrsa.analysis.pairs import PairTable
 from hrsa.analysis.robustness import RECORDED
+from hrsa.report.prose.similarity import value_said
 from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS
 
 _TWINS, _ATTACKS = ["twin"], ["attack", "strength"]  # columns that tell variants apart
@@ -65,7 +66,7 @@ def robustness_table(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
             e, b = kinds["embedders"], kinds["backbones"]
             sides.append(sign * order(e["low"], e["high"], b["low"], b["high"]))
             words.append(f"embedders {_side(sides[-1], 'backbones')}")
-        shown = {name: f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for name, row in kinds.items()}
+        shown = {name: value_said(row["value"], row["low"], row["high"]) for name, row in kinds.items()}
         rows.append({"metric": METRICS[metric].name, **dict(zip(by, variant, strict=True)), **shown,
                      "conclusion": "; ".join(words), "n": part["n"].min(), "sides": tuple(sides)})
     found = pd.DataFrame(rows)

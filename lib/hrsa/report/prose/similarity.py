@@ -16,10 +16,11 @@ from hrsa.similarity.metrics import METRICS
 
 
 def _number(row: pd.Series) -> str:
-    return _interval(*row[["value", "low", "high"]])
+    return value_said(*row[["value", "low", "high"]])
 
 
-def _interval(value: float, low: float, high: float) -> str:
+def value_said(value: float, low: float, high: float) -> str:
+    """A value with its interval, with enough decimals to tell it from 1."""
     digits = decimals_shown(value, low, high)
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
@@ -48,11 +49,11 @@ def against_runs(row: pd.Series) -> str:
         return "there is one order of the data, so that no two runs of one recipe can be compared"
     crossed, runs = (row[[name, f"{name}_low", f"{name}_high"]] for name in ("crossed", "runs"))
     side = order(crossed.iloc[1], crossed.iloc[2], runs.iloc[1], runs.iloc[2]) * _sign(row)
-    recipe = f"two runs of one recipe ({_interval(*runs)})"
+    recipe = f"two runs of one recipe ({value_said(*runs)})"
     said = {1: f"more alike than {recipe}",
             -1: f"less alike than {recipe}: the arms differ beyond training noise",
             0: f"inconclusive against {recipe}: no difference beyond training noise was shown"}[side]
-    return f"with another order of the data as well, {_interval(*crossed)}, {said}"
+    return f"with another order of the data as well, {value_said(*crossed)}, {said}"
 
 
 def against_ceiling(row: pd.Series) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hrsa.analysis.intervals import decimals_shown
 from hrsa.analysis.pairs import MEAN_LAYER, PairTable
 from hrsa.analysis.variance import NEITHER, SAME_ARM, SOURCES, TWO_RUNS
+from hrsa.report.prose.similarity import value_said
 from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
 from hrsa.verdict.claims import FURTHER, INCONCLUSIVE, LESS_FAR, NOT_COMPARED, movements
@@ -146,6 +146,22 @@ def _bounds(low: float, high: float) -> str:
     return f" [{low:.2g}, {high:.2g}]" if np.isfinite(low) else ""
 
 
+def similarity_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `synthesis.make_similarities` for reading: value and distance from identical models, with intervals.
+
+    Columns: pair, metric, models, "value [interval]", "from identical [interval]" (None for readouts) and source.
+    """
+    rows = []
+    for row in table.to_dict("records"):
+        bounds, metric = [row["value"], row["low"], row["high"]], METRICS.get(row["metric"])
+        away = None if metric is None else metric.apart(bounds)
+        rows.append({"pair": row["pair"], "metric": metric.name if metric else "loss of a carried readout",
+                     "models": row["models"], "value [interval]": value_said(*bounds),
+                     "from identical [interval]": None if away is None else
+                     f"{away[0]:.2g}{_bounds(*sorted(away[1:]))}", "source": row["source"]})
+    return pd.DataFrame(rows)
+
+
 def readouts_said(cost: pd.DataFrame) -> str:
     """What readouts lose between embedders of two arms and between two runs of one recipe; from `probes` over seeds."""
     rows = cost[(cost["models"] == "embedders") & cost["crossed"].notna()] if "crossed" in cost else cost.iloc[:0]
@@ -154,17 +170,18 @@ def readouts_said(cost: pd.DataFrame) -> str:
     lines = []
     for row in rows.to_dict("records"):
         apart = row["crossed_low"] > row["runs_high"]
-        crossed, runs = (_shown(*(row[name + end] for end in ("", "_low", "_high"))) for name in ("crossed", "runs"))
+        crossed, runs = (value_said(*(row[name + end] for end in ("", "_low", "_high")))
+                         for name in ("crossed", "runs"))
         told = "the arm costs more than another run does" if apart else "no loss beyond that of another run is shown"
         lines.append(f"- {row['task']}, {row['set']} texts, {row['split']}: {NEITHER} lose {crossed}, two runs of one "
                      f"recipe {runs}: {told}.")
     return "\n".join(lines)
 
 
-def pairs_said(table: pd.DataFrame) -> str:
-    """What the variance of the embedders of every pair comes from, Markdown; from
-    `synthesis.make_similarity_sources`."""
-    if table.empty:
+def pairs_said(table: pd.DataFrame | None) -> str:
+    """What the variance of the embedders of every pair comes from, Markdown; from `synthesis.make_similarity_sources`,
+    None where a study has not committed it."""
+    if table is None or table.empty:
         return "The tables hold no yardsticks: they were made before arm and order were told apart."
     groups = table.groupby(["pair", "metric", "k"], sort=False, dropna=False)
     return "\n".join(f"- {pair}, {similarity_name(metric, k)}: {_sources_said(rows)}"
@@ -223,10 +240,4 @@ def _answer(answers: list[str]) -> str:
 
 def _compared(row: dict) -> str:
     mine, theirs = ([row[before + end] for end in ("value", "low", "high")] for before in ("", "other_"))
-    return f"{METRICS[row['metric']].name} ({_shown(*mine)} against {_shown(*theirs)})"
-
-
-def _shown(*bounds: float) -> str:
-    """A value with its interval."""
-    digits = decimals_shown(*bounds)
-    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*bounds, d=digits)
+    return f"{METRICS[row['metric']].name} ({value_said(*mine)} against {value_said(*theirs)})"
