@@ -151,8 +151,8 @@ Markdown(prose.yardsticks.why_sources() + "\n\n" + "\n\n".join(
 # %%
 similar = results.side_by_side(results.joined_tables(studies, "similarities"), own_similar)
 plots.table(prose.yardsticks.similarity_table(similar), "Similarities as one number each, with 95% intervals, committed and of "
-            "this run; near identical models the distance from them is what varies")
+            "this run; near identical models the distance from them is what varies; n: tokens, of values that depend on their number")
 
 # %% [markdown]
 # How to read it: means over matching layers (inverse row entropy: the last layer), as the claims of the verdict use them.
-# A pair appears twice where this run has it too.
+# A pair appears twice where this run has it too; where n is another, values of a metric that depends on it do not compare.

@@ -1,4 +1,4 @@
-"""Comparison of two models: identity, nulls, floors, layers of unequal number, probes, sentences, the cached stage."""
+"""Comparison of two models: identity, nulls, yardsticks, unequal depths, probes, sentences, the cached stage."""
 
 from collections import Counter
 

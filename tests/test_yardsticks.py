@@ -249,4 +249,7 @@ def test_similarities_are_shown_with_their_distance_from_identical():
     assert shown["value [interval]"].tolist() == ["0.9980 [0.9975, 0.9985]", "0.100 [0.000, 0.200]"]
     assert shown["from identical [interval]"][0] == "0.002 [0.0015, 0.0025]"
     assert pd.isna(shown["from identical [interval]"][1])
-    assert shown["metric"].tolist() == ["debiased CKA", "loss of a carried readout"]
+    assert shown["metric"].tolist() == ["debiased CKA", "loss of a carried readout"] and shown["n"].isna().all()
+    entropy = prose.similarity_table(table.assign(metric="inverse_row_entropy", n=2000.0))
+    assert entropy["n"].tolist() == [2000, 2000]  # what depends on n is shown with it
+    assert prose.similarity_table(table.assign(n=2000.0))["n"].isna().all()

@@ -22,7 +22,7 @@ _SPECIAL = {
 def why_twins(metric: str) -> str:
     """What the robust twins of the last states are, and why a conclusion is repeated on them; `metric`: a family."""
     moved = [METRICS[key].name for key in METRIC_FAMILIES[metric] if METRICS[key].with_n]
-    fewer = (f" So these are not the values of the figures above, which rest on more tokens: {', '.join(moved)} "
+    fewer = (f" So these are not the values of the figures above, which rest on all tokens: {', '.join(moved)} "
              f"{'depend' if len(moved) > 1 else 'depends'} on their number." if moved else "")
     return ("A conclusion that hangs on a few dimensions, or on a few frequent tokens, is about those. The table "
             "repeats the comparison of the last state, on a sample of at most 1,000 tokens, with every dimension "

@@ -149,7 +149,8 @@ def _bounds(low: float, high: float) -> str:
 def similarity_table(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of `synthesis.make_similarities` for reading: value and distance from identical models, with intervals.
 
-    Columns: pair, metric, models, "value [interval]", "from identical [interval]" (None for readouts) and source.
+    Columns: pair, metric, models, "value [interval]", "from identical [interval]" (none for readouts), n (tokens, where
+    the value depends on them and they are known) and source.
     """
     rows = []
     for row in table.to_dict("records"):
@@ -158,8 +159,9 @@ def similarity_table(table: pd.DataFrame) -> pd.DataFrame:
         rows.append({"pair": row["pair"], "metric": metric.name if metric else "loss of a carried readout",
                      "models": row["models"], "value [interval]": value_said(*bounds),
                      "from identical [interval]": None if away is None else
-                     f"{away[0]:.2g}{_bounds(*sorted(away[1:]))}", "source": row["source"]})
-    return pd.DataFrame(rows)
+                     f"{away[0]:.2g}{_bounds(*sorted(away[1:]))}",
+                     "n": row.get("n", np.nan) if metric and metric.with_n else np.nan, "source": row["source"]})
+    return pd.DataFrame(rows).astype({"n": "Int64"})
 
 
 def readouts_said(cost: pd.DataFrame) -> str:
