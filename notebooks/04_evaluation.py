@@ -121,6 +121,23 @@ plots.table(prose.scores.difference_table(trained), f"Differences b − a after 
             f"could have proved (stated: {100 * study.verdict.margin:g})", decimals=2)
 
 # %% [markdown]
+# ## The arm or the order?
+#
+# Embedders of one seed saw the same data in the same order. What would another order have changed, and what another arm?
+
+# %%
+parts = synthesis.score_variances(per_query, study.pairs, study.seeds)
+Markdown(prose.yardsticks.why_sources() + "\n\n" + prose.yardsticks.scores_said(parts))
+
+# %%
+plots.table(prose.yardsticks.score_parts(parts), "Squared differences of scores between two embedders by what they "
+            "share, and the variances that follow, in squared points (scores x 100), with 95% intervals", decimals=2)
+
+# %% [markdown]
+# How to read it: *items* is about single queries and texts, mean over tasks; *mean* about the mean score. An arm that
+# moves items and not the mean succeeds on others, as often. A part of the mean can be small beside what two orders do.
+
+# %% [markdown]
 # ## Query by query
 #
 # A mean difference of zero can hide two models that are good at different things. Each point is one item of one task,

@@ -62,12 +62,10 @@ Markdown(prose.similarity.why_maxima() + " " + prose.similarity.above_maximum(he
 # %% [markdown]
 # ## Matching layers, with what to hold them against
 #
-# A similarity means little alone. The band covers the 95% bootstrap intervals over texts of all seeds. The null
-# pairs every token with another token of like text length and position, so that it keeps what norm, length and
-# position alone bring. The *ceiling* is the same number for one model in float32 and in bf16, mean of the two models
-# (embedders: of the first seed): two models cannot be told to differ by less than rounding. The noise floor is the
-# same number between two seeds of one arm: a difference between arms counts only when it exceeds the difference that
-# another seed makes. Untrained backbones have no second seed, hence no floor.
+# A similarity means little alone. The band covers the 95% bootstrap intervals over texts of all seeds. The broken lines
+# are what to hold a value against: the same number for tokens paired at random (*null*), for one model in float32 and
+# in bf16 (*ceiling*), and, for embedders, for two runs that do not share the order of the data, of one arm or of both.
+# Untrained backbones are one run each.
 
 # %%
 curve = analysis.read_over_seeds(folder / PairTable.CURVE)
@@ -75,12 +73,15 @@ beside = analysis.yardsticks(curve)
 plots.curves(curve, x="layer_x", y="value", hue="models", low="low", high="high", references=beside,
              quantity="correlation", xlabel="state", ylabel="mean correlation over dimensions").publish(
     study.name, f"05_correlation/{pair}", "curve",
-    f"Mean dimension-wise correlation at matching layers with interval, null, noise floor and ceiling, pair {pair}")
+    f"Mean dimension-wise correlation at matching layers with interval, null, yardsticks and ceiling, pair {pair}")
 
 # %% [markdown]
 # How to read it: the higher, the more both models agree on what each dimension stands for. Embedders above backbones
-# would be a sign of realignment; embedders below their floor say that the arms differ by more than their seeds do.
-# A null far from zero would be surprising: it would say that length and position fix the values of dimensions.
+# would be a sign of realignment. A null far from zero would be surprising: it would say that length and position fix
+# the values of dimensions.
+
+# %%
+Markdown(prose.yardsticks.sides_said(curve) + " " + prose.yardsticks.tokens_said(curve, ["correlation"]))
 
 # %% [markdown]
 # ## Is it all dimensions, or a few?
@@ -108,7 +109,8 @@ twins = prose.robustness.read_twins(folder)
 Markdown(prose.robustness.why_twins("correlation"))
 
 # %%
-plots.table(twins.drop(columns="conclusion"), "Mean correlation at the last state, and whether its conclusions survive")
+plots.table(twins.drop(columns="conclusion"), "Mean correlation at the last state, on n tokens, and whether its "
+            "conclusions survive")
 
 # %% [markdown]
 # The conclusions in words, and what turns them:
@@ -125,6 +127,15 @@ Markdown(prose.robustness.twins_said(twins))
 # %%
 Markdown(prose.similarity.similarity_sentence(curve, f"Mean correlation at the last state ({last})", layer_x=last)
          + " " + prose.similarity.by_layer(curve))
+
+# %% [markdown]
+# Where the variance of the embedders comes from, mean over layers:
+
+# %%
+Markdown(prose.yardsticks.layers_said(folder, ["correlation"]))
+
+# %% [markdown]
+# And what was left out:
 
 # %%
 undefined = int(dimensions["value"].isna().sum())

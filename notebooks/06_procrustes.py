@@ -32,6 +32,7 @@ from IPython.display import Markdown
 from hrsa import analysis
 from hrsa.analysis import PairTable
 from hrsa.report import plots, prose
+from hrsa.similarity import METRIC_FAMILIES
 from hrsa.study import load_profile, store
 
 study = load_profile(profile)
@@ -42,7 +43,7 @@ folder = analysis.make_comparison(study, pair, "procrustes")
 #
 # Each value stands beside the band of its bootstrap over texts (a new fit for each resample), a null (tokens paired
 # with other tokens of like length and position), the ceiling (one model in float32 and in bf16) and, for embedders,
-# the noise floor (two seeds of one arm).
+# two runs of one recipe and two arms that do not share the order of the data.
 
 # %%
 curve = analysis.read_over_seeds(folder / PairTable.CURVE)
@@ -58,6 +59,9 @@ plots.curves(whole[whole["metric"] == "inverse_row_entropy"], x="layer_x", y="va
 # How to read it: 1 is an unchanged basis, lower is drift. The map of unrelated states is not spread evenly either, so
 # compare with the null and not with 0. A curve that rises with depth would be surprising, since changes add up from
 # block to block.
+
+# %%
+Markdown(prose.yardsticks.sides_said(whole) + " " + prose.yardsticks.tokens_said(whole, METRIC_FAMILIES["procrustes"]))
 
 # %% [markdown]
 # ## What no rotation explains
@@ -106,19 +110,27 @@ plots.heatmap(cells, x="column", y="row", value="size of the entry", facet="mode
 # ## Mathematics against general text
 #
 # The published study fits the map on worked mathematics and on general prompts separately, and finds more drift on
-# mathematics, above all in backbones. The same split here:
+# mathematics, above all in backbones. The same split here, with equal numbers of tokens: as many of each set as the
+# smallest has, and as many of all sets *mixed*.
 
 # %% tags=["suite-texts"]
 sets = curve[(curve["metric"] == "inverse_row_entropy") & (curve["set"] != "all")]
 plots.curves(sets, x="layer_x", y="value", hue="set", facet="models", low="low", high="high", quantity="inverse_row_entropy",
              xlabel="state", ylabel="inverse row entropy of the map").publish(
     study.name, f"06_procrustes/{pair}", "sets",
-    f"Inverse row entropy of the map fitted on mathematics and on general text, pair {pair}")
+    f"Inverse row entropy of the map fitted on equal numbers of tokens of mathematics, of general text and of both, pair {pair}")
 
 # %% [markdown] tags=["suite-texts"]
-# How to read it: fewer tokens make a noisier and more mixed map, so look at the bands; sets of unequal size are not
-# quite comparable. The table beside it holds published values of other, larger models (published: chain-of-thought
-# and MMLU-Pro texts, last layer): a reference for the size of such differences, not a target.
+# How to read it: compare the curves of this figure with each other and not with the first one, which rests on more
+# tokens. *Mixed* tells what the smaller number alone does. The table holds published values of other, larger models
+# (published: chain-of-thought and MMLU-Pro texts, last layer): a reference for the size of such differences, not a
+# target.
+
+# %% tags=["suite-texts"]
+Markdown(prose.yardsticks.tokens_said(sets, ["inverse_row_entropy"]))
+
+# %% [markdown] tags=["suite-texts"]
+# The published values:
 
 # %% tags=["suite-texts"]
 plots.table(prose.paper.entropy_table(), "Published inverse row entropy at the last layer", decimals=4)
@@ -131,7 +143,8 @@ twins = prose.robustness.read_twins(folder)
 Markdown(prose.robustness.why_twins("procrustes"))
 
 # %%
-plots.table(twins.drop(columns="conclusion"), "Procrustes at the last state, and whether its conclusions survive")
+plots.table(twins.drop(columns="conclusion"), "Procrustes at the last state, on n tokens, and whether its conclusions "
+            "survive")
 
 # %% [markdown]
 # The conclusions in words, and what turns them:
@@ -154,6 +167,12 @@ Markdown(prose.similarity.similarity_sentence(entropy, f"Inverse row entropy at 
 residual = whole[whole["metric"] == "residual_ratio"]
 Markdown(prose.similarity.similarity_sentence(residual, f"Residual ratio at the last state ({last})", layer_x=last)
          + " " + prose.similarity.by_layer(residual))
+
+# %% [markdown]
+# Where the variance of the embedders comes from, mean over layers:
+
+# %%
+Markdown(prose.yardsticks.layers_said(folder, METRIC_FAMILIES["procrustes"]))
 
 # %% [markdown] tags=["suite-texts"]
 # By set of texts:

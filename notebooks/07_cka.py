@@ -80,8 +80,8 @@ Markdown(prose.similarity.above_maximum(heat, maxima, "debiased_cka"))
 # ## The diagonal, with what to hold it against
 #
 # The band covers the 95% bootstrap intervals over texts of all seeds; the null pairs tokens with others of like
-# length and position; the ceiling is the CKA of one model in float32 and in bf16, the noise floor of embedders that of
-# two seeds of one arm.
+# length and position; the ceiling is the CKA of one model in float32 and in bf16. Beside the embedders stand two runs of
+# one recipe, and two arms that do not share the order of the data.
 
 # %%
 curve = analysis.read_over_seeds(folder / PairTable.CURVE)
@@ -90,12 +90,14 @@ beside = analysis.yardsticks(curve)
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="estimate", low="low", high="high",
              references=beside, quantity="cka", xlabel="state", ylabel="CKA of matching states").publish(
     study.name, f"07_cka/{pair}", "diagonal",
-    f"Biased and debiased CKA at matching layers with interval, null, noise floor and ceiling, pair {pair}")
+    f"Biased and debiased CKA at matching layers with interval, null, yardsticks and ceiling, pair {pair}")
 
 # %% [markdown]
 # How to read it: the closer to 1, the more alike the arrangement of tokens. The biased null lies above zero by the
-# bias alone; the debiased one shows what length and position bring. Embedders below their floor say that the arms
-# differ by more than their seeds do.
+# bias alone; the debiased one shows what length and position bring.
+
+# %%
+Markdown(prose.yardsticks.sides_said(curve) + " " + prose.yardsticks.tokens_said(curve, METRIC_FAMILIES["cka"]))
 
 # %% [markdown]
 # ## Does it survive?
@@ -105,7 +107,7 @@ twins = prose.robustness.read_twins(folder)
 Markdown(prose.robustness.why_twins("cka"))
 
 # %%
-plots.table(twins.drop(columns="conclusion"), "CKA at the last state, and whether its conclusions survive")
+plots.table(twins.drop(columns="conclusion"), "CKA at the last state, on n tokens, and whether its conclusions survive")
 
 # %% [markdown]
 # The conclusions in words, and what turns them:
@@ -153,3 +155,9 @@ Markdown(prose.similarity.similarity_sentence(debiased, f"Debiased CKA at the la
 biased = curve[curve["metric"] == "cka"]
 Markdown(prose.similarity.similarity_sentence(biased, f"Biased CKA at the last state ({last})", layer_x=last)
          + " " + prose.similarity.by_layer(biased))
+
+# %% [markdown]
+# Where the variance of the embedders comes from, mean over layers:
+
+# %%
+Markdown(prose.yardsticks.layers_said(folder, METRIC_FAMILIES["cka"]))

@@ -39,8 +39,8 @@ folder = analysis.make_comparison(study, pair, "knn")
 # ## Overlap over depth
 #
 # One panel per $k$. The band covers the 95% bootstrap intervals over texts of all seeds; the null pairs tokens with
-# others of like length and position; the ceiling is the overlap of one model in float32 and in bf16, the noise floor of
-# embedders that of two seeds of one arm.
+# others of like length and position; the ceiling is the overlap of one model in float32 and in bf16. Beside the embedders
+# stand two runs of one recipe, and two arms that do not share the order of the data.
 
 # %%
 curve = analysis.read_over_seeds(folder / PairTable.CURVE)
@@ -49,12 +49,15 @@ beside = analysis.yardsticks(curve)
 plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", low="low", high="high",
              references=beside, quantity="knn", xlabel="state", ylabel="mean overlap").publish(
     study.name, f"08_knn/{pair}", "overlap",
-    f"Mean k-nearest-neighbour overlap at matching layers with interval, null, noise floor and ceiling, pair {pair}")
+    f"Mean k-nearest-neighbour overlap at matching layers with interval, null, yardsticks and ceiling, pair {pair}")
 
 # %% [markdown]
 # How to read it: 1 means the same neighbours, and unrelated models overlap by about $k / 2n$. At state 0 equal tokens
 # have equal states and are each other's neighbours in every model; ties are broken by row number in both, which lifts
 # the overlap there. An overlap that rises with depth would be surprising.
+
+# %%
+Markdown(prose.yardsticks.sides_said(curve) + " " + prose.yardsticks.tokens_said(curve, ["knn"]))
 
 # %% [markdown]
 # ## Ties
@@ -94,7 +97,8 @@ twins = prose.robustness.read_twins(folder)
 Markdown(prose.robustness.why_twins("knn"))
 
 # %%
-plots.table(twins.drop(columns="conclusion"), "k-NN overlap at the last state, and whether its conclusions survive")
+plots.table(twins.drop(columns="conclusion"), "k-NN overlap at the last state, on n tokens, and whether its conclusions "
+            "survive")
 
 # %% [markdown]
 # The conclusions in words, and what turns them:
@@ -112,3 +116,9 @@ last = curve["layer_x"].iloc[-1]
 lines = [prose.similarity.similarity_sentence(curve, f"Overlap at k = {k}, last state ({last})", layer_x=last, k=k) + " "
          + prose.similarity.by_layer(curve, k=k) for k in sorted(curve["k"].unique())]
 Markdown("\n".join(f"- {line}" for line in lines))
+
+# %% [markdown]
+# Where the variance of the embedders comes from, mean over layers:
+
+# %%
+Markdown(prose.yardsticks.layers_said(folder, ["knn"]))

@@ -96,11 +96,11 @@ plots.forest(cost, label="texts", value="value", low="low", high="high", hue="mo
 # which is not proof of none.
 
 # %% [markdown] tags=["embedders"]
-# The noise floor tells how much a readout loses between two seeds of one arm:
+# A readout loses something between two runs of one recipe as well. Two arms that share the order of the data no more than
+# two such runs do are held against them:
 
 # %% tags=["embedders"]
-floor = cost[cost["models"] == "embedders"][["task", "set", "split", "value", "low", "high", "floor"]]
-plots.table(floor, "Embedders: delta with its interval, and the mean delta between two seeds of one arm (floor)")
+Markdown(prose.yardsticks.readouts_said(cost))
 
 # %% [markdown]
 # ## What was found

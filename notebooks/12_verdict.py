@@ -213,20 +213,45 @@ plots.table(plan, f"Power at margin {study.verdict.margin:g}, the margin provabl
 first = study.pairs[0].name
 levels = results.make_overview(study, first)
 plots.curves(levels, x="layer_x", y="value", hue="models", facet="similarity", low="low", high="high",
-             references=["null", "floor"], quantity="similarity", xlabel="state", ylabel="similarity").publish(
+             references=["null", "runs", "crossed"], quantity="similarity", xlabel="state", ylabel="similarity").publish(
     study.name, "12_verdict", "overview",
-    f"Similarity of matching layers at four levels, backbones and embedders, with null and noise floor, pair {first}")
+    f"Similarity of matching layers at four levels, backbones and embedders, with null and yardsticks, pair {first}")
 
 # %% [markdown]
-# How to read it: 1 means alike. The null compares tokens with other tokens, the noise floor two seeds of one recipe:
-# embedders of two arms that lie on the floor differ no more than two training runs do. Bands cover the 95% intervals
-# over texts of all seeds.
+# How to read it: 1 means alike. The null compares tokens with other tokens. Two runs of one recipe share the arm and not
+# the order of the data; other arm, other order shares neither: where it lies on the former, the arms differ no more than
+# two training runs do. Bands cover the 95% intervals over texts of all seeds.
+
+# %% [markdown]
+# ## The arm or the order?
+#
+# A difference between arms is worth as much as it stands out from the difference that another order of the data makes.
+
+# %%
+Markdown(prose.yardsticks.why_sources())
+
+# %%
+parts = synthesis.make_similarity_sources(study)
+plots.forest(prose.yardsticks.share_table(parts), label="similarity", value="share", low="low", high="high", hue="part",
+             facet="pair", xlabel="share of the variance of the embedders").publish(
+    study.name, "12_verdict", "arm-or-order",
+    "Forest plot of the shares of arm, order and both in the variance of the embedders, by similarity and pair")
+
+# %% [markdown]
+# How to read it: shares of the variance between embedders, mean over layers. An interval of *arm* that leaves out zero
+# says that where training started is still seen afterwards, whatever the order of the data. Intervals cover resampled
+# texts, and the orders too where there are three or more.
+
+# %%
+plots.table(prose.yardsticks.distance_table(parts), "Mean squared distance between two embedders, by what they share, with 95% "
+            "intervals: the last two columns differ by what one order for both arms hides")
 
 # %% [markdown]
 # ## The paper's claims
 #
 # Each claim has a rule, stated in `hrsa.verdict.claims` before any run, that compares an interval with a threshold or with
 # another interval. A claim holds or fails only when the intervals are clear of each other; otherwise it is inconclusive.
+# That something rises is not testable where it is as high as can be told already.
 
 # %%
 similar = synthesis.make_similarities(study)

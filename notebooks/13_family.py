@@ -14,11 +14,11 @@
 # ---
 
 # %% [markdown]
-# # The family
+# # The family of arms
 #
-# Three arms and three seeds are what a laptop can train while one waits. The whole family, with its controls, takes
+# A few arms and seeds are what a laptop can train while one waits. The whole family of arms, with its controls, takes
 # hours; its results come with the project. They answer what the smaller run cannot: whether RLVR moves a model further
-# than any other training of the same length would, and how different two models are that share nothing but a recipe.
+# than other training would, further than another run of the same RLVR, and how different two runs of one recipe are.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -28,7 +28,7 @@ from IPython.display import Markdown
 
 from hrsa.report import plots, prose, results
 from hrsa.study import load_profile
-from hrsa.verdict import evidence, synthesis
+from hrsa.verdict import claims, evidence, synthesis
 
 study = load_profile(profile)
 
@@ -36,8 +36,8 @@ study = load_profile(profile)
 # ## Where these results come from
 
 # %%
-tables, record = results.read_results("family")
-Markdown(prose.verdict.committed_origin(record))
+studies = results.read_every()
+Markdown("\n\n".join(prose.verdict.committed_origin(one.record) for one in studies))
 
 # %% [markdown]
 # ## The models
@@ -46,10 +46,10 @@ Markdown(prose.verdict.committed_origin(record))
 # it got at what it was trained for, before any contrastive training.
 
 # %%
-cards = prose.backbones.make_cards(load_profile("family"))
+cards = results.joined_cards(studies)
 plots.bars(prose.backbones.accuracy(cards), x="backbone", y="value", hue="mode", low="low", high="high", quantity="score",
            ylabel="share of held-out problems solved").publish(
-    study.name, "13_family", "accuracy", "Accuracy of every shipped backbone on held-out problems with 95% intervals")
+    study.name, "13_family", "accuracy", "Accuracy of every backbone of the committed studies on held-out problems with 95% intervals")
 
 # %% [markdown]
 # How to read it: all answered the same problems, so compare differences, below, rather than overlap of the bars' intervals.
@@ -62,13 +62,31 @@ plots.table(prose.backbones.card_table(cards)[["backbone", "start", "updates", "
             "Perplexity on held-out real text, and KL divergence from the base in nats per token of own answers")
 
 # %% [markdown]
-# ## Scores of the five pairs
+# ## How far does RLVR move a backbone?
 #
-# Each arm against the base it came from: continued pretraining (the control for any further training), SFT, RLVR,
-# prolonged RLVR, and a second base from other random weights, which is as different as two models of one recipe get.
+# A pair of low similarity says little where any training would have moved the model as far. So the base and its RLVR
+# model are held against the base and its continued pretraining, against two runs of the same RLVR, and against SFT.
 
 # %%
-Markdown(prose.verdict.verdict_lines(tables["verdicts"]))
+Markdown("\n\n".join(prose.yardsticks.committed_movement(one.name, one.tables, one.record["profile"], one.cards)
+                     for one in studies))
+
+# %% [markdown]
+# The same question to the backbones of this run:
+
+# %%
+own_similar = synthesis.make_similarities(study, study.compared())
+Markdown(prose.yardsticks.movement_said(claims.movements(own_similar, study.model_dump(mode="json"))))
+
+# %% [markdown]
+# ## Scores of the pairs
+#
+# Each arm against the base it came from. Continued pretraining, where it is there, is the control for any further
+# training.
+
+# %%
+verdicts = results.joined_tables(studies, "verdicts")
+Markdown("\n\n".join(f"Study `{one.name}`:\n\n{prose.verdict.verdict_lines(one.tables['verdicts'])}" for one in studies))
 
 # %% [markdown]
 # This run has pairs of its own; those of the same name are shown beside the committed ones.
@@ -77,16 +95,16 @@ Markdown(prose.verdict.verdict_lines(tables["verdicts"]))
 stated = study.verdict.model_dump()
 pool = evidence.make_pool(study)
 own = synthesis.score_verdicts(pool.per_query, pool.families, study.pairs, pool.seeds, **stated)
-both = results.side_by_side(tables["verdicts"].query("family == 'all'"), own.query("family == 'all'"))
+both = results.side_by_side(verdicts.query("family == 'all'"), own.query("family == 'all'"))
 
 # %%
 plots.forest(both, label="pair", value="difference", low="low", high="high", hue="source",
-             margin=record["profile"]["verdict"]["margin"], xlabel="score of b minus score of a").publish(
+             margin=max(one.record["profile"]["verdict"]["margin"] for one in studies), xlabel="score of b minus score of a").publish(
     study.name, "13_family", "verdicts",
-    "Forest plot of the score difference of the five pairs of the family, committed, beside those of this run")
+    "Forest plot of the score difference of the pairs of the committed studies, beside those of this run")
 
 # %% [markdown]
-# How to read it: the band is the margin. Rows of one pair in two colours are two runs of one question, with other
+# How to read it: the band is the (largest) margin. Rows of one pair in two colours are two runs of one question, with other
 # numbers of seeds and, where the profiles differ, another recipe; they should overlap.
 
 # %%
@@ -94,39 +112,47 @@ columns = ["pair", "kind", "verdict", "difference", "low", "high", "smallest_mar
 plots.table(both[columns], "Verdicts over all tasks, committed and of this run", decimals=4)
 
 # %%
-Markdown(prose.verdict.sight(tables["controls"]))
+Markdown("\n\n".join(prose.verdict.sight(one.tables["controls"]) for one in studies))
 
 # %% [markdown]
 # ## What changed inside
 #
-# Matching layers at the four levels. The second base shows what "different" looks like on each scale; continued
-# pretraining shows what any further training does.
+# Matching layers at the four levels. Continued pretraining shows what any further training does, two runs of one arm
+# what another run does.
 
 # %%
-plots.curves(tables["levels"].query("models == 'backbones'"), x="layer_x", y="value", hue="pair", facet="similarity",
+levels = results.joined_tables(studies, "levels")
+plots.curves(levels.query("models == 'backbones'"), x="layer_x", y="value", hue="pair", facet="similarity",
              low="low", high="high", quantity="similarity", xlabel="state", ylabel="similarity").publish(
     study.name, "13_family", "backbones",
-    "Committed: similarity of matching layers of the backbones of the five pairs at four levels")
+    "Committed: similarity of matching layers of the backbones of all pairs at four levels")
 
 # %% [markdown]
-# How to read it: 1 means alike. A pair whose curve lies near that of continued pretraining was moved no further than by
+# How to read it: more alike is up. A pair whose curve lies near that of continued pretraining was moved no further than by
 # further training of any kind.
 
 # %%
-plots.curves(tables["levels"].query("models == 'embedders'"), x="layer_x", y="value", hue="pair", facet="similarity",
+plots.curves(levels.query("models == 'embedders'"), x="layer_x", y="value", hue="pair", facet="similarity",
              low="low", high="high", quantity="similarity", xlabel="state", ylabel="similarity").publish(
     study.name, "13_family", "embedders",
-    "Committed: similarity of matching layers of the embedders of the five pairs at four levels")
+    "Committed: similarity of matching layers of the embedders of all pairs at four levels")
 
 # %% [markdown]
-# How to read it: the same after contrastive training with one recipe. Curves that rise towards 1 from the figure before
-# are realignment; the second base is the test of it, since it has the furthest to go.
+# How to read it: the same after contrastive training with one recipe. Curves that are higher than in the figure before
+# are realignment, which the pairs that are furthest apart can show best.
 
 # %%
-similar = results.side_by_side(tables["similarities"], synthesis.make_similarities(study))
-plots.table(similar[["pair", "metric", "models", "value", "low", "high", "source"]],
-            "Similarities as one number each, committed and of this run")
+Markdown(prose.yardsticks.why_sources() + "\n\n" + "\n\n".join(
+    f"Study `{one.name}`:\n\n{prose.yardsticks.pairs_said(one.tables.get('sources'))}" for one in studies))
+
+# %% [markdown]
+# All of it as one number each:
+
+# %%
+similar = results.side_by_side(results.joined_tables(studies, "similarities"), own_similar)
+plots.table(prose.yardsticks.similarity_table(similar), "Similarities as one number each, with 95% intervals, committed and of "
+            "this run; near identical models the distance from them is what varies; n: tokens, of values that depend on their number")
 
 # %% [markdown]
 # How to read it: means over matching layers (inverse row entropy: the last layer), as the claims of the verdict use them.
-# A pair appears twice where this run has it too.
+# A pair appears twice where this run has it too; where n is another, values of a metric that depends on it do not compare.

@@ -17,6 +17,7 @@ from hrsa.verdict.claims import (
     FAILS,
     HOLDS,
     INCONCLUSIVE,
+    NOT_TESTABLE,
     SIMILARITY_COLUMNS,
     all_claims,
     count_outcomes,
@@ -39,6 +40,7 @@ BASE = {"RLVR": {"correlation": (0.95, 0.97), "inverse_row_entropy": (0.9, 0.92)
                 "knn": (0.2, 0.22), "probe_delta": (0.2, 0.25)}}
 AFTER = {"correlation": (0.97, 0.99), "inverse_row_entropy": (0.95, 0.97), "debiased_cka": (0.985, 0.99),
          "knn": (0.1, 0.12), "probe_delta": (0.0, 0.03)}
+RUNS = {"debiased_cka": (0.985, 0.992), "inverse_row_entropy": (0.95, 0.97)}  # two runs of one recipe
 
 
 def similar(changes=None):
@@ -48,8 +50,12 @@ def similar(changes=None):
         for models, bounds in (("backbones", before), ("embedders", AFTER)):
             for metric, pair_bounds in bounds.items():
                 low, high = (changes or {}).get((kind, models, metric), pair_bounds)
-                floor = (0.7, 0.8) if models == "embedders" else (np.nan, np.nan)
-                rows.append((kind.lower(), kind, metric, models, (low + high) / 2, low, high, *floor))
+                runs = (changes or {}).get((kind, "two runs", metric), RUNS.get(metric, (0.7, 0.8)))
+                other = (changes or {}).get((kind, "crossed", metric), pair_bounds)
+                held = [(np.mean(pair), *pair) if models == "embedders" else (np.nan,) * 3 for pair in (runs, other)]
+                ceiling = np.nan if metric == "probe_delta" else 0.9999
+                rows.append((kind.lower(), kind, metric, models, (low + high) / 2, low, high, *held[0], *held[1],
+                             ceiling, 1000))
     return pd.DataFrame(rows, columns=SIMILARITY_COLUMNS)
 
 
@@ -68,8 +74,15 @@ def test_all_claims_hold_on_the_papers_story():
     (("RLVR", "embedders", "inverse_row_entropy"), (0.85, 0.95), "realigns the basis", INCONCLUSIVE),
     (("RLVR", "embedders", "debiased_cka"), (0.90, 0.96), "realigns the global", FAILS),
     (("RLVR", "embedders", "knn"), (0.65, 0.68), "do not come back", FAILS),
-    (("RLVR", "embedders", "knn"), (0.82, 0.85), "stay reorganised", FAILS),
-    (("RLVR", "embedders", "knn"), (0.65, 0.75), "stay reorganised", INCONCLUSIVE),
+    (("RLVR", "crossed", "knn"), (0.82, 0.85), "stay reorganised", FAILS),
+    (("RLVR", "crossed", "knn"), (0.65, 0.75), "stay reorganised", INCONCLUSIVE),
+    (("RLVR", "crossed", "knn"), (np.nan, np.nan), "stay reorganised", INCONCLUSIVE),
+    (("RLVR", "embedders", "knn"), (0.82, 0.85), "stay reorganised", HOLDS),  # same order: not like two runs
+    (("RLVR", "backbones", "debiased_cka"), (0.9985, 0.99995), "realigns the global", NOT_TESTABLE),
+    (("RLVR", "backbones", "debiased_cka"), (0.998, 0.9985), "realigns the global", NOT_TESTABLE),
+    (("RLVR", "backbones", "debiased_cka"), (0.9782, 0.9790), "realigns the global", HOLDS),  # seen, so testable
+    (("RLVR", "two runs", "debiased_cka"), (0.5, 0.97), "realigns the global", HOLDS),
+    (("RLVR", "two runs", "inverse_row_entropy"), (np.nan, np.nan), "realigns the basis", HOLDS),
     (("RLVR", "embedders", "probe_delta"), (0.06, 0.1), "readouts are aligned", FAILS),
     (("SFT", "backbones", "probe_delta"), (0.0, 0.01), "degrade on the SFT", FAILS),
     (("SFT", "backbones", "correlation"), (0.93, 0.99), "SFT mixes", FAILS),
@@ -89,8 +102,8 @@ def test_sft_and_rlvr_are_held_against_each_other():
 
 
 def test_claims_refuse_missing_columns_and_double_rows():
-    with pytest.raises(ValueError, match="floor_low"):
-        similarity_claims(similar().drop(columns="floor_low"))
+    with pytest.raises(ValueError, match="runs_low"):
+        similarity_claims(similar().drop(columns="runs_low"))
     with pytest.raises(ValueError, match="got 2"):
         similarity_claims(pd.concat([similar(), similar()]))
 
@@ -121,7 +134,7 @@ def test_null_effect_from_scores(rng, shift, outcome):
     assert claims["outcome"].iloc[0] == outcome
     assert list(claims["level"].unique()) == ["scores"]
     counted = count_outcomes(claims)
-    assert counted[[HOLDS, FAILS, INCONCLUSIVE]].to_numpy().sum() == len(claims) == 3
+    assert counted[[HOLDS, FAILS, INCONCLUSIVE, NOT_TESTABLE]].to_numpy().sum() == len(claims) == 3
 
 
 def test_a_family_that_is_missing_and_scores_without_baselines_are_refused(rng):
@@ -160,29 +173,33 @@ def test_tasks_that_count_are_named_with_the_reason(rng):
     assert found.loc["all", "verdict"] == "uninformative" and found.loc["all", "competent"] == 1
 
 
+YARDSTICKS = {"runs": 0.55, "runs_low": 0.5, "runs_high": 0.6, "crossed": 0.45, "crossed_low": 0.4, "crossed_high": 0.5,
+              "ceiling": 0.99, "n": 100}
+
+
 def test_one_number_of_layers_and_seeds():
     rows = pd.DataFrame({"models": "embedders", "seed": pd.array([0, 0, 1, 1], dtype="Int64"),
                          "value": [0.2, 0.4, 0.6, 0.8], "low": [0.1, 0.3, 0.5, 0.7], "high": [0.3, 0.5, 0.7, 0.9],
-                         "floor_low": 0.5, "floor_high": 0.6})
+                         **YARDSTICKS})
     mean, last = one_number(rows).iloc[0], one_number(rows, last=True).iloc[0]
     assert (mean["value"], mean["low"], mean["high"]) == pytest.approx((0.5, 0.2, 0.8))
     assert (last["value"], last["low"], last["high"]) == pytest.approx((0.6, 0.3, 0.9))
 
 
 def test_summary_of_a_pair_takes_the_right_rows():
-    curve = pd.DataFrame([(metric, models, seed, layer, name, k, value, value - 0.1, value + 0.1, 0.5, 0.6)
+    curve = pd.DataFrame([(metric, models, seed, layer, name, k, value, value - 0.1, value + 0.1)
                           for metric, ks in (("correlation", [None]), ("debiased_cka", [None]), ("cka", [None]),
                                              ("knn", [5, 10, 50]), ("inverse_row_entropy", [None]))
                           for models, seed in (("backbones", None), ("embedders", 0), ("embedders", 1))
                           for name in ("all", "maths") for k in ks
                           for layer, value in (("0", 0.9), ("1", 0.4 if name == "all" else 0.8), ("1+norm", 0.6))],
-                         columns=["metric", "models", "seed", "layer_x", "set", "k", "value", "low", "high",
-                                  "floor_low", "floor_high"]).astype({"seed": "Int64", "k": "Int64"})
+                         columns=["metric", "models", "seed", "layer_x", "set", "k", "value", "low", "high"])
+    curve = curve.astype({"seed": "Int64", "k": "Int64"}).assign(**YARDSTICKS)
     probes = pd.DataFrame([(task, split, quantity, "backbones", None, 0.3 if split == "test" else 0.9, 0.2, 0.4)
                            for task in ("classification", "regression") for split in ("train", "test")
                            for quantity in ("own", "delta")],
                           columns=["task", "split", "quantity", "models", "seed", "value", "low", "high"])
-    probes = probes.astype({"seed": "Int64"}).assign(floor_low=np.nan, floor_high=np.nan)
+    probes = probes.astype({"seed": "Int64"}).assign(**dict.fromkeys(YARDSTICKS, np.nan))
     table = summarise_pair({"correlation": curve, "cka": curve, "knn": curve, "procrustes": curve, "probes": probes})
     found = table.set_index(["metric", "models"])["value"]
     assert found["correlation", "backbones"] == pytest.approx(0.5)

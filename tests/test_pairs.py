@@ -1,4 +1,4 @@
-"""Comparison of two models: identity, nulls, floors, layers of unequal number, probes, sentences, the cached stage."""
+"""Comparison of two models: identity, nulls, yardsticks, unequal depths, probes, sentences, the cached stage."""
 
 from collections import Counter
 
@@ -61,7 +61,10 @@ def test_unrelated_models_are_calibrated(two):
 def test_procrustes_is_reported_for_each_set_of_texts(two):
     found = layerwise.curve(*two, "procrustes", ANALYSIS, calibrated=False)
     sizes = found.drop_duplicates("set").set_index("set")["n"]
-    assert set(sizes.index) == {"all", "general", "maths"} and sizes["general"] + sizes["maths"] == sizes["all"]
+    assert set(sizes.index) == {"all", "general", "maths", "mixed"}
+    assert len(found) == found.drop_duplicates(["set", "layer_x", "metric"]).shape[0]
+    by_set = two[0].tokens.groupby("set").size()
+    assert sizes["all"] == by_set.sum() and set(sizes.drop("all")) == {by_set.min()}  # shown together: equal n
 
 
 def test_unequal_widths_and_depths(tmp_path, rng):
@@ -140,18 +143,20 @@ def test_splits_share_nothing():
 
 def test_yardsticks_are_joined_to_what_they_are_for():
     table = pd.DataFrame({"metric": "cka", "layer_x": "0", "layer_y": "0", "set": "all",
-                          "k": pd.array([pd.NA] * 7, "Int64"),
-                          "models": ["backbones", "embedders", "floor", "floor", "floor", "ceiling", "ceiling"],
-                          "a": ["p", "p-s0", "p-s0", "p-s0", "p-s1", "p", "q"],
-                          "b": ["q", "q-s0", "p-s1", "p-s2", "p-s2", "p-bf16", "q-bf16"],
-                          "value": [0.9, 0.8, 0.5, 0.6, 1.0, 0.98, 0.96]})
-    table.loc[[0, 1, 6], "layer_y"] = "1"  # the other model is deeper
-    table.loc[6, "layer_x"] = "1"
+                          "k": pd.array([pd.NA] * 9, "Int64"),
+                          "models": ["backbones", "embedders", *["two runs"] * 4, "crossed", "ceiling", "ceiling"],
+                          "a": ["p", "p-s0", "p-s0", "p-s0", "q-s0", "q-s0", "p-s0", "p", "q"],
+                          "b": ["q", "q-s0", "p-s1", "p-s2", "q-s1", "q-s1", "q-s1", "p-bf16", "q-bf16"],
+                          "value": [0.9, 0.8, 0.5, 0.6, 0.2, 0.95, 0.7, 0.98, 0.96]})
+    table.loc[[0, 1, 5, 6, 8], "layer_y"] = "1"  # the other model is deeper
+    table.loc[[5, 8], "layer_x"] = "1"
     table["low"], table["high"] = table["value"] - 0.1, table["value"] + 0.1
     joined = pairs.with_yardsticks([table[:2], table[2:]], layerwise.PLACE).set_index("models")
     assert list(joined.index) == ["backbones", "embedders"]
-    assert joined.loc["embedders", ["floor", "floor_low", "floor_high"]].tolist() == pytest.approx([0.7, 0.4, 1.1])
-    assert joined.loc["backbones", ["floor", "floor_low", "floor_high"]].isna().all()
+    runs, crossed = (["runs", "runs_low", "runs_high"], ["crossed", "crossed_low", "crossed_high"])
+    assert joined.loc["embedders", runs].tolist() == pytest.approx([0.75, 0.4, 1.05])  # .55, .95
+    assert joined.loc["embedders", crossed].tolist() == pytest.approx([0.7, 0.6, 0.8])
+    assert joined.loc["backbones", runs + crossed].isna().all()
     assert joined.loc["backbones", "ceiling"] == pytest.approx(0.97) and np.isnan(joined.loc["embedders", "ceiling"])
     more = table[-2:].assign(a=["p-s0", "q-s0"], b=["p-s0-bf16", "q-s0-bf16"], value=[0.9, 0.8])
     seeds = pd.concat([table[1:2], table[1:2].assign(a="p-s1", b="q-s1")])  # the first seed's ceiling serves both
@@ -159,29 +164,39 @@ def test_yardsticks_are_joined_to_what_they_are_for():
     assert both.agg(list)["backbones"] == pytest.approx([0.97])
     assert both.agg(list)["embedders"] == pytest.approx([0.85, 0.85])
     alone = pairs.with_yardsticks([table[:1]], layerwise.PLACE)
-    assert len(alone) == 1 and alone[["floor", "ceiling"]].isna().all(axis=None)
+    assert len(alone) == 1 and alone[["runs", "crossed", "ceiling"]].isna().all(axis=None)
 
 
-def row(value, low, high, null=0.1, floor=np.nan, floor_low=np.nan, floor_high=np.nan, metric="cka"):
-    return pd.Series(dict(locals()))
+def row(value, low, high, null=0.1, runs=(np.nan,) * 3, crossed=(np.nan,) * 3, metric="cka", ceiling=np.nan):
+    given = {"value": value, "low": low, "high": high, "null": null, "metric": metric, "ceiling": ceiling}
+    return pd.Series(given | {f"{name}{end}": bound for name, three in (("runs", runs), ("crossed", crossed))
+                              for end, bound in zip(("", "_low", "_high"), three, strict=True)})
 
 
 def test_sentences_follow_the_intervals():
     assert "inconclusive" in similarity.against_null(row(0.2, 0.05, 0.3))
     assert "more alike than permuted" in similarity.against_null(row(0.5, 0.4, 0.6))
     assert "more alike than permuted" in similarity.against_null(row(0.05, 0.0, 0.09, metric="residual_ratio"))
-    assert "less alike than two seeds" in similarity.against_floor(row(0.5, 0.4, 0.6, 0.1, 0.8, 0.7, 0.9))
-    assert "inconclusive" in similarity.against_floor(row(0.5, 0.4, 0.75, 0.1, 0.8, 0.7, 0.9))
-    assert "no noise floor" in similarity.against_floor(row(0.5, 0.4, 0.6))
+    runs = (0.8, 0.7, 0.9)
+    apart = similarity.against_runs(row(0.85, 0.8, 0.9, 0.1, runs, (0.5, 0.4, 0.6)))
+    assert "0.500 [0.400, 0.600], less alike than two runs of one recipe (0.800 [0.700, 0.900])" in apart
+    assert "inconclusive" in similarity.against_runs(row(0.5, 0.4, 0.6, 0.1, runs, (0.5, 0.4, 0.75)))
+    assert "more alike than two runs" in similarity.against_runs(row(0.5, 0.4, 0.6, 0.1, runs, (0.95, 0.92, 0.97)))
+    assert "no two runs of one recipe" in similarity.against_runs(row(0.5, 0.4, 0.6))
     assert "(realignment)" in similarity.closer_after_training(row(0.5, 0.4, 0.6), row(0.8, 0.7, 0.9))
     assert "drift" in similarity.closer_after_training(row(0.5, 0.4, 0.6), row(0.2, 0.1, 0.3))
     closer = row(0.2, 0.1, 0.3, metric="residual_ratio")
     assert "(realignment)" in similarity.closer_after_training(row(0.5, 0.4, 0.6, metric="residual_ratio"), closer)
     assert "inconclusive" in similarity.closer_after_training(row(0.5, 0.4, 0.6), row(0.65, 0.55, 0.7))
+    near = row(0.998, 0.997, 0.999, ceiling=0.9999)
+    said = similarity.closer_after_training(near, row(0.9, 0.88, 0.92, runs=(0.9, 0.85, 0.95)))
+    assert "no rise could be seen" in said and "the embedders are less alike" in said and "realignment" not in said
+    said = similarity.closer_after_training(near, row(0.998, 0.997, 0.999, runs=(0.9, 0.85, 0.95)))
+    assert "no rise could be seen" in said and "inconclusive" not in said
 
 
 def test_sentence_takes_one_row_of_each():
-    table = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.8, 0.7, 0.9, 0.1, 0.8, 0.7, 0.85)])
+    table = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.8, 0.7, 0.9, 0.1, (0.8, 0.7, 0.85), (0.8, 0.7, 0.85))])
     table = table.assign(models=["backbones", "embedders"], layer_x="2")
     text = similarity.similarity_sentence(table, "CKA", layer_x="2")
     assert "0.500 [0.400, 0.600]" in text and "realignment" in text
@@ -220,7 +235,10 @@ def test_layers_are_counted():
     embedders = pd.DataFrame([row(0.8, 0.7, 0.9), row(0.5, 0.4, 0.6), row(0.1, 0.0, 0.2)])
     embedders = embedders.assign(models="embedders", layer_x=["0", "1", "2"])
     said = similarity.by_layer(pd.concat([backbones, embedders]))
-    assert "at 1, less alike at 1, and it is inconclusive at 1" in said
+    assert "at 1, less alike at 1, and it is inconclusive at 1" in said and "could be seen" not in said
+    near = backbones.assign(value=0.999, low=0.998, high=0.9999, ceiling=0.9999)
+    said = similarity.by_layer(pd.concat([near, embedders]))
+    assert "less alike at 3" in said and said.endswith("At 3 of them no rise could be seen.")
 
 
 def test_loss_of_a_probe_needs_an_interval_above_zero():
@@ -298,8 +316,9 @@ def test_what_survives_follows_from_intervals():
     rows = [("as recorded", "backbones", 0.5, 0.4, 0.6), ("as recorded", "embedders", 0.8, 0.7, 0.9),
             ("moved", "backbones", 0.5, 0.4, 0.6), ("moved", "embedders", 0.8, 0.55, 0.9),
             ("scaled", "backbones", 0.6, 0.5, 0.65), ("scaled", "embedders", 0.9, 0.8, 0.95)]
-    table = pd.DataFrame(rows, columns=["twin", "models", "value", "low", "high"]).assign(metric="cka", null=0.1)
+    table = pd.DataFrame(rows, columns=["twin", "models", "value", "low", "high"]).assign(metric="cka", null=0.1, n=90)
     judged = robust_prose.robustness_table(table, ["twin"]).set_index("twin")
+    assert (judged["n"] == 90).all() and "depend on their number" in robust_prose.why_twins("procrustes")
     assert judged["survives"].to_dict() == {"as recorded": True, "moved": False, "scaled": True}
     said = robust_prose.robustness_sentences(judged.reset_index(), ["twin"])
     assert said.endswith("embedders more alike than backbones. This survives 1 of 2 changes; what turns it: moved.")
@@ -362,7 +381,16 @@ def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch):
     curve = store.read_table(folder / "curve.parquet")
     assert curve.groupby("models")["a"].unique().map(list).to_dict() == {
         "backbones": ["base"], "embedders": ["base-s0", "base-s1"]}
-    assert curve.loc[curve["models"] == "embedders", "floor"].notna().all()
+    beside = ["runs", "runs_low", "runs_high", "crossed", "crossed_low", "crossed_high"]
+    assert curve.loc[curve["models"] == "embedders", beside].notna().all(axis=None)
+    assert curve.loc[curve["models"] == "backbones", beside].isna().all(axis=None)
+    parts = store.read_table(folder / "variance.parquet")
+    assert set(parts["metric"]) == {"cka", "debiased_cka"} and "mean" in set(parts["layer"])
+    assert (parts.groupby(["metric", "layer"])["part"].size() == 6).all() and set(parts["over"]) == {"texts"}
+    wide = parts.pivot_table(index=["metric", "layer"], columns="part", values="value")
+    np.testing.assert_allclose(2 * wide[["arm", "order", "both"]].sum(axis=1), wide["other arm, other order"])
+    crossed = curve[(curve["models"] == "embedders") & (curve["seed"] == 0)].set_index(["metric", "layer_x"])["crossed"]
+    np.testing.assert_allclose(1 - crossed, wide["other arm, other order"].reindex(crossed.index), atol=1e-9)
     assert set(store.read_table(folder / "heatmap.parquet")["models"]) == {"backbones", "embedders"}
     ceiling = curve.groupby("models")["ceiling"]
     assert ceiling.min()["backbones"] > 0.9 and ceiling.min()["embedders"] > 0.9

@@ -136,17 +136,14 @@ def test_results_of_a_finished_run_stand_beside_those_of_another(study, tmp_path
     scores, meta = evidence.read_evidence(folder / "scores.parquet")
     assert meta["profile"] == "smoke" and set(scores["model"]) == {CHANCE} | {
         m.id for m in SMOKE.models() if m.ablation is None}
-    committed, aside = folder.parent / "family", tmp_path / "family"
-    shutil.move(committed, aside)
-    shutil.copytree(folder, committed)
-    papermill(study, "13_family", tmp_path / "out.ipynb")
+    papermill(study, "13_family", tmp_path / "out.ipynb")  # any study with a record is shown
     text = (tmp_path / "out.ipynb").read_text(encoding="utf8")
-    assert "**Committed results.**" in text and "this run" in text
-    shutil.rmtree(committed)
-    shutil.move(aside, committed)
+    assert text.count("**Committed results.**") == len(list(folder.parent.glob("*/record.json"))) and "this run" in text
+    assert "Study `smoke`, committed" in text and "Does RLVR (base-vs-rlvr, 3 updates) move a backbone further" in text
     monkeypatch.setattr(results, "RESULTS", folder.parent)
     tables, record = results.read_results("smoke")
-    assert set(tables) == {"scores", "verdicts", "controls", "similarities", "levels"} and record["hours"] > 0
+    assert set(tables) == {"scores", "verdicts", "controls", "variances", "similarities", "levels", "sources"}
+    assert record["hours"] > 0
     pd.DataFrame({"a": [1]}).to_parquet(folder / "verdicts.parquet")
     with pytest.raises(ValueError, match=r"expected verdicts.parquet of smoke with SHA-256 .*restore the file"):
         results.read_results("smoke")

@@ -26,7 +26,14 @@ def _curves(rng):
     table = pd.DataFrame([{"models": m, "k": k, "layer": layer} for m in ("backbones", "embedders") for k in (5, 10, 50)
                           for layer in LAYERS])
     value = rng.uniform(0.2, 0.8, len(table))
-    return table.assign(value=value, low=value - 0.1, high=value + 0.1, null=0.05, floor=0.95)
+    return table.assign(value=value, low=value - 0.1, high=value + 0.1, null=0.05, runs=0.95)
+
+
+def _near(lines):
+    """Similarities close to 1, one of them at 1."""
+    near = lines.assign(**{name: 1 - (1 - lines[name]) / 1000 for name in ("value", "low", "high", "runs")})
+    near.loc[0, ["value", "high"]] = 1.0
+    return near
 
 
 def _bars(rng):
@@ -42,7 +49,9 @@ def _every(rng):
     return {
         "heatmap": plots.heatmap(grid, "layer_x", "layer_y", "value", facet="models", quantity="cka"),
         "curves": plots.curves(lines, "layer", "value", "models", facet="k", low="low", high="high",
-                               references=["null", "floor"], quantity="knn"),
+                               references=["null", "runs"], quantity="knn"),
+        "near one": plots.curves(_near(lines), "layer", "value", "models", facet="k", low="low", high="high",
+                                 references=["null", "runs"], quantity="knn"),
         "dashes": plots.curves(lines, "layer", "value", "models", dash="k"),
         "bars": plots.bars(bars, "split", "value", "readout", facet="models", low="low", high="high", quantity="score"),
         "forest": plots.forest(bars, "split", "value", "low", "high", margin=0.1, hue="readout", facet="models"),
@@ -62,7 +71,7 @@ def published(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["heatmap", "curves", "dashes", "bars", "forest", "scatter", "histogram"])
+@pytest.mark.parametrize("kind", ["heatmap", "curves", "near one", "dashes", "bars", "forest", "scatter", "histogram"])
 def test_a_drawing_shows_itself_interactive_static_and_as_text(every, kind):
     data = every[kind]._repr_mimebundle_()
     figure = go.Figure(data["application/vnd.plotly.v1+json"])  # plotly's own validation of names and types
@@ -92,6 +101,30 @@ def test_both_forms_show_the_numbers_of_the_table(rng, every):
     assert shuffled.chart.x.names == tuple(LAYERS)
 
 
+def test_similarities_near_one_are_drawn_as_distance_from_it(rng, every):
+    drawing, lines = every["near one"], _near(_curves(rng))
+    assert drawing.chart.y.log and drawing.chart.y.label == "1 - k-NN overlap (Jaccard index, log)"
+    bottom, top = drawing.chart.y.range
+    assert bottom > 0.95 > top > 0  # the null is far from 1, and more alike is up
+    axis = drawing.plotly["layout"]["yaxis"]
+    assert axis["type"] == "log" and axis["range"] == pytest.approx(np.log10([bottom, top]))
+    assert drawing.table["value"].max() == 1  # the table beside the figure keeps the similarities
+    mark = next(m for m in drawing.chart.panels[1].marks if m.name == "embedders")
+    wanted = drawing.table.query("models == 'embedders' and k == 10")["value"]
+    np.testing.assert_allclose(mark.y, 1 - wanted)
+    smallest = min(np.nanmin(m.y) for panel in drawing.chart.panels for m in panel.marks)
+    assert smallest == pytest.approx(1.3 * top) and drawing.chart.panels[0].marks[0].y[0] == smallest  # at 1: the end
+    same = plots.curves(lines.assign(value=1.0), "layer", "value", "models", facet="k", quantity="knn")
+    assert same.chart.y.log and same.png  # all of it
+    names = [name for name, _, _ in drawing.chart.legend]
+    assert names == ["backbones", "embedders", "null", "two runs of one recipe"]
+    few = lines.assign(value=lines["value"].where(np.arange(len(lines)) % 5 == 0, 0.5))  # a fifth of the points near 1
+    for table, quantity, log in ((few, "knn", False), (lines, "residual_ratio", False), (lines, "score", False),
+                                 (lines, "similarity", True)):
+        assert plots.curves(table, "layer", "value", "models", facet="k", quantity=quantity).chart.y.log == log
+    assert not every["curves"].chart.y.log
+
+
 def test_one_quantity_has_one_scale_everywhere(rng):
     first = plots.heatmap(_grid(rng), "layer_x", "layer_y", "value", facet="models", quantity="cka")
     second = plots.heatmap(_grid(rng).assign(value=0.5), "layer_x", "layer_y", "value", facet="models", quantity="cka")
@@ -110,10 +143,10 @@ def test_one_quantity_has_one_scale_everywhere(rng):
 
 
 def test_series_are_told_apart_without_colour_and_known_names_keep_theirs():
-    looks = style.looks(["backbones", "embedders", "null", "noise floor"])
+    looks = style.looks(["backbones", "embedders", "null", "two runs of one recipe"])
     assert looks["backbones"] == style.looks(["other", "backbones"])["backbones"]
-    assert looks["null"].colour == looks["noise floor"].colour == style.GREY
-    assert looks["null"].dash != looks["noise floor"].dash and 0 not in (looks["null"].dash, looks["noise floor"].dash)
+    null, runs = looks["null"], looks["two runs of one recipe"]
+    assert null.colour == runs.colour == style.GREY and null.dash != runs.dash and 0 not in (null.dash, runs.dash)
     seven = style.looks(["base-s0", "base-s1", "rlvr-s0", "sft-s0", "x", "y", "z"])
     assert len({look.marker for look in seven.values()}) == len({look.colour for look in seven.values()}) == 7
     assert seven["rlvr-s0"].colour == style.looks(["rlvr"])["rlvr"].colour

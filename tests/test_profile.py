@@ -76,14 +76,21 @@ def test_backbones_of_analysis_pairs_alone_get_no_embedders(tmp_path):
     own = load_profile(_write(tmp_path, analysis_pairs=extra))
     assert own.trained() == [b.name for b in own.backbones]
     assert {case.models for case in cases(own, "rlvr-vs-sft")} == {"backbones", "ceiling"}
-    assert {case.models for case in cases(own, "base-vs-sft")} == {"backbones", "embedders", "floor", "ceiling"}
+    assert {case.models for case in cases(own, "base-vs-sft")} == {
+        "backbones", "embedders", "two runs", "crossed", "ceiling"}
     assert "rlvr-vs-sft" in chapters.jobs(own)["07_cka"]
     five = own.model_copy(update={"seeds": (0, 1, 2, 3, 4)})
-    for study, floors in (own, ["01"]), (
+    for study, rings in (own, ["01"]), (
             own.model_copy(update={"seeds": (0, 1, 2)}), ["01", "02", "12"]), (
             five, ["01", "04", "12", "23", "34"]):
-        found = [case for case in cases(study, "base-vs-sft") if case.models == "floor"]
-        assert [case.a[-1] + case.b[-1] for case in found] == floors
+        found = [case for case in cases(study, "base-vs-sft") if case.models == "two runs"]
+        assert [case.a[-1] + case.b[-1] for case in found] == 2 * rings  # of base, then of sft
+        assert [{case.a[:-3], case.b[:-3]} for case in found] == [{"base"}] * len(rings) + [{"sft"}] * len(rings)
+        crossed = [case for case in cases(study, "base-vs-sft") if case.models == "crossed"]
+        assert len(crossed) == len(study.seeds) and all(
+            case.a.startswith("base-s") and case.b.startswith("sft-s") and case.a[-1] != case.b[-1] for case in crossed)
+    one = own.model_copy(update={"seeds": (0,)})
+    assert {case.models for case in cases(one, "base-vs-sft")} == {"backbones", "embedders", "ceiling"}
     with pytest.raises(ValueError, match="every pair once"):
         load_profile(_write(tmp_path, analysis_pairs=[extra[0] | {"name": "base-vs-sft"}]))
 

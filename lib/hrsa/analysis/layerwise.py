@@ -31,6 +31,7 @@ MAPS = 5  # of permuted rows, for the layer-aware null of a heat map
 REFITS = 10  # Procrustes needs a fit per resample: it gets this many times fewer of them
 _MAP_CELLS = 64  # a map is shown in at most this many blocks of dimensions along an axis
 PLACE = ["metric", "layer_x", "layer_y", "set", "k"]
+MIXED = "mixed"  # name of a sample of all sets of texts, as many tokens as each set has
 
 
 def matched_layers(x: Recording, y: Recording) -> list[tuple[int, int]]:
@@ -45,13 +46,16 @@ def matched_layers(x: Recording, y: Recording) -> list[tuple[int, int]]:
 
 
 def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrated: bool = True, null: bool = True,
-          layers: list[tuple[int, int]] | None = None, tied: bool = False, work: Path | None = None) -> pd.DataFrame:
+          layers: list[tuple[int, int]] | None = None, tied: bool = False, work: Path | None = None,
+          drawn: bool = False) -> pd.DataFrame:
     """One metric at matched layers (or at `layers`): [metric, layer_x, layer_y, set, k, value, low, high, null, n].
 
-    `set` is "all", and for Procrustes also each set of texts. Without `calibrated`, low, high and null are NaN;
-    without `null`, the null is, and there is no set but "all". `tied` adds, to knn, rows of metric "knn_tied": the
-    share of tokens whose neighbours the tie rule decided. States are read in blocks, within `analysis.memory_mb`.
-    `work` is a folder where finished layers, and blocks of the one at hand, outlive an interruption.
+    `set` is "all", and for Procrustes also each set of texts and "mixed", a sample of all sets: these are drawn at one
+    n, that of the smallest set, since values of Procrustes depend on n (`Metric.with_n`). Without `calibrated`, low,
+    high and null are NaN; without `null`, the null is, and there is no set but "all". `tied` adds, to knn, rows of
+    metric "knn_tied": the share of tokens whose neighbours the tie rule decided; `drawn` adds a column with the value
+    in each resample. States are read in blocks, within `analysis.memory_mb`. `work` is a folder where finished layers,
+    and blocks of the one at hand, outlive an interruption.
     """
     names = [*METRIC_FAMILIES[metric], *([TIED] if tied and metric == "knn" else [])]
     sets = dict(_sets(x, metric == "procrustes" and null))
@@ -62,10 +66,11 @@ def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrate
         name, i, j = item
         a, b = (part.layer(at) if name == "all" else Sample(part.layer(at), sets[name])
                 for part, at in ((x, i), (y, j)))
-        table = compare_layers([a], [b], names, rng=np.random.default_rng(RESAMPLING_SEED), work=work, **options[name])
+        table = compare_layers([a], [b], names, rng=np.random.default_rng(RESAMPLING_SEED), work=work, drawn=drawn,
+                               **options[name])
         return table.assign(layer_x=x.labels[i], layer_y=y.labels[j], set=name)
 
-    columns = [*PLACE, "value", "low", "high", "null", "n"]
+    columns = [*PLACE, "value", "low", "high", "null", "n", *(["drawn"] if drawn else [])]
     return Work(work).tables("curve", items, one).rename(columns={"n_tokens": "n"})[columns]
 
 
@@ -76,11 +81,15 @@ def _options(tokens: pd.DataFrame, metric: str, analysis: Analysis, calibrated: 
 
 
 def _sets(x: Recording, split: bool) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and rows of the sets of texts a metric is reported on."""
-    yield "all", np.arange(len(x.tokens))
+    """Names and rows of the sets of texts a metric is reported on: all rows, then equal numbers of each set."""
+    every = np.arange(len(x.tokens))
+    yield "all", every
     if split:
-        for name, part in x.tokens.groupby("set", sort=True):
-            yield str(name), part.index.to_numpy()
+        parts = {str(name): part.index.to_numpy() for name, part in x.tokens.groupby("set", sort=True)}
+        least = min(map(len, parts.values()))
+        rng = np.random.default_rng(RESAMPLING_SEED)
+        for name, rows in (parts | ({MIXED: every} if len(parts) > 1 else {})).items():
+            yield name, np.sort(rng.choice(rows, least, replace=False))
 
 
 def calibration(tokens: pd.DataFrame, metric: str, analysis: Analysis, null: bool) -> dict[str, Any]:

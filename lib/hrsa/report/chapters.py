@@ -8,7 +8,8 @@ from hrsa.study.profile import Profile
 
 PAIR_CHAPTERS = ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
 STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "11_ablations", "12_verdict", "13_family")
-FAMILY = store.ROOT / "data" / "results" / "family" / "record.json"  # of `hrsa results`
+COMMITTED = "committed"  # what tables of a committed run are called beside those of this one
+RESULTS = store.ROOT / "data" / "results"  # of `hrsa results`, a folder for each study
 
 
 def record(profile: Profile, rule: str, name: str) -> str:
@@ -31,9 +32,15 @@ def executed(profile: Profile, chapter: str, name: str) -> str:
     return f"jupyter_book/executed/{profile.name}/{page(chapter, name)}"
 
 
+def committed_studies() -> list[str]:
+    """Names of the studies whose results are committed, ascending: folders with a record and with verdicts."""
+    return sorted(file.parent.name for file in RESULTS.glob("*/record.json")
+                  if file.with_name("verdicts.parquet").is_file())
+
+
 def chapters(profile: Profile) -> tuple[str, ...]:
     """Chapters that run once per profile: that on backbones where some have a card, that on ablations where some train
-    both arms of a pair, that on the family where its results are committed. None where the profile names its
+    both arms of a pair, that on committed studies where there are any. None where the profile names its
     chapters: those run once per pair."""
     if profile.chapters is not None:
         return ()
@@ -42,7 +49,7 @@ def chapters(profile: Profile) -> tuple[str, ...]:
         left_out.add("01_backbones")
     if not any({pair.a, pair.b} <= set(a.backbones) for a in profile.ablations for pair in profile.pairs):
         left_out.add("11_ablations")
-    if not FAMILY.is_file():
+    if not committed_studies():
         left_out.add("13_family")
     return tuple(chapter for chapter in STUDY_CHAPTERS if chapter not in left_out)
 

@@ -9,55 +9,66 @@ their machine and date, and puts beside them what it computed itself.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from hrsa.analysis import intervals
 from hrsa.analysis.pairs import PairTable, make_comparison
+from hrsa.report.chapters import COMMITTED, RESULTS, committed_studies
+from hrsa.report.prose import backbones
 from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
-from hrsa.study.profile import Profile
+from hrsa.study.backbone_kinds import has_card
+from hrsa.study.profile import Pair, Profile, load_profile
 from hrsa.study.progress import progress
 from hrsa.verdict import controls, evidence, paired_scores, statement, synthesis
 
 _LEVELS = {"correlation": "", "inverse_row_entropy": " (basis)", "debiased_cka": " (global)", "knn": " (local)"}
 
 log = logging.getLogger(__name__)
-RESULTS = store.ROOT / "data" / "results"
+_CARDS = "cards.json"
 _RECORD = "record.json"
 _SCORES = "scores"  # an evidence file: it joins with those of other machines
-COMMITTED = "committed"  # what tables of a committed run are called beside those of this one
 
 
 def make_results(profile: Profile, folder: Path | None = None) -> Path:
     """Write the tables of a run and their record to `data/results/<profile>/` (or `folder`); return the folder.
 
     Tables: scores [model, task, query, value], verdicts (`synthesis.score_verdicts`), controls
-    (`controls.control_verdicts`), similarities (`synthesis.make_similarities`) and levels (`make_levels`). What is
-    missing is computed first. The record holds the profile, its statement, the SHA-256 of each table, and where and how
-    long it ran.
+    (`controls.control_verdicts`), variances (`synthesis.score_variances`), similarities and levels
+    (`synthesis.make_similarities`, `make_levels`; of pairs without embedders too), sources
+    (`synthesis.make_similarity_sources`). Beside them `cards.json`, the cards of the backbones that have one. What is
+    missing is computed first. The record holds the profile, its statement, the SHA-256 of each table, and where and
+    how long it ran.
     """
     folder = folder or RESULTS / profile.name
     stated = profile.verdict.model_dump()
     per_query, families = paired_scores.make_query_scores(profile)
     arguments = (profile.pairs, profile.seeds)
-    with progress(4, "results", profile.name, "table") as bar:
+    with progress(6, "results", profile.name, "table") as bar:
         tables = {"verdicts": synthesis.score_verdicts(per_query, families, *arguments, **stated)}
         bar.update()
         tables["controls"] = controls.control_verdicts(per_query, profile.controls, profile.seeds, **stated,
                                                        pairs=profile.pairs, judged=tables["verdicts"])
         bar.update()
-        tables["similarities"] = synthesis.make_similarities(profile)
+        tables["variances"] = synthesis.score_variances(per_query, *arguments)
         bar.update()
-        tables["levels"] = make_levels(profile)
+        tables["similarities"] = synthesis.make_similarities(profile, profile.compared())
+        bar.update()
+        tables["levels"] = make_levels(profile, profile.compared())
+        bar.update()
+        tables["sources"] = synthesis.make_similarity_sources(profile)
         bar.update()
     with store.atomic(folder) as temporary:
         temporary.mkdir(parents=True)
         evidence.write_evidence(temporary / f"{_SCORES}.parquet", profile, per_query, COMMITTED, families.to_dict())
         for name, table in tables.items():
             store.write_table(temporary / f"{name}.parquet", table)
+        cards = backbones.make_cards(profile) if any(map(has_card, profile.backbones)) else {}
+        store.write_json(temporary / _CARDS, cards)
         hashes = {file.stem: store.file_hash(file) for file in sorted(temporary.glob("*.parquet"))}
         store.write_json(temporary / _RECORD, {
             **store.provenance(), "command": f"make book PROFILE={profile.name} && make results PROFILE={profile.name}",
@@ -84,13 +95,64 @@ def read_results(name: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     return tables, record
 
 
+class Committed(NamedTuple):
+    """The committed results of one study; the cards are those of its backbones, by name."""
+
+    name: str
+    tables: dict[str, pd.DataFrame]
+    record: dict[str, Any]
+    cards: backbones.Cards
+
+
+def read_every() -> list[Committed]:
+    """The results of every committed study, by name. ValueError: none, or as `read_results`.
+
+    Cards that were not committed with the tables are those of the study's profile.
+    """
+    names = committed_studies()
+    if not names:
+        raise ValueError(f"expected a study with committed results in {RESULTS}, got none: `hrsa results` writes them")
+    found = []
+    for name in names:
+        tables, record = read_results(name)
+        file = RESULTS / name / _CARDS
+        cards = store.read_json(file) if file.is_file() else backbones.make_cards(load_profile(name))
+        found.append(Committed(name, tables, record, cards))
+    return found
+
+
+def joined_tables(studies: Sequence[Committed], table: str) -> pd.DataFrame:
+    """A table of all studies that have it, with the column source: "committed", and of which study where several are.
+
+    A pair of `levels` is named with its study where several are. Empty where no study has the table.
+    """
+    parts = []
+    for one in studies:
+        if table in one.tables:
+            several = len(studies) > 1
+            part = one.tables[table].assign(source=f"{COMMITTED}, {one.name}" if several else COMMITTED)
+            if several and table == "levels":
+                part["pair"] = one.name + ": " + part["pair"]
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def joined_cards(studies: Sequence[Committed]) -> backbones.Cards:
+    """The cards of all studies by name of the backbone, with its study where several are."""
+    before = {one.name: f"{one.name}: " if len(studies) > 1 else "" for one in studies}
+    return {before[one.name] + name: card | {"compared_with": card["compared_with"] and before[one.name]
+                                             + card["compared_with"]}
+            for one in studies for name, card in one.cards.items()}
+
+
 def side_by_side(committed: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the committed table, and those of this run's for the same pairs, told apart by the column `source`.
+    """Rows of a table of `joined_tables`, and those of this run's for the same pairs, told apart by the column
+    `source`.
 
     Rows keep the order of the committed pairs, each followed by this run's.
     """
     shared = own[own["pair"].isin(set(committed["pair"]))]
-    both = pd.concat([committed.assign(source=COMMITTED), shared.assign(source=evidence.OWN_SOURCE)], ignore_index=True)
+    both = pd.concat([committed, shared.assign(source=evidence.OWN_SOURCE)], ignore_index=True)
     order = {pair: place for place, pair in enumerate(committed["pair"].unique())}
     return both.sort_values("pair", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
@@ -112,7 +174,8 @@ def verified_table(file: Path, sha256: str, command: str) -> pd.DataFrame:
 
 
 def make_overview(profile: Profile, pair: str) -> pd.DataFrame:
-    """Matched-layer similarity of a pair at four levels: similarity, models, layer_x, value, low, high, null, floor.
+    """Matched-layer similarity of a pair at four levels: similarity, models, layer_x, value, low, high, null, runs,
+    crossed.
 
     Rows are those of `intervals.over_seeds`, on all texts; of the numbers of neighbours the one that is shown.
     """
@@ -123,11 +186,11 @@ def make_overview(profile: Profile, pair: str) -> pd.DataFrame:
         if metric == "knn":
             rows = rows[rows["k"] == shown_k(rows["k"])]
         parts.append(rows.assign(similarity=METRICS[metric].name + level))
-    columns = ["similarity", "models", "layer_x", "value", "low", "high", "null", "floor"]
+    columns = ["similarity", "models", "layer_x", "value", "low", "high", "null", "runs", "crossed"]
     return pd.concat(parts, ignore_index=True)[columns]
 
 
-def make_levels(profile: Profile) -> pd.DataFrame:
-    """`make_overview` of every pair in `profile.pairs`, with the column pair."""
-    return pd.concat([make_overview(profile, pair.name).assign(pair=pair.name) for pair in profile.pairs],
-                     ignore_index=True)
+def make_levels(profile: Profile, pairs: Sequence[Pair] | None = None) -> pd.DataFrame:
+    """`make_overview` of every pair in `profile.pairs` (or in `pairs`), with the column pair."""
+    return pd.concat([make_overview(profile, pair.name).assign(pair=pair.name)
+                      for pair in (profile.pairs if pairs is None else pairs)], ignore_index=True)

@@ -44,6 +44,7 @@ def compare_layers(
     layers: Literal["all", "matched"] = "all", texts: Any = None, classes: Any = None, resamples: int = 0,
     permutations: int = 0, level: float = 0.95, rng: np.random.Generator | None = None,
     memory_mb: float = MEMORY_MB, threads: int | None = None, work: Path | str | None = None, sample_seed: int = 0,
+    drawn: bool = False,
 ) -> pd.DataFrame:
     """Compare every layer of one model with the layers of another on the same n tokens.
 
@@ -59,8 +60,10 @@ def compare_layers(
     when it is called again with the same input.
 
     Returns [metric, layer_x, layer_y, k, value, low, high, null, n_tokens], layers numbered from 0, k for knn alone,
-    NaN where something was not asked for or is not defined. ValueError: unequal n, too few tokens, k >= n, NaN or
-    Inf, arrays on two devices; see the metrics; an unknown metric; a limit below what one block needs.
+    NaN where something was not asked for or is not defined; with `drawn`, a list of the value in each resample too
+    (the same `texts` and `rng` draw the same resamples, the first of many being those of few). ValueError: unequal n,
+    too few tokens, k >= n, NaN or Inf, arrays on two devices; see the metrics; an unknown metric; a limit below what
+    one block needs.
     """
     _check_metrics(metrics, layers)
     x, y = open_states(states_x, "states_x"), open_states(states_y, "states_y")
@@ -69,7 +72,7 @@ def compare_layers(
     kept = Work.of(work, **_identity(x, y, plan, layers))
     table = _table(Job(x, y, plan, layers, Limits.of(memory_mb, threads, kept)), set(metrics))
     kept.finish()
-    return table
+    return table if drawn else table.drop(columns="drawn")
 
 
 def _table(job: Job, metrics: set[str]) -> pd.DataFrame:
@@ -83,7 +86,7 @@ def _table(job: Job, metrics: set[str]) -> pd.DataFrame:
     if metrics & {*METRIC_FAMILIES["knn"], TIED}:
         rows += tables.knn_rows(job)
     rows = [{"n_tokens": job.x.n, **row} for row in rows if row["metric"] in metrics]
-    return pd.DataFrame(rows, columns=LAYER_COLUMNS).astype({"k": "Int64"})
+    return pd.DataFrame(rows, columns=[*LAYER_COLUMNS, "drawn"]).astype({"k": "Int64"})
 
 
 def _check_metrics(metrics: Sequence[str], layers: str) -> None:

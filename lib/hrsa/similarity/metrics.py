@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,7 +22,10 @@ class Metric:
     `name` is what prints, `unit` what its numbers count ("" for a plain ratio), `low` and `high` bound the range,
     `direction` says whether larger values ("up") or smaller ones ("down") mean more alike models. `axis` holds the
     bounds of an axis and of a colour scale (None: those of the data) and `colours` is matplotlib's name of the scale.
-    `family` names the metrics that come from one computation.
+    `family` names the metrics that come from one computation. `with_n` says which way the value goes as tokens are
+    added ("" where it only gets less noisy): such values are compared at equal n, and shown with it. `power` makes the
+    distance from `identical` a squared distance, as 1 - CKA is between normalised Gram matrices: squared distances add
+    up over independent causes.
 
     `invariant` names the changes of *one* of the two arrays that leave the value as it is: `rotation` (any
     orthogonal map of the dimensions), `scale` (one positive factor for all), `shift` (one vector added to every
@@ -44,6 +47,8 @@ class Metric:
     same_width: bool
     source: str
     unit: str = ""
+    with_n: Literal["", "up", "down"] = ""
+    power: float = 1.0
 
     def __post_init__(self) -> None:
         unknown = self.invariant - set(CHANGES)
@@ -60,6 +65,10 @@ class Metric:
         """1 where larger values mean more alike models, -1 where smaller ones do."""
         return 1 if self.direction == "up" else -1
 
+    def apart(self, value: Any) -> Any:
+        """Distance of values (any shape) from `identical`: 0 for a model and itself, larger for less alike ones."""
+        return self.sign * (self.identical - np.asarray(value, dtype=float))
+
 
 _BASIS_FREE = frozenset(CHANGES)
 _REPRESENTATION, _LOCAL = "arXiv 2601.21192, representation level", "arXiv 2601.21192, local geometry"
@@ -72,20 +81,22 @@ METRICS: dict[str, Metric] = {
     "inverse_row_entropy": Metric(
         "inverse row entropy", 0.0, 1.0, "up", axis=(0, 1), colours="magma", family="procrustes",
         invariant=_BASIS_FREE - {"rotation"}, identical=1.0, symmetric=False, same_width=False,
-        source=_REPRESENTATION),
+        source=_REPRESENTATION, with_n="up"),  # the fewer tokens, the more of the map is fitted to noise
     "residual_ratio": Metric(
         "residual ratio", 0.0, np.inf, "down", axis=None, colours="magma", family="procrustes",
-        invariant=_BASIS_FREE - {"scale"}, identical=0.0, symmetric=False, same_width=False, source=_REPRESENTATION),
+        invariant=_BASIS_FREE - {"scale"}, identical=0.0, symmetric=False, same_width=False, source=_REPRESENTATION,
+        with_n="up"),  # a map of d^2 entries fits few tokens better than many
     "mean_cosine": Metric(
         "mean cosine", -1.0, 1.0, "up", axis=(-1, 1), colours="RdBu_r", family="procrustes", invariant=_BASIS_FREE,
-        identical=1.0, symmetric=True, same_width=False, source=_REPRESENTATION),
+        identical=1.0, symmetric=True, same_width=False, source=_REPRESENTATION, with_n="down"),
     "angular_distance": Metric(
         "angular distance", 0.0, np.pi / 2, "down", axis=(0, np.pi / 2), colours="magma", family="procrustes",
         invariant=_BASIS_FREE, identical=0.0, symmetric=True, same_width=False, source="Williams et al. 2021, eq. 4",
-        unit="radians"),
+        unit="radians", with_n="up", power=2.0),
     "cka": Metric(
         "linear CKA", 0.0, 1.0, "up", axis=(0, 1), colours="viridis", family="cka", invariant=_BASIS_FREE,
-        identical=1.0, symmetric=True, same_width=False, source="Kornblith et al. 2019, eq. 4"),
+        identical=1.0, symmetric=True, same_width=False, source="Kornblith et al. 2019, eq. 4",
+        with_n="down"),
     "debiased_cka": Metric(
         "debiased CKA", -1.0, 1.0, "up", axis=(0, 1), colours="viridis", family="cka", invariant=_BASIS_FREE,
         identical=1.0, symmetric=True, same_width=False,
@@ -93,7 +104,7 @@ METRICS: dict[str, Metric] = {
     "knn": Metric(
         "k-NN overlap", 0.0, 1.0, "up", axis=(0, 1), colours="cividis", family="knn",
         invariant=frozenset({"rotation", "scale", "permutation"}), identical=1.0, symmetric=True, same_width=False,
-        source=_LOCAL, unit="Jaccard index"),
+        source=_LOCAL, unit="Jaccard index", with_n="down"),  # of more tokens, the k nearest are nearer
 }
 METRIC_FAMILIES: dict[str, tuple[str, ...]] = {
     family: tuple(key for key, metric in METRICS.items() if metric.family == family)

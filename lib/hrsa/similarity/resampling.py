@@ -2,8 +2,9 @@
 
 A bootstrap over texts weights every token by how often its text was drawn. All r resamples are evaluated together,
 from products with the (n, r) weight matrix, at little more than the cost of one evaluation. A null permutes the rows
-of one model within classes of tokens. A noise floor needs no function of its own: it is the same metric between two
-seeds of the same arm; a ceiling, between float32 and bf16 states of one model.
+of one model within classes of tokens. What two runs of one recipe have in common needs no function of its own: it is
+the same metric between two runs that share the arm and not the order of the data; a ceiling, between float32 and bf16
+states of one model.
 """
 
 from __future__ import annotations

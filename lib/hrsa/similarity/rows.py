@@ -56,7 +56,7 @@ def _map_rows(job: Job, metric: str, values: np.ndarray, resampled=None, nulls=N
 
 
 def row(metric, i, j, value, resampled=None, nulls=None, level=0.95, k=pd.NA) -> dict[str, Any]:
-    """One row of the table, without its number of tokens."""
+    """One row of the table, without its number of tokens; `drawn` holds the values of the resamples."""
     low = high = null = float("nan")
     if resampled is not None and len(resampled):
         bounds = METRICS[metric].low, METRICS[metric].high
@@ -64,7 +64,7 @@ def row(metric, i, j, value, resampled=None, nulls=None, level=0.95, k=pd.NA) ->
     if nulls is not None and len(nulls):
         null = float(np.mean(nulls))
     return {"metric": metric, "layer_x": i, "layer_y": j, "k": k, "value": float(value), "low": low, "high": high,
-            "null": null}
+            "null": null, "drawn": [] if resampled is None else list(map(float, resampled))}
 
 
 def correlation_rows(job: Job) -> list[dict]:

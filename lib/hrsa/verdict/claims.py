@@ -1,26 +1,31 @@
-"""The claims of the paper, each with a rule that decides it from this run: holds, fails or inconclusive.
+"""The claims of the paper, each with a rule that decides it from this run: holds, fails, inconclusive or not testable.
 
 A rule compares an interval with a threshold, or two intervals with each other. `holds` and `fails` need the interval
-wholly on one side; where intervals overlap, or nothing was measured, the outcome is `inconclusive`. Thresholds are
-stated here, before any run, with their reasons.
+wholly on one side; where intervals overlap, or nothing was measured, the outcome is `inconclusive`. A claim that
+something rises, where it does not hold, is `not testable` if a rise could not have been seen (`intervals.has_room`).
+Thresholds are stated here, before any run, with their reasons.
 
 Similarities come as one row per pair, metric and `models` (backbones, embedders): the mean over matching layers
-without the embedding output (inverse row entropy: the last layer, as published), with an interval and the noise
-floor, which is the same number for two seeds of one arm.
+without the embedding output (inverse row entropy: the last layer, as published), with an interval, the same number for
+two runs of one recipe (same arm, other order of data), and that for other arm and other order, which is what the former
+is held against.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from hrsa.analysis.intervals import decimals_shown, has_room, order
 from hrsa.similarity.metrics import METRICS
 
-HOLDS, FAILS, INCONCLUSIVE = _OUTCOMES = ("holds", "fails", "inconclusive")
-SIMILARITY_COLUMNS = ["pair", "kind", "metric", "models", "value", "low", "high", "floor_low", "floor_high"]
+HOLDS, FAILS, INCONCLUSIVE, NOT_TESTABLE = OUTCOMES = ("holds", "fails", "inconclusive", "not testable")
+SIMILARITY_COLUMNS = ["pair", "kind", "metric", "models", "value", "low", "high", "runs", "runs_low", "runs_high",
+                      "crossed", "crossed_low", "crossed_high", "ceiling", "n"]
 _CORRELATION = 0.9  # dimensions that keep four fifths of their variance (0.9 squared) count as preserved
 _ENTROPY = 0.8  # the published RLVR backbones that were not trained for long lie above it on MMLU-Pro and mostly on CoT
 _CKA = 0.95  # near-isometric; shuffled rows give about 0 once debiased
@@ -39,7 +44,8 @@ class Interval:
     def __str__(self) -> str:
         if np.isnan(self.value):
             return "not measured"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        digits = decimals_shown(self.value, self.low, self.high)
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 def against(found: Interval, threshold: float) -> str:
@@ -68,10 +74,25 @@ class Similarities:
         """Value and interval; ValueError when the table holds more than one."""
         return self._read(metric, models, pair, ["value", "low", "high"])
 
-    def floor(self, metric: str) -> Interval:
-        """Noise floor of the embedders: two seeds of one arm."""
-        bounds = self._read(metric, "embedders", None, ["floor_low", "floor_low", "floor_high"])
-        return Interval((bounds.low + bounds.high) / 2, bounds.low, bounds.high)
+    def runs(self, metric: str) -> Interval:
+        """Embedders of the same arm and other order: two runs of one recipe."""
+        return self._read(metric, "embedders", None, ["runs", "runs_low", "runs_high"])
+
+    def crossed(self, metric: str) -> Interval:
+        """Embedders of the other arm and other order."""
+        return self._read(metric, "embedders", None, ["crossed", "crossed_low", "crossed_high"])
+
+    def room(self, metric: str) -> bool:
+        """Whether the backbones could be seen to become more alike, see `intervals.has_room`."""
+        before, runs = self.of(metric, "backbones"), self.runs(metric)
+        ceiling = self._read(metric, "backbones", None, ["ceiling"]).value
+        return has_room(METRICS[metric], before.low, before.high, ceiling, runs.high - runs.low)
+
+    def tokens(self, metric: str) -> str:
+        """On how many tokens a value was taken, where it depends on that; else empty."""
+        n = self._read(metric, "backbones", None, ["n"]).value
+        known = metric in METRICS and METRICS[metric].with_n and np.isfinite(n)
+        return f", on {n:,.0f} tokens" if known else ""
 
     def _read(self, metric: str, models: str, pair: str | None, columns: list[str]) -> Interval:
         t = self.table
@@ -95,7 +116,7 @@ class Claim:
 def _over(metric: str, models: str, threshold: float) -> Callable:
     def decide(found: Similarities) -> tuple[Interval, str, str]:
         value = found.of(metric, models)
-        return value, f"{threshold:g}", against(value, threshold)
+        return value, f"{threshold:g}{found.tokens(metric)}", against(value, threshold)
 
     return decide
 
@@ -103,7 +124,7 @@ def _over(metric: str, models: str, threshold: float) -> Callable:
 def _under(metric: str, models: str, threshold: float) -> Callable:
     def decide(found: Similarities) -> tuple[Interval, str, str]:
         value = found.of(metric, models)
-        return value, f"{threshold:g}", _opposite(against(value, threshold))
+        return value, f"{threshold:g}{found.tokens(metric)}", _opposite(against(value, threshold))
 
     return decide
 
@@ -111,23 +132,26 @@ def _under(metric: str, models: str, threshold: float) -> Callable:
 def _rises(metric: str) -> Callable:
     def decide(found: Similarities) -> tuple[Interval, str, str]:
         before, after = found.of(metric, "backbones"), found.of(metric, "embedders")
-        return after, f"backbones: {before}", above(after, before)
+        other, outcome = f"backbones: {before}{found.tokens(metric)}", above(after, before)
+        if outcome != HOLDS and not found.room(metric):
+            return after, f"{other}, which leaves no rise to be seen", NOT_TESTABLE
+        return after, other, outcome
 
     return decide
 
 
 def _falls(metric: str) -> Callable:
     def decide(found: Similarities) -> tuple[Interval, str, str]:
-        after, other, outcome = _rises(metric)(found)
-        return after, other, _opposite(outcome)
+        before, after = found.of(metric, "backbones"), found.of(metric, "embedders")
+        return after, f"backbones: {before}{found.tokens(metric)}", _opposite(above(after, before))
 
     return decide
 
 
-def _below_floor(metric: str) -> Callable:
+def _below_runs(metric: str) -> Callable:
     def decide(found: Similarities) -> tuple[Interval, str, str]:
-        after, floor = found.of(metric, "embedders"), found.floor(metric)
-        return after, f"two seeds of one arm: {floor}", above(floor, after)
+        crossed, runs = found.crossed(metric), found.runs(metric)
+        return crossed, f"two runs of one recipe: {runs}{found.tokens(metric)}", above(runs, crossed)
 
     return decide
 
@@ -136,6 +160,8 @@ def _opposite(outcome: str) -> str:
     return {HOLDS: FAILS, FAILS: HOLDS}.get(outcome, outcome)
 
 
+_UNLESS = ("; where it is not, not testable if the backbones' interval reaches the ceiling (one model in float32 and "
+           "bf16), or is nearer to identical than 0.05 and than the interval of two runs of one recipe is wide")
 RLVR, BOTH = ("RLVR",), ("RLVR", "RLVR, prolonged", "SFT")
 CLAIMS = (
     Claim("RLVR keeps the representation: dimensions still mean the same", "representation", RLVR,
@@ -154,13 +180,15 @@ CLAIMS = (
           f"interval of the backbones' {_NAMES['debiased_cka']} below {_CKA}",
           _under("debiased_cka", "backbones", _CKA)),
     Claim("Contrastive training realigns the basis", "representation", BOTH,
-          f"{_NAMES['inverse_row_entropy']}: embedders' interval above the backbones'", _rises("inverse_row_entropy")),
+          f"{_NAMES['inverse_row_entropy']}: embedders' interval above the backbones'{_UNLESS}",
+          _rises("inverse_row_entropy")),
     Claim("Contrastive training realigns the global geometry", "geometry, global", BOTH,
-          f"{_NAMES['debiased_cka']}: embedders' interval above the backbones'", _rises("debiased_cka")),
+          f"{_NAMES['debiased_cka']}: embedders' interval above the backbones'{_UNLESS}", _rises("debiased_cka")),
     Claim("Local neighbourhoods do not come back: overlap falls in contrastive training", "geometry, local", BOTH,
           f"{_NAMES['knn']}: embedders' interval below the backbones'", _falls("knn")),
     Claim("Local neighbourhoods stay reorganised after contrastive training", "geometry, local", BOTH,
-          f"{_NAMES['knn']}: embedders' interval below that of two seeds of one arm", _below_floor("knn")),
+          f"{_NAMES['knn']}: interval of embedders of other arm and other order below that of two runs of one recipe "
+          "(same arm, other order)", _below_runs("knn")),
     Claim("Readouts transfer between base and RLVR model", "function", RLVR,
           f"interval of the backbones' loss below {_TRANSFER}", _under("probe_delta", "backbones", _TRANSFER)),
     Claim("Readouts of the base degrade on the SFT model", "function", ("SFT",),
@@ -193,6 +221,54 @@ def similarity_claims(similar: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+FURTHER, LESS_FAR = "further", "less far"  # answers, beside INCONCLUSIVE
+NOT_COMPARED = "not compared"  # the pair to hold RLVR against is not there
+MOVES = ("continued pretraining", "another run of the same RLVR", "SFT")  # what RLVR is held against
+MOVEMENT_COLUMNS = ["pair", "against", "other", "metric", "value", "low", "high", "other_value", "other_low",
+                    "other_high", "answer"]
+
+
+def movements(similar: pd.DataFrame, profile: Mapping[str, Any]) -> pd.DataFrame:
+    """Whether RLVR moves a backbone further than other training does: `MOVEMENT_COLUMNS`, a row per pair, rival,
+    metric.
+
+    `similar` has columns `SIMILARITY_COLUMNS` of which the first seven are read, `profile` is a profile as JSON. RLVR
+    pairs, prolonged ones too, are held against the pair of the same base with an arm of continued pretraining, against
+    two runs of the same RLVR, and against the SFT pair of the same base. `answer` is "further" or "less far" where the
+    intervals of both pairs' backbones are clear of each other, else "inconclusive"; "not compared", with "" for the
+    pair and the metric, where the profile or the table has no such pair.
+    """
+    arms = {backbone["name"]: backbone["arm"] for backbone in profile["backbones"]}
+    there = set(similar["pair"])
+    pairs = [pair for pair in (*profile["pairs"], *profile.get("analysis_pairs", ())) if pair["name"] in there]
+    rows = []
+    for pair in pairs:
+        if not pair["kind"].startswith("RLVR") or arms[pair["a"]].startswith("rlvr"):
+            continue
+        rivals = {MOVES[0]: [p for p in pairs if p["a"] == pair["a"] and arms[p["b"]] == "cpt"],
+                  MOVES[1]: [p for p in pairs if pair["b"] in (p["a"], p["b"])
+                             and arms[p["a"]] == arms[p["b"]] == arms[pair["b"]]],
+                  MOVES[2]: [p for p in pairs if p["a"] == pair["a"] and p["kind"] == "SFT"]}
+        for against, others in rivals.items():
+            if not others:
+                rows.append((pair["name"], against, "", "", *[np.nan] * 6, NOT_COMPARED))
+            for other in others:
+                rows += _movement(similar, pair["name"], against, other["name"])
+    return pd.DataFrame(rows, columns=MOVEMENT_COLUMNS)
+
+
+def _movement(similar: pd.DataFrame, pair: str, against: str, other: str) -> list[tuple]:
+    found, rows = Similarities(similar, pair), []
+    for metric in METRICS:
+        one, two = found.of(metric, "backbones"), found.of(metric, "backbones", other)
+        if np.isnan(one.value) or np.isnan(two.value):
+            continue
+        side = order(one.low, one.high, two.low, two.high) * METRICS[metric].sign
+        answer = {-1: FURTHER, 1: LESS_FAR, 0: INCONCLUSIVE}[side]
+        rows.append((pair, against, other, metric, one.value, one.low, one.high, two.value, two.low, two.high, answer))
+    return rows
+
+
 def score_claims(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Outcome of the null effect for every RLVR pair, overall and per family of tasks.
 
@@ -215,8 +291,8 @@ def _row(claim: str, level: str, pair: str, rule: str, found: Interval, other: s
 
 
 def count_outcomes(claims: pd.DataFrame) -> pd.DataFrame:
-    """How many claims of each level hold, fail or stay open."""
-    counts = pd.crosstab(claims["level"], claims["outcome"]).reindex(columns=list(_OUTCOMES), fill_value=0)
+    """How many claims of each level hold, fail, stay open or cannot be tested."""
+    counts = pd.crosstab(claims["level"], claims["outcome"]).reindex(columns=list(OUTCOMES), fill_value=0)
     return counts.reindex(claims["level"].unique()).reset_index().rename_axis(columns=None)
 
 

@@ -7,13 +7,15 @@ they are missing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hrsa.analysis.pairs import PairTable, make_comparison
-from hrsa.similarity.metrics import METRICS, shown_k
+from hrsa.analysis.pairs import EMBEDDING_LAYER, MEAN_LAYER, PairTable, make_comparison
+from hrsa.analysis.variance import score_sources
+from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS, shown_k
 from hrsa.study import store
 from hrsa.study.profile import Model, Pair, Profile
 from hrsa.verdict.bootstrap import crossed_draws, draws_interval, task_columns
@@ -23,14 +25,14 @@ from hrsa.verdict.equivalence import verdicts, word
 from hrsa.verdict.paired_scores import paired, paired_with_baselines
 from hrsa.verdict.power import measure, power_table, two_way, variance_shares
 
-_EMBEDDING = "0"  # label of the embedding output, which no block has touched
-_BOUNDS = ("value", "low", "high", "floor_low", "floor_high")
 _METHODS = {
     "these tasks only": "the verdict's bootstrap with the tasks as they are: speaks of no other task",
     "mixed model": "crossed random effects of seeds and tasks (one task: queries), Satterthwaite degrees of freedom",
     "Bayesian": "posterior mass within the margin (ROPE) above 1 - alpha, flat prior, from the mixed model's error",
     "seed means only": "t tests on seed means: speaks of no other query or task",
 }
+_BOUNDS = {"value": "mean", "low": "min", "high": "max", "runs": "mean", "runs_low": "mean", "runs_high": "mean",
+            "crossed": "mean", "crossed_low": "mean", "crossed_high": "mean", "ceiling": "mean", "n": "min"}
 _PROBE = {"task": "classification", "split": "test", "quantity": "delta"}
 
 
@@ -96,8 +98,7 @@ def one_number(rows: pd.DataFrame, last: bool = False) -> pd.DataFrame:
     if last:
         here = here.groupby(["models", "seed"], sort=False).tail(1)
     by_seed = here.groupby(["models", "seed"], sort=False)[list(_BOUNDS)].mean()
-    return by_seed.groupby("models", sort=False).agg(
-        {"value": "mean", "low": "min", "high": "max", "floor_low": "mean", "floor_high": "mean"}).reset_index()
+    return by_seed.groupby("models", sort=False).agg(_BOUNDS).reset_index()
 
 
 def summarise_pair(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -106,7 +107,7 @@ def summarise_pair(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     for metric, last in (("correlation", False), ("debiased_cka", False), ("knn", False),
                          ("inverse_row_entropy", True)):
         rows = tables[METRICS[metric].family]
-        rows = rows[(rows["metric"] == metric) & (rows["set"] == "all") & (rows["layer_x"] != _EMBEDDING)]
+        rows = rows[(rows["metric"] == metric) & (rows["set"] == "all") & (rows["layer_x"] != EMBEDDING_LAYER)]
         if metric == "knn":
             rows = rows[rows["k"] == shown_k(rows["k"])]
         parts.append(one_number(rows, last).assign(metric=metric))
@@ -116,10 +117,13 @@ def summarise_pair(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def make_similarities(profile: Profile) -> pd.DataFrame:
-    """Table for `hrsa.verdict.claims.similarity_claims` from the artefacts of every pair, made first where missing."""
+def make_similarities(profile: Profile, pairs: Sequence[Pair] | None = None) -> pd.DataFrame:
+    """Table for `hrsa.verdict.claims.similarity_claims` from the artefacts of every pair, made first where missing.
+
+    `pairs`: those of which embedders were made (None), or others of the profile, such as `profile.compared()`.
+    """
     found = []
-    for pair in profile.pairs:
+    for pair in profile.pairs if pairs is None else pairs:
         tables = {}
         for metric in ("correlation", "procrustes", "cka", "knn", "probes"):
             tables[metric] = store.read_table(make_comparison(profile, pair.name, metric) / PairTable.main(metric))
@@ -136,6 +140,26 @@ def error_shares(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence
         table = variance_shares(measure(a, b, tasks), len(seeds), round(len(tasks) / n_tasks), n_tasks)
         parts.append(table.assign(pair=pair.name))
     return pd.concat(parts, ignore_index=True)[["pair", "component", "sd", "share"]]
+
+
+def make_similarity_sources(profile: Profile) -> pd.DataFrame:
+    """What the variance of the embedders of every pair comes from, mean over layers: pair, metric, k, `SOURCE_COLUMNS`.
+
+    From the artefacts of every pair, made first where missing; of the numbers of neighbours the one that is shown.
+    """
+    parts = []
+    for pair, family in product(profile.pairs, METRIC_FAMILIES):
+        table = store.read_table(make_comparison(profile, pair.name, family) / PairTable.VARIANCE)
+        table = table[table["layer"] == MEAN_LAYER].drop(columns="layer")
+        shown = shown_k(table["k"].dropna()) if table["k"].notna().any() else None
+        parts.append(table[table["k"].isna() | (table["k"] == shown).fillna(False)].assign(pair=pair.name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def score_variances(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int]) -> pd.DataFrame:
+    """What the variance of the scores of every pair comes from, `analysis.variance.score_sources`, with column pair."""
+    return pd.concat([score_sources(*paired(per_query, pair.a, pair.b, seeds)).assign(pair=pair.name)
+                      for pair in pairs], ignore_index=True)
 
 
 def plans(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequence[int], margin: float, alpha: float,

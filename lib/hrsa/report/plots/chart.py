@@ -25,6 +25,7 @@ class Axis:
     names: tuple[str, ...] = ()
     whole: int = 0  # span of an axis of whole numbers, where ticks are whole too; 0: any numbers
     down: bool = False  # first category on top
+    log: bool = False  # logarithmic, between the bounds of `range`; the larger one may come first
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from hrsa.report.plots import style
 from hrsa.report.plots.drawing import Drawing
 
 BINS = (10, 50)  # fewest and most bins of a histogram
+_NEAR, _SHARE = 0.9, 0.25  # similarities are shown as distance from 1 where so large a share lies above so much
+_LEAST = 1e-7  # distances from 1 of less are none: about what float32 can tell
 
 
 def curves(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: str | None = None,
@@ -20,15 +22,19 @@ def curves(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: s
            ylabel: str | None = None) -> Drawing:
     """Lines of `y` over `x`, one per `hue` (colour, marker) and `dash` (line style), panels by `facet`.
 
-    `low` and `high` are columns that bound a shaded interval. `references` are columns, such as "null" and "floor",
-    drawn beside each series in its colour as thin broken lines. Series named "null", "floor", "noise floor" or
-    "ceiling" are grey and broken by themselves. `x` is numeric, or a category such as a layer label.
-    `quantity` (key of `style.SCALES`) fixes the y range. ValueError: missing columns, nothing to draw, or
-    several rows for one point.
+    `low` and `high` are columns that bound a shaded interval. `references` are columns, such as "null" and "runs",
+    drawn beside each series in its colour as thin broken lines. Series named as references (`style.REFERENCES`) are
+    grey and broken by themselves. `x` is numeric, or a category such as a layer label. `quantity` (key of
+    `style.SCALES`) fixes the y range; where it is a similarity and a quarter of the values or more lies above .9, the
+    whole figure shows the distance from 1 on a logarithmic axis, turned so that more alike is up still and 1 is its
+    upper end. ValueError: missing columns, nothing to draw, or several rows for one point.
     """
     c.check(table, [x, y, hue, facet, low, high, dash, *references], [y, *references])
     c.once(table, [x, hue, facet, dash], "point")
-    scale = style.scale(quantity)
+    scale, given = style.scale(quantity), table
+    distance = scale.until_one and _near_one(table[y])
+    if distance:
+        table, bounds = _from_one(table, [y, *references], [name for name in (low, high) if name is not None])
     names = () if c.is_continuous(table[x]) else tuple(c.levels(table[x]))
     looks = style.looks([name for name, _ in c.by_level(table, hue)])
     dashes = {name: i for i, (name, _) in enumerate(c.by_level(table, dash))} if dash else {}
@@ -44,13 +50,39 @@ def curves(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: s
         panels.append(c.Panel(title, tuple(marks)))
     legend = [(name, looks[name], "line") for name in looks if hue and hue != dash]
     legend += [(name, style.dashed(_key_look(looks, hue, dash, name), i), "line") for name, i in dashes.items()]
-    legend += [(name, style.reference_look(style.GREY, i), "line") for i, name in enumerate(references, start=1)]
+    legend += [(_reference_name(name), style.reference_look(style.GREY, i), "line")
+               for i, name in enumerate(references, start=1)]
+    up = c.Axis(ylabel or scale.label or y, style.padded(scale.range))
+    if distance:
+        up = c.Axis(f"1 - {up.label} (log)".replace(") (", ", "), bounds, log=True)
     columns = c.across(len(panels))
     picture = c.Chart(
         tuple(panels), c.Axis(xlabel or x, names=tuple(map(c.label, names)), whole=_whole(table[x])),
-        c.Axis(ylabel or scale.label or y, style.padded(scale.range)), height=(3.3, 2.9, 2.6)[columns - 1],
-        columns=columns, legend=tuple(legend), zero="y" if scale.low is not None and scale.low < 0 else "")
-    return Drawing(picture, table, f"Curves of {picture.y.label} over {picture.x.label}")
+        up, height=(3.3, 2.9, 2.6)[columns - 1], columns=columns, legend=tuple(legend),
+        zero="y" if scale.low is not None and scale.low < 0 and not distance else "")
+    return Drawing(picture, given, f"Curves of {picture.y.label} over {picture.x.label}")
+
+
+def _near_one(values: pd.Series) -> bool:
+    finite = values[np.isfinite(values.to_numpy(float, na_value=np.nan))]
+    return bool((finite > _NEAR).mean() >= _SHARE)
+
+
+def _from_one(table: pd.DataFrame, lines: list[str], bands: list[str]) -> tuple[pd.DataFrame, tuple[float, float]]:
+    """The table with similarities as distance from 1, and the bounds of a logarithmic axis for them, largest first.
+
+    What is 1, or nearer to it than any line comes, lies on the upper end of the axis.
+    """
+    found = {name: 1 - c.column_values(table, name) for name in dict.fromkeys([*lines, *bands])}
+    known = np.concatenate([found[name][found[name] > _LEAST] for name in lines])
+    least = float(known.min()) / 2 if known.size else _LEAST
+    found = {name: np.maximum(values, least) for name, values in found.items()}
+    most = max(float(np.nanmax(values)) for values in found.values() if np.isfinite(values).any())
+    return table.assign(**found), (1.3 * max(most, 2 * least), least / 1.3)
+
+
+def _reference_name(column: str) -> str:
+    return style.REFERENCE_NAMES.get(column, column)
 
 
 def _both(name: str, style_name: str) -> str:
@@ -84,7 +116,7 @@ def _reference(rows: pd.DataFrame, x: str, column: str, names: tuple, look: styl
                name: str) -> c.Mark:
     rows, where = _at(rows.drop_duplicates(x), x, names)
     look = style.reference_look(look.colour, i)
-    return c.Mark("line", where, c.column_values(rows, column), look, _both(name, column))
+    return c.Mark("line", where, c.column_values(rows, column), look, _both(name, _reference_name(column)))
 
 
 def scatter(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: str | None = None,

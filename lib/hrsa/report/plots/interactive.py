@@ -111,7 +111,11 @@ def _ticks(axis: Axis, chart: Chart) -> dict[str, Any]:
     elif axis.whole:
         found = {"dtick": 1} if axis.whole < 8 else {"nticks": 8}
     if axis.range:
-        found["range"] = list(axis.range)
+        found["range"] = np.log10(axis.range).tolist() if axis.log else list(axis.range)
+    if axis.log:
+        decades = abs(found["range"][1] - found["range"][0])
+        step = max(1, round(decades / 6)) if decades > 1.5 else "D2"
+        found |= {"type": "log", "exponentformat": "power", "dtick": step}
     return found
 
 

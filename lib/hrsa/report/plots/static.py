@@ -73,6 +73,8 @@ def _frame(ax: Any, chart: Chart) -> None:
     _ticks(ax.yaxis, chart.y, chart)
     if chart.x.range:
         ax.set_xlim(chart.x.range)
+    if chart.y.log:
+        ax.set_yscale("log")
     if chart.y.range:
         ax.set_ylim(chart.y.range)
     if chart.y.names:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgb
 
+from hrsa.analysis.variance import NEITHER
 from hrsa.similarity.metrics import METRICS
 
 WIDTH = 7.0  # inches; shown 700 px wide, the text column of the book
@@ -27,7 +28,9 @@ PALE = "#e4e4e4"
 # Names that have the same hue in every figure (index into HUES, which also picks marker and hatch)
 _KNOWN = {"backbones": 0, "embedders": 1, "base": 0, "sft": 1, "rlvr": 2, "own": 0, "cross": 1}
 # Series that are no measurement but something to read measurements against: grey, never solid, no markers
-REFERENCES = {"null": 1, "floor": 2, "noise floor": 2, "ceiling": 3}
+REFERENCES = {"null": 1, "two runs of one recipe": 2, "other arm, other order": 3, "ceiling": 4}
+# Columns that are drawn as references, and what they are called in a legend
+REFERENCE_NAMES = {"runs": "two runs of one recipe", "crossed": NEITHER}
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Scale:
     low: float | None
     high: float | None
     colours: str = "viridis"
+    until_one: bool = False  # a similarity that is 1 for identical models: near 1, its distance from 1 is what varies
 
     @property
     def range(self) -> tuple[float, float] | None:
@@ -46,10 +50,12 @@ class Scale:
 
 
 SCALES = {
-    **{key: Scale(metric.label, *(metric.axis or (None, None)), metric.colours) for key, metric in METRICS.items()},
+    **{key: Scale(metric.label, *(metric.axis or (None, None)), metric.colours,
+                  until_one=metric.sign > 0 and metric.identical == metric.high == 1)
+       for key, metric in METRICS.items()},
     "score": Scale("score", 0, 1, "viridis"),
     "accuracy": Scale("accuracy", 0, 1, "viridis"),
-    "similarity": Scale("similarity", 0, 1, "viridis"),
+    "similarity": Scale("similarity", 0, 1, "viridis", until_one=True),
 }
 FREE = Scale("", None, None, "viridis")
 
@@ -112,7 +118,7 @@ def dashed(look: Look, dash: int | None) -> Look:
 
 
 def reference_look(colour: str, dash: int) -> Look:
-    """A thin broken line without markers, for nulls and floors beside a series of that colour."""
+    """A thin broken line without markers, for nulls and yardsticks beside a series of that colour."""
     return Look(colour, dash, None, 0, 1.1)
 
 

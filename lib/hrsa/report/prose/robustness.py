@@ -9,7 +9,8 @@ import pandas as pd
 from hrsa.analysis.intervals import order, read_over_seeds
 from hrsa.analysis.pairs import PairTable
 from hrsa.analysis.robustness import RECORDED
-from hrsa.similarity.metrics import METRICS
+from hrsa.report.prose.similarity import value_said
+from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS
 
 _TWINS, _ATTACKS = ["twin"], ["attack", "strength"]  # columns that tell variants apart
 _SPECIAL = {
@@ -20,11 +21,14 @@ _SPECIAL = {
 
 def why_twins(metric: str) -> str:
     """What the robust twins of the last states are, and why a conclusion is repeated on them; `metric`: a family."""
+    moved = [METRICS[key].name for key in METRIC_FAMILIES[metric] if METRICS[key].with_n]
+    fewer = (f" So these are not the values of the figures above, which rest on all tokens: {', '.join(moved)} "
+             f"{'depend' if len(moved) > 1 else 'depends'} on their number." if moved else "")
     return ("A conclusion that hangs on a few dimensions, or on a few frequent tokens, is about those. The table "
             "repeats the comparison of the last state, on a sample of at most 1,000 tokens, with every dimension "
             "*standardised*, with *outlier* dimensions (over six times the size of the median one) removed, with the "
             "*mean* over tokens removed, and with at most the median number of tokens of each id (*frequency "
-            f"balanced*).{_SPECIAL.get(metric, '')}")
+            f"balanced*).{fewer}{_SPECIAL.get(metric, '')}")
 
 
 def read_twins(folder: Path) -> pd.DataFrame:
@@ -50,7 +54,7 @@ def robustness_table(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     the columns that tell the variants apart, the first of which says "as recorded". The conclusion: whether each kind
     of models is more alike than permuted rows and, where there are embedders, whether they are more alike than the
     backbones, each by intervals. Columns: metric, `by`, backbones, embedders (where there are any; value [interval]),
-    conclusion, survives.
+    conclusion, n (tokens), survives.
     """
     rows = []
     for (metric, *variant), part in table.groupby(["metric", *by], sort=False):
@@ -62,9 +66,9 @@ def robustness_table(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
             e, b = kinds["embedders"], kinds["backbones"]
             sides.append(sign * order(e["low"], e["high"], b["low"], b["high"]))
             words.append(f"embedders {_side(sides[-1], 'backbones')}")
-        shown = {name: f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for name, row in kinds.items()}
+        shown = {name: value_said(row["value"], row["low"], row["high"]) for name, row in kinds.items()}
         rows.append({"metric": METRICS[metric].name, **dict(zip(by, variant, strict=True)), **shown,
-                     "conclusion": "; ".join(words), "sides": tuple(sides)})
+                     "conclusion": "; ".join(words), "n": part["n"].min(), "sides": tuple(sides)})
     found = pd.DataFrame(rows)
     recorded = found[found[by[0]] == RECORDED].set_index("metric")["sides"]
     found["survives"] = found["sides"] == found["metric"].map(recorded)

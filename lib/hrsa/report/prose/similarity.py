@@ -1,4 +1,4 @@
-"""From a table of similarities to sentences: what the intervals, nulls and noise floors allow to be said.
+"""From a table of similarities to sentences: what the intervals, nulls and yardsticks allow to be said.
 
 Every sentence is a test of the data. Where intervals overlap it says "inconclusive", and never that two things are
 equal.
@@ -11,12 +11,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hrsa.analysis.intervals import only_row, order
+from hrsa.analysis.intervals import decimals_shown, has_room, only_row, order
 from hrsa.similarity.metrics import METRICS
 
 
 def _number(row: pd.Series) -> str:
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return value_said(*row[["value", "low", "high"]])
+
+
+def value_said(value: float, low: float, high: float) -> str:
+    """A value with its interval, with enough decimals to tell it from 1."""
+    digits = decimals_shown(value, low, high)
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.{decimals_shown(value)}f}"
 
 
 def _sign(row: pd.Series) -> int:
@@ -30,18 +40,20 @@ def against_null(row: pd.Series) -> str:
         return "with no permuted baseline"
     side = order(row["low"], row["high"], row["null"], row["null"]) * _sign(row)
     words = {1: "more alike than", -1: "less alike than", 0: "inconclusive against"}[side]
-    return f"{words} permuted rows ({row['null']:.3f})"
+    return f"{words} permuted rows ({_plain(row['null'])})"
 
 
-def against_floor(row: pd.Series) -> str:
-    """Whether two arms differ more than two seeds of one arm: a clause."""
-    if not np.isfinite(row["floor"]):
-        return "no second seed exists, so no noise floor"
-    side = order(row["low"], row["high"], row["floor_low"], row["floor_high"]) * _sign(row)
-    seeds = f"two seeds of one arm ({row['floor']:.3f})"
-    return {1: f"more alike than {seeds}",
-            -1: f"less alike than {seeds}: the arms differ beyond training noise",
-            0: f"inconclusive against {seeds}: no difference beyond training noise was shown"}[side]
+def against_runs(row: pd.Series) -> str:
+    """Whether two arms differ more than two runs of one recipe, both with another order of data: a clause."""
+    if not np.isfinite(row["runs"]) or not np.isfinite(row["crossed"]):
+        return "there is one order of the data, so that no two runs of one recipe can be compared"
+    crossed, runs = (row[[name, f"{name}_low", f"{name}_high"]] for name in ("crossed", "runs"))
+    side = order(crossed.iloc[1], crossed.iloc[2], runs.iloc[1], runs.iloc[2]) * _sign(row)
+    recipe = f"two runs of one recipe ({value_said(*runs)})"
+    said = {1: f"more alike than {recipe}",
+            -1: f"less alike than {recipe}: the arms differ beyond training noise",
+            0: f"inconclusive against {recipe}: no difference beyond training noise was shown"}[side]
+    return f"with another order of the data as well, {value_said(*crossed)}, {said}"
 
 
 def against_ceiling(row: pd.Series) -> str:
@@ -49,7 +61,7 @@ def against_ceiling(row: pd.Series) -> str:
     if not np.isfinite(row.get("ceiling", np.nan)):
         return ""
     side = order(row["low"], row["high"], row["ceiling"], row["ceiling"]) * _sign(row)
-    itself = f"one model in float32 and bf16 ({row['ceiling']:.3f})"
+    itself = f"one model in float32 and bf16 ({_plain(row['ceiling'])})"
     return {1: f", more alike than {itself}", -1: f", less alike than {itself}",
             0: f", not told apart from {itself}"}[side]
 
@@ -57,9 +69,19 @@ def against_ceiling(row: pd.Series) -> str:
 def closer_after_training(backbones: pd.Series, embedders: pd.Series) -> str:
     """Whether contrastive training brought the two models closer: a clause."""
     side = order(embedders["low"], embedders["high"], backbones["low"], backbones["high"]) * _sign(embedders)
+    if side != 1 and not _room(backbones, embedders):
+        return ("no rise could be seen, since the backbones are as alike as can be told" + (
+            "; the embedders are less alike" if side < 0 else ""))
     return {1: "the embedders are more alike than their backbones (realignment)",
             -1: "the embedders are less alike than their backbones (no realignment, but drift)",
             0: "whether training brought the models closer is inconclusive (the intervals overlap)"}[side]
+
+
+def _room(backbones: pd.Series, embedders: pd.Series) -> bool:
+    """`has_room` of a row of backbones, with the yardsticks of its row of embedders where there are any."""
+    width = abs(embedders.get("runs_high", np.nan) - embedders.get("runs_low", np.nan))
+    return has_room(METRICS[backbones["metric"]], backbones["low"], backbones["high"],
+                    backbones.get("ceiling", np.nan), width)
 
 
 def similarity_sentence(table: pd.DataFrame, name: str, **where: Any) -> str:
@@ -75,7 +97,7 @@ def similarity_sentence(table: pd.DataFrame, name: str, **where: Any) -> str:
         return before + "."
     embedders = only_row(table, models="embedders", **where)
     return (f"{before}; the embedders score {_number(embedders)}, {against_null(embedders)}, and "
-            f"{against_floor(embedders)}{against_ceiling(embedders)}. "
+            f"{against_runs(embedders)}{against_ceiling(embedders)}. "
             f"So {closer_after_training(backbones, embedders)}.")
 
 
@@ -95,8 +117,11 @@ def by_layer(table: pd.DataFrame, **where: Any) -> str:
                 f"less alike at {sides.count(-1)}, and it is inconclusive at {sides.count(0)}.")
     sides = [order(e["low"], e["high"], b["low"], b["high"]) * _sign(b)
              for (_, e), (_, b) in zip(arms[1].iterrows(), arms[0].loc[arms[1].index].iterrows(), strict=True)]
+    rows = zip(sides, arms[1].iterrows(), arms[0].loc[arms[1].index].iterrows(), strict=True)
+    full = sum(side != 1 and not _room(b, e) for side, (_, e), (_, b) in rows)
     return (f"Of {len(sides)} states over depth, the embedders are more alike than the backbones at {sides.count(1)}, "
-            f"less alike at {sides.count(-1)}, and it is inconclusive at {sides.count(0)}.")
+            f"less alike at {sides.count(-1)}, and it is inconclusive at {sides.count(0)}."
+            + (f" At {full} of them no rise could be seen." if full else ""))
 
 
 def transfer(table: pd.DataFrame, task: str, split: str = "test") -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hrsa.report.results import COMMITTED
-from hrsa.verdict.claims import FAILS, HOLDS, INCONCLUSIVE
+from hrsa.report.chapters import COMMITTED
+from hrsa.verdict.claims import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE, OUTCOMES
 from hrsa.verdict.controls import AS_EXPECTED, CONTRARY, NOT_SHOWN, could_see
 
 MEANINGS = {
@@ -103,13 +103,13 @@ def families_agree(table: pd.DataFrame) -> str:
 
 def headline(claims: pd.DataFrame, controls: pd.DataFrame) -> str:
     """How the paper's claims fared, what became of the null effect, and whether the study could see a difference."""
-    counts = claims["outcome"].value_counts().reindex([HOLDS, FAILS, INCONCLUSIVE], fill_value=0)
+    counts = claims["outcome"].value_counts().reindex(OUTCOMES, fill_value=0)
     null = claims[(claims["level"] == "scores") & claims["claim"].str.contains("all tasks")]
-    said = {HOLDS: "holds", FAILS: "fails", INCONCLUSIVE: "is not decided"}
+    said = {HOLDS: "holds", FAILS: "fails", INCONCLUSIVE: "is not decided", NOT_TESTABLE: "is not testable"}
     effect = "; ".join(f"for {row.pair} it {said[row.outcome]}" for row in null.itertuples()) or "no pair tests it"
     return (f"Of {len(claims)} claims tested (a claim counts once per pair), {counts[HOLDS]} hold, {counts[FAILS]} "
-            f"fail and {counts[INCONCLUSIVE]} stay inconclusive in this run. The null effect on scores: {effect}. "
-            f"{sight(controls)}")
+            f"fail, {counts[INCONCLUSIVE]} stay inconclusive and {counts[NOT_TESTABLE]} are not testable in this run. "
+            f"The null effect on scores: {effect}. {sight(controls)}")
 
 
 def error_sentences(shares: pd.DataFrame) -> str:

@@ -1,0 +1,245 @@
+"""Yardsticks in words: which side of them means what, what variance comes from, and on how many tokens values rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hrsa.analysis.pairs import MEAN_LAYER, PairTable
+from hrsa.analysis.variance import NEITHER, SAME_ARM, SOURCES, TWO_RUNS
+from hrsa.report.prose.similarity import value_said
+from hrsa.similarity.metrics import METRICS, shown_k
+from hrsa.study import store
+from hrsa.verdict.claims import FURTHER, INCONCLUSIVE, LESS_FAR, NOT_COMPARED, movements
+
+_WITH_N = {"up": "rises", "down": "falls"}
+_ONE_ORDER = "there is one order of the data, and with it no two runs of one recipe to hold the arms against"
+
+
+def sides_said(curve: pd.DataFrame) -> str:
+    """Which side of the yardsticks of a `read_over_seeds` table means what; without embedders, of null and ceiling."""
+    said = ("The null pairs every token with another token of like text length and position, so that it keeps what "
+            "norm, length and position alone bring: models that lie on it have no more in common than that. The "
+            "*ceiling* is one model in float32 and in bf16, mean of the two models (embedders: of the first seed): "
+            "what lies on it differs by no more than rounding.")
+    if "embedders" not in set(curve["models"]):
+        return said
+    if curve["runs"].isna().all():
+        return f"{said} For the embedders {_ONE_ORDER}."
+    return (f"{said} The embedders of a seed saw the same data in the same order; the two lines beside them did not. "
+            f"*Two runs of one recipe* share the arm and not the order (mean of both arms), *{NEITHER}* share neither. "
+            "These two are alike in all but the arm, so hold them against each other: where the second is less alike, "
+            "the arms differ by more than training noise; where they lie on each other, no difference between the arms "
+            "is shown. The embedders' own line, with one order for both arms, is no measure of noise.")
+
+
+def tokens_said(table: pd.DataFrame, metrics: Sequence[str]) -> str:
+    """On how many tokens the values of a table with column n rest, and which metrics depend on that number."""
+    counts = sorted(table["n"].dropna().unique())
+    where = " and ".join(f"{n:,.0f}" for n in counts) if counts else "an unrecorded number of"
+    parts = [f"{METRICS[key].name} {_WITH_N[METRICS[key].with_n]}" for key in metrics if METRICS[key].with_n]
+    steady = [METRICS[key].name for key in metrics if not METRICS[key].with_n]
+    said = f"Values are of {where} tokens."
+    if parts:
+        what = "them" if len(parts) > 1 else "it"
+        said += f" As tokens are added, {', '.join(parts)}: hold {what} only against values on as many."
+    if steady:
+        verb = "gets" if len(steady) == 1 else "get"
+        said += f" Their number does not move {' or '.join(steady)}, which only {verb} less noisy."
+    return said
+
+
+def layers_said(folder: Path, metrics: Sequence[str]) -> str:
+    """What the variance of a pair's embedders comes from, mean over layers, Markdown; `folder`: of its comparison."""
+    file = folder / PairTable.VARIANCE
+    if not file.is_file():
+        return "The pair has no embedders, whose variance could be taken apart."
+    table = store.read_table(file)
+    table = table[table["layer"] == MEAN_LAYER]
+    shown = shown_k(table["k"].dropna()) if table["k"].notna().any() else None
+    table = table[table["k"].isna() | (table["k"] == shown).fillna(False)]
+    return "\n".join(f"- {METRICS[metric].name}{'' if shown is None else f' (k = {shown})'}: "
+                     f"{_sources_said(table[table['metric'] == metric])}" for metric in metrics)
+
+
+def scores_said(table: pd.DataFrame) -> str:
+    """What the variance of scores comes from, for each pair, Markdown; from `synthesis.score_variances`."""
+    names = {"items": "the score of one item", "mean": "the mean score"}
+    return "\n".join(f"- {pair}, {names[of]}: {_sources_said(rows)}"
+                     for (pair, of), rows in table.groupby(["pair", "of"], sort=False))
+
+
+def _sources_said(rows: pd.DataFrame) -> str:
+    """One place of a table of `variance.sources` in words."""
+    by = rows.set_index("part")
+    if not np.isfinite(by["value"][SAME_ARM]):
+        return f"{_ONE_ORDER}."
+    if not np.isfinite(by["share"][SOURCES[0]]):
+        return "no variance was measured."
+    shares = by.loc[list(SOURCES)]
+    if (shares["share_high"] - shares["share_low"] > 1).any():
+        return f"too little variance to tell its parts from each other with {by['orders'].iloc[0]} orders."
+    said = ", ".join(f"{row.share:.1%}{_span(row.share_low, row.share_high)} from {_of(name)}"
+                     for name, row in shares.iterrows())
+    noise = {name: row for name, row in shares.iterrows() if np.isfinite(row["share_low"])}
+    shown = [name for name, row in noise.items() if row["share_low"] > 0]
+    told = "without intervals" if not noise else \
+        f"shown to be above zero: {', '.join(shown)}" if shown else "none is shown to be above zero"
+    over = f", intervals over {by['over'].iloc[0]}" if by["over"].iloc[0] else ""
+    return f"{said} ({by['orders'].iloc[0]} orders{over}; {told})."
+
+
+def _of(source: str) -> str:
+    return {"arm": "the arm", "order": "the order"}.get(source, "both together")
+
+
+def _span(low: float, high: float) -> str:
+    return f" [{low:.1%}, {high:.1%}]" if np.isfinite(low) else ""
+
+
+def why_sources() -> str:
+    """How the parts of the variance are got, and how to read a share below zero."""
+    return ("Two runs can share the arm, the order of the data, or neither. Squared distances between runs (1 - CKA, "
+            "1 - correlation, 1 - Jaccard index, squared differences of scores) add up over independent causes, so the "
+            "three mean distances give three variances: what the *arm* moves whatever the order, what the *order* "
+            "moves whatever the arm, and what they move *both* together, each run's own noise included. Shares add up "
+            "to 100%; an estimate below zero says that the part is smaller than these few runs can tell. The "
+            "residual ratio and the row entropy are no exact squared distances: their parts are a guide.")
+
+
+def distance_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`synthesis.make_similarity_sources` for reading: pair, similarity, a column for each of `variance.TWO_RUNS`."""
+    rows = []
+    for (pair, metric, k), part in table.groupby(["pair", "metric", "k"], sort=False, dropna=False):
+        cells = {row["part"]: f"{row['value']:.2g}{_bounds(row['low'], row['high'])}"
+                 for row in part.to_dict("records") if row["part"] in TWO_RUNS and np.isfinite(row["value"])}
+        rows.append({"pair": pair, "similarity": similarity_name(metric, k),
+                     **{kind: cells.get(kind) for kind in TWO_RUNS}})
+    return pd.DataFrame(rows)
+
+
+def share_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`synthesis.make_similarity_sources` for a figure: pair, similarity, part, share, low, high of every source."""
+    rows = table[table["part"].isin(SOURCES)]
+    names = [similarity_name(metric, k) for metric, k in zip(rows["metric"], rows["k"], strict=True)]
+    shown = rows.assign(similarity=names)[["pair", "similarity", "part", "share", "share_low", "share_high"]]
+    return shown.rename(columns={"share_low": "low", "share_high": "high"}).reset_index(drop=True)
+
+
+def score_parts(table: pd.DataFrame) -> pd.DataFrame:
+    """`synthesis.score_variances` for reading, in squared points (scores x 100): pair, of, part, value, low, high,
+    share."""
+    scaled = {name: 1e4 * table[name] for name in ("value", "low", "high")}
+    return table.assign(**scaled)[["pair", "of", "part", "value", "low", "high", "share"]]
+
+
+def similarity_name(metric: str, k: int | None = None) -> str:
+    """The printed name of a metric, with its number of neighbours."""
+    return METRICS[metric].name + ("" if k is None or pd.isna(k) else f", k = {k:.0f}")
+
+
+def _bounds(low: float, high: float) -> str:
+    return f" [{low:.2g}, {high:.2g}]" if np.isfinite(low) else ""
+
+
+def similarity_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `synthesis.make_similarities` for reading: value and distance from identical models, with intervals.
+
+    Columns: pair, metric, models, "value [interval]", "from identical [interval]" (none for readouts), n (tokens, where
+    the value depends on them and they are known) and source.
+    """
+    rows = []
+    for row in table.to_dict("records"):
+        bounds, metric = [row["value"], row["low"], row["high"]], METRICS.get(row["metric"])
+        away = None if metric is None else metric.apart(bounds)
+        rows.append({"pair": row["pair"], "metric": metric.name if metric else "loss of a carried readout",
+                     "models": row["models"], "value [interval]": value_said(*bounds),
+                     "from identical [interval]": None if away is None else
+                     f"{away[0]:.2g}{_bounds(*sorted(away[1:]))}",
+                     "n": row.get("n", np.nan) if metric and metric.with_n else np.nan, "source": row["source"]})
+    return pd.DataFrame(rows).astype({"n": "Int64"})
+
+
+def readouts_said(cost: pd.DataFrame) -> str:
+    """What readouts lose between embedders of two arms and between two runs of one recipe; from `probes` over seeds."""
+    rows = cost[(cost["models"] == "embedders") & cost["crossed"].notna()] if "crossed" in cost else cost.iloc[:0]
+    if rows.empty:
+        return f"Without embedders of two orders, {_ONE_ORDER}."
+    lines = []
+    for row in rows.to_dict("records"):
+        apart = row["crossed_low"] > row["runs_high"]
+        crossed, runs = (value_said(*(row[name + end] for end in ("", "_low", "_high")))
+                         for name in ("crossed", "runs"))
+        told = "the arm costs more than another run does" if apart else "no loss beyond that of another run is shown"
+        lines.append(f"- {row['task']}, {row['set']} texts, {row['split']}: {NEITHER} lose {crossed}, two runs of one "
+                     f"recipe {runs}: {told}.")
+    return "\n".join(lines)
+
+
+def pairs_said(table: pd.DataFrame | None) -> str:
+    """What the variance of the embedders of every pair comes from, Markdown; from `synthesis.make_similarity_sources`,
+    None where a study has not committed it."""
+    if table is None or table.empty:
+        return "The tables hold no yardsticks: they were made before arm and order were told apart."
+    groups = table.groupby(["pair", "metric", "k"], sort=False, dropna=False)
+    return "\n".join(f"- {pair}, {similarity_name(metric, k)}: {_sources_said(rows)}"
+                     for (pair, metric, k), rows in groups)
+
+
+def updates_of(cards: Mapping[str, Mapping[str, Any]], similar: pd.DataFrame,
+               profile: Mapping[str, Any]) -> dict[str, int]:
+    """How many updates arm b of every compared pair took, by pair, where its card says so."""
+    arms = {pair["name"]: pair["b"] for pair in (*profile["pairs"], *profile.get("analysis_pairs", ()))}
+    return {name: cards[arms[name]]["steps"] for name in similar["pair"].unique() if arms.get(name) in cards}
+
+
+def committed_movement(name: str, tables: Mapping[str, pd.DataFrame], profile: Mapping[str, Any],
+                       cards: Mapping[str, Mapping[str, Any]]) -> str:
+    """`movement_said` of a committed study under its name, Markdown."""
+    similar = tables["similarities"]
+    return f"Study `{name}`, committed:\n\n" + movement_said(movements(similar, profile),
+                                                            updates_of(cards, similar, profile))
+
+
+def movement_said(found: pd.DataFrame, updates: Mapping[str, int] | None = None) -> str:
+    """Whether RLVR moves a backbone further than other training does, Markdown; from `claims.movements`.
+
+    `updates`: by pair, those of its arm b (or of both), said where they are known.
+    """
+    if found.empty:
+        return "No RLVR pair is among these, so that nothing can be said of how far RLVR moves a backbone."
+    lines = []
+    for (pair, against), rows in found.groupby(["pair", "against"], sort=False):
+        if (rows["answer"] == NOT_COMPARED).all():
+            lines.append(f"- Does RLVR ({pair}) move a backbone further than {against}? **Not compared**: there is no "
+                         "pair to hold it against.")
+            continue
+        for other, part in rows.groupby("other", sort=False):
+            sizes = [name + (f", {updates[name]} updates" if updates and name in updates else "")
+                     for name in (pair, other)]
+            told = "; ".join(f"{answer} by {', '.join(_compared(row) for row in some.to_dict('records'))}"
+                             for answer, some in part.groupby("answer", sort=False))
+            lines.append(f"- Does RLVR ({sizes[0]}) move a backbone further than {against} ({sizes[1]})? "
+                         f"**{_answer(list(part['answer']))}**: {told}.")
+    lines.append("\nIn brackets 95% intervals of the similarity, over texts; every backbone is one run. Where the "
+                 "intervals of two pairs overlap, the answer is inconclusive.")
+    return "\n".join(lines)
+
+
+def _answer(answers: list[str]) -> str:
+    kinds = set(answers)
+    if len(kinds) == 1:
+        return {FURTHER: "Yes", LESS_FAR: "No, less far", INCONCLUSIVE: "Inconclusive"}[answers[0]]
+    clear = kinds - {INCONCLUSIVE}
+    if len(clear) > 1:
+        return "The measures disagree"
+    return ("Yes" if clear == {FURTHER} else "No, less far") + ", where it can be told"
+
+
+def _compared(row: dict) -> str:
+    mine, theirs = ([row[before + end] for end in ("value", "low", "high")] for before in ("", "other_"))
+    return f"{METRICS[row['metric']].name} ({value_said(*mine)} against {value_said(*theirs)})"
