@@ -13,7 +13,7 @@ from hrsa.analysis.recordings import make_recording
 from hrsa.evaluation.evaluate import evaluate_model
 from hrsa.models.resolve import make_backbone_folder, make_merged
 from hrsa.models.zoo.make import code_of, make_backbone
-from hrsa.report.chapters import PAIR_CHAPTERS, groups, jobs
+from hrsa.report.chapters import PAIR_CHAPTERS, committed_records, groups, jobs
 from hrsa.study import store
 from hrsa.study.backbone_kinds import MADE, are_adapters
 from hrsa.study.code_hash import code_hash, notebook_hash
@@ -111,7 +111,8 @@ def job_fingerprint(profile: Profile, rule: str) -> str:
     settings = {name: profile.model_dump(mode="json")[name] for name in (*sections, "threads")}
     if rule in NOT_CHAPTERS:
         return store.key(settings=settings, code=code_hash(*_stages(profile, rule)))
-    received = [store.file_hash(file) for file in evidence.received(profile)] if rule == "12_verdict" else []
+    files = evidence.received(profile) if rule == "12_verdict" else committed_records() if rule == "13_family" else []
+    received = [store.file_hash(file) for file in files]
     before = (make_backbone, make_merged, make_triples, train_embedder, evaluate_model, make_recording)
     if rule == "03_training":
         before = tuple(stage for stage in before if stage is not train_embedder)
