@@ -143,7 +143,8 @@ plots.curves(levels.query("models == 'embedders'"), x="layer_x", y="value", hue=
 
 # %%
 Markdown(prose.yardsticks.why_sources() + "\n\n" + "\n\n".join(
-    f"Study `{one.name}`:\n\n{prose.yardsticks.pairs_said(one.tables.get('sources'))}" for one in studies))
+    f"Study `{one.name}`, similarities and scores:\n\n{prose.yardsticks.pairs_said(one.tables.get('sources'))}\n\n"
+    f"{prose.yardsticks.scores_said(one.tables.get('variances'))}" for one in studies))
 
 # %% [markdown]
 # All of it as one number each:

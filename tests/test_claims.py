@@ -30,6 +30,7 @@ from hrsa.verdict.synthesis import (
     one_number,
     other_analyses,
     plans,
+    score_variances,
     score_verdicts,
     summarise_pair,
 )
@@ -327,6 +328,10 @@ def test_sources_and_plans(rng):
     parts = error_shares(scores(rng), pairs, seeds)
     assert parts["share"].sum() == pytest.approx(1)
     assert "base-vs-rlvr: most of the error" in verdict.error_sentences(parts)
+    variances = score_variances(scores(rng), pairs, seeds)
+    assert set(variances["of"]) == {"items", "mean"} and (variances.groupby(["pair", "of"]).size() == 6).all()
+    whole = variances[variances["of"] == "items"].set_index("part")["value"]
+    assert whole["both"] == pytest.approx(1e-4, rel=0.2)  # the noise of each run, standard deviation .01
     planned = plans(scores(rng), pairs, seeds, 0.02, 0.05, ([2, 3], [50]), None)
     assert list(planned["seeds"]) == [2, 3] and set(planned["pair"]) == {"base-vs-rlvr"}
     others = other_analyses(scores(rng), pairs, seeds, 0.05, resamples=400)

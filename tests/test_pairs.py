@@ -17,6 +17,8 @@ from hrsa.similarity.states import Sample
 from hrsa.study import partial, store
 from hrsa.study.profile import Analysis, Profile
 from hrsa.training import train
+from hrsa.verdict import synthesis
+from hrsa.verdict.claims import SIMILARITY_COLUMNS, similarity_claims
 
 ANALYSIS = Analysis(texts_per_set=16, max_length=12, max_tokens=150, ks=(3, 5), bootstrap=12, permutations=3,
                     probe_texts=120)
@@ -404,6 +406,14 @@ def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch):
         alone.setattr(train, "make_model", no_model)
         pairs.make_comparison(study, "base-vs-rlvr", "correlation")
         probes = store.read_table(pairs.make_comparison(study, "base-vs-rlvr", "probes") / "probes.parquet")
+        parts = synthesis.make_similarity_sources(study)
+        assert set(parts["metric"]) == set(METRICS) and set(parts["pair"]) == {"base-vs-rlvr"}
+        assert parts.groupby("metric").size().eq(6).all() and set(parts["k"].dropna()) == {3}
+        similar = synthesis.make_similarities(study)
+        assert list(similar.columns) == SIMILARITY_COLUMNS and similar["n"].notna().all()
+        assert similar.query("models == 'embedders'")[["runs", "crossed"]].notna().all(axis=None)
+        held = similarity_claims(similar)
+        assert held.loc[held["claim"].str.contains("realigns"), "measured"].str.contains("against backbones").all()
         assert pairs.make_comparison(study, "base-vs-rlvr", "cka") == folder
     once = {"torch.float32": 80}  # texts of the probes; those whose tokens are compared are 16 of them
     ceiling = once | {"torch.bfloat16": 16}

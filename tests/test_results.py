@@ -9,6 +9,7 @@ from hrsa.report.prose import yardsticks as prose
 from hrsa.study import store
 from hrsa.study.profile import load_profile
 from hrsa.verdict.claims import movements
+from hrsa.workflow import graph
 
 PROFILE = {"backbones": [{"name": name, "arm": name.removesuffix("-b")}
                          for name in ("base", "rlvr", "rlvr-b", "rlvr-long", "cpt", "sft")],
@@ -84,15 +85,18 @@ def test_any_study_with_results_is_shown(committed):
     commit(committed, "one", {"rlvr": {"steps": 7, "compared_with": "base"}, "base": {"compared_with": None}})
     store.write_json(committed / "one-untrained" / "record.json", {})  # no verdicts: `hrsa untrained` writes these
     assert chapters.committed_studies() == ["one"] and "13_family" in chapters.chapters(smoke)
+    before = graph.job_fingerprint(smoke, "13_family")
     studies = results.read_every()
     assert results.joined_tables(studies, "verdicts")["source"].tolist() == ["committed"]
     assert results.joined_tables(studies, "sources").empty
     assert "made before" in prose.pairs_said(studies[0].tables.get("sources"))
+    assert "No variances" in prose.scores_said(studies[0].tables.get("variances"))
     assert results.joined_cards(studies) == studies[0].cards
     one = studies[0]
     said = prose.committed_movement(one.name, one.tables, one.record["profile"], one.cards)
     assert said.startswith("Study `one`, committed") and "(base-vs-rlvr, 7 updates)" in said
     commit(committed, "two", {"rlvr": {"steps": 9, "compared_with": None}})
+    assert graph.job_fingerprint(smoke, "13_family") != before  # the page is made again
     studies = results.read_every()
     assert results.joined_tables(studies, "levels")["pair"].tolist() == ["one: base-vs-rlvr", "two: base-vs-rlvr"]
     assert results.joined_tables(studies, "verdicts")["source"].tolist() == ["committed, one", "committed, two"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hrsa.study import store
 from hrsa.study.backbone_kinds import has_card
 from hrsa.study.profile import Profile
@@ -32,10 +34,14 @@ def executed(profile: Profile, chapter: str, name: str) -> str:
     return f"jupyter_book/executed/{profile.name}/{page(chapter, name)}"
 
 
+def committed_records() -> list[Path]:
+    """The records of the studies whose results are committed, by name: of folders that have verdicts too."""
+    return sorted(file for file in RESULTS.glob("*/record.json") if file.with_name("verdicts.parquet").is_file())
+
+
 def committed_studies() -> list[str]:
-    """Names of the studies whose results are committed, ascending: folders with a record and with verdicts."""
-    return sorted(file.parent.name for file in RESULTS.glob("*/record.json")
-                  if file.with_name("verdicts.parquet").is_file())
+    """Names of the studies whose results are committed, ascending."""
+    return [file.parent.name for file in committed_records()]
 
 
 def chapters(profile: Profile) -> tuple[str, ...]:

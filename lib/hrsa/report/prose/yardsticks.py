@@ -66,8 +66,11 @@ def layers_said(folder: Path, metrics: Sequence[str]) -> str:
                      f"{_sources_said(table[table['metric'] == metric])}" for metric in metrics)
 
 
-def scores_said(table: pd.DataFrame) -> str:
-    """What the variance of scores comes from, for each pair, Markdown; from `synthesis.score_variances`."""
+def scores_said(table: pd.DataFrame | None) -> str:
+    """What the variance of scores comes from, for each pair, Markdown; from `synthesis.score_variances`, None where a
+    study has not committed it."""
+    if table is None:
+        return "No variances of scores were committed."
     names = {"items": "the score of one item", "mean": "the mean score"}
     return "\n".join(f"- {pair}, {names[of]}: {_sources_said(rows)}"
                      for (pair, of), rows in table.groupby(["pair", "of"], sort=False))
