@@ -80,7 +80,7 @@ plots.forest(overall, label="condition", value="difference", low="low", high="hi
 # %% [markdown]
 # How to read it: one row per condition, the recipe first. With one seed an interval covers the draw of queries and
 # tasks and not that of training runs. No verdict is given on such rows, however narrow they are: that on the recipe, with
-# all its seeds, is in chapter 12.
+# all its seeds, is in chapter 13.
 
 # %%
 Markdown("\n".join(f"- {prose.scores.difference_sentence(row)}" for _, row in overall.iterrows())

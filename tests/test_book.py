@@ -178,7 +178,7 @@ def test_executed_notebooks_that_are_missing_failed_unfinished_or_noisy_are_all_
         change("04_evaluation.ipynb", lambda notebook, cell: cell.update(execution_count=None))
         change("10_dynamics.ipynb", lambda notebook, cell: cell.outputs.append(
             nbformat.v4.new_output("stream", name="stderr", text="UserWarning: odd")))
-        change("12_verdict.ipynb", lambda notebook, cell: cell.outputs.append(
+        change("13_verdict.ipynb", lambda notebook, cell: cell.outputs.append(
             nbformat.v4.new_output("error", ename="ValueError", evalue="no such pair", traceback=[])))
         with pytest.raises(source.StageError) as failure:
             source.stage(study, tmp_path / "source")
@@ -189,15 +189,15 @@ def test_executed_notebooks_that_are_missing_failed_unfinished_or_noisy_are_all_
     for part in ("01_backbones.ipynb: expected a notebook that ran to its end",
                  "02_texts.ipynb: expected this executed notebook, got none",
                  "04_evaluation.ipynb: expected cell", "10_dynamics.ipynb: expected no warnings, got in cell",
-                 "UserWarning: odd", "12_verdict.ipynb: cell", "no such pair"):
+                 "UserWarning: odd", "13_verdict.ipynb: cell", "no such pair"):
         assert part in told, told
 
 
 def test_the_front_page_links_only_to_chapters_of_the_profile(tmp_path):
-    (tmp_path / "12_verdict.ipynb").write_text("{}")
-    text = "See [the\nbackbones](01_backbones.ipynb), [the verdict](12_verdict.ipynb) and [records](run_records.md)."
+    (tmp_path / "13_verdict.ipynb").write_text("{}")
+    text = "See [the\nbackbones](01_backbones.ipynb), [the verdict](13_verdict.ipynb) and [records](run_records.md)."
     said = source.link_only_to(tmp_path, text)
-    assert said == "See the\nbackbones, [the verdict](12_verdict.ipynb) and [records](run_records.md)."
+    assert said == "See the\nbackbones, [the verdict](13_verdict.ipynb) and [records](run_records.md)."
 
 
 @pytest.fixture

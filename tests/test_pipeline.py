@@ -136,7 +136,7 @@ def test_results_of_a_finished_run_stand_beside_those_of_another(study, tmp_path
     scores, meta = evidence.read_evidence(folder / "scores.parquet")
     assert meta["profile"] == "smoke" and set(scores["model"]) == {CHANCE} | {
         m.id for m in SMOKE.models() if m.ablation is None}
-    papermill(study, "13_family", tmp_path / "out.ipynb")  # any study with a record is shown
+    papermill(study, "12_family", tmp_path / "out.ipynb")  # any study with a record is shown
     text = (tmp_path / "out.ipynb").read_text(encoding="utf8")
     assert text.count("**Committed results.**") == len(list(folder.parent.glob("*/record.json"))) and "this run" in text
     assert "Study `smoke`, committed" in text and "Does RLVR (base-vs-rlvr, 3 updates) move a backbone further" in text

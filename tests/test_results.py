@@ -79,13 +79,13 @@ def commit(folder, name, cards=None):
 
 def test_any_study_with_results_is_shown(committed):
     smoke = load_profile("smoke")
-    assert chapters.committed_studies() == [] and "13_family" not in chapters.chapters(smoke)
+    assert chapters.committed_studies() == [] and "12_family" not in chapters.chapters(smoke)
     with pytest.raises(ValueError, match="`hrsa results` writes them"):
         results.read_every()
     commit(committed, "one", {"rlvr": {"steps": 7, "compared_with": "base"}, "base": {"compared_with": None}})
     store.write_json(committed / "one-untrained" / "record.json", {})  # no verdicts: `hrsa untrained` writes these
-    assert chapters.committed_studies() == ["one"] and "13_family" in chapters.chapters(smoke)
-    before = graph.job_fingerprint(smoke, "13_family")
+    assert chapters.committed_studies() == ["one"] and "12_family" in chapters.chapters(smoke)
+    before = graph.job_fingerprint(smoke, "12_family")
     studies = results.read_every()
     assert results.joined_tables(studies, "verdicts")["source"].tolist() == ["committed"]
     assert results.joined_tables(studies, "sources").empty
@@ -96,7 +96,7 @@ def test_any_study_with_results_is_shown(committed):
     said = prose.committed_movement(one.name, one.tables, one.record["profile"], one.cards)
     assert said.startswith("Study `one`, committed") and "(base-vs-rlvr, 7 updates)" in said
     commit(committed, "two", {"rlvr": {"steps": 9, "compared_with": None}})
-    assert graph.job_fingerprint(smoke, "13_family") != before  # the page is made again
+    assert graph.job_fingerprint(smoke, "12_family") != before  # the page is made again
     studies = results.read_every()
     assert results.joined_tables(studies, "levels")["pair"].tolist() == ["one: base-vs-rlvr", "two: base-vs-rlvr"]
     assert results.joined_tables(studies, "verdicts")["source"].tolist() == ["committed, one", "committed, two"]

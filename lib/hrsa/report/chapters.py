@@ -9,7 +9,7 @@ from hrsa.study.backbone_kinds import has_card
 from hrsa.study.profile import Profile
 
 PAIR_CHAPTERS = ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
-STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "11_ablations", "12_verdict", "13_family")
+STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "11_ablations", "12_family", "13_verdict")
 COMMITTED = "committed"  # what tables of a committed run are called beside those of this one
 RESULTS = store.ROOT / "data" / "results"  # of `hrsa results`, a folder for each study
 
@@ -56,7 +56,7 @@ def chapters(profile: Profile) -> tuple[str, ...]:
     if not any({pair.a, pair.b} <= set(a.backbones) for a in profile.ablations for pair in profile.pairs):
         left_out.add("11_ablations")
     if not committed_studies():
-        left_out.add("13_family")
+        left_out.add("12_family")
     return tuple(chapter for chapter in STUDY_CHAPTERS if chapter not in left_out)
 
 

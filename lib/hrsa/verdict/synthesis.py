@@ -1,4 +1,4 @@
-"""What chapter 12 is made of: verdicts of all pairs and families of tasks, and one number per similarity and pair.
+"""What chapter 13 is made of: verdicts of all pairs and families of tasks, and one number per similarity and pair.
 
 Functions of the tables that `evaluation.evaluate` and `analysis.pairs` write; `make_similarities` has them made where
 they are missing.

@@ -49,7 +49,7 @@ Markdown("\n\n".join(prose.verdict.committed_origin(one.record) for one in studi
 cards = results.joined_cards(studies)
 plots.bars(prose.backbones.accuracy(cards), x="backbone", y="value", hue="mode", low="low", high="high", quantity="score",
            ylabel="share of held-out problems solved").publish(
-    study.name, "13_family", "accuracy", "Accuracy of every backbone of the committed studies on held-out problems with 95% intervals")
+    study.name, "12_family", "accuracy", "Accuracy of every backbone of the committed studies on held-out problems with 95% intervals")
 
 # %% [markdown]
 # How to read it: all answered the same problems, so compare differences, below, rather than overlap of the bars' intervals.
@@ -100,7 +100,7 @@ both = results.side_by_side(verdicts.query("family == 'all'"), own.query("family
 # %%
 plots.forest(both, label="pair", value="difference", low="low", high="high", hue="source",
              margin=max(one.record["profile"]["verdict"]["margin"] for one in studies), xlabel="score of b minus score of a").publish(
-    study.name, "13_family", "verdicts",
+    study.name, "12_family", "verdicts",
     "Forest plot of the score difference of the pairs of the committed studies, beside those of this run")
 
 # %% [markdown]
@@ -124,7 +124,7 @@ Markdown("\n\n".join(prose.verdict.sight(one.tables["controls"]) for one in stud
 levels = results.joined_tables(studies, "levels")
 plots.curves(levels.query("models == 'backbones'"), x="layer_x", y="value", hue="pair", facet="similarity",
              low="low", high="high", quantity="similarity", xlabel="state", ylabel="similarity").publish(
-    study.name, "13_family", "backbones",
+    study.name, "12_family", "backbones",
     "Committed: similarity of matching layers of the backbones of all pairs at four levels")
 
 # %% [markdown]
@@ -134,7 +134,7 @@ plots.curves(levels.query("models == 'backbones'"), x="layer_x", y="value", hue=
 # %%
 plots.curves(levels.query("models == 'embedders'"), x="layer_x", y="value", hue="pair", facet="similarity",
              low="low", high="high", quantity="similarity", xlabel="state", ylabel="similarity").publish(
-    study.name, "13_family", "embedders",
+    study.name, "12_family", "embedders",
     "Committed: similarity of matching layers of the embedders of all pairs at four levels")
 
 # %% [markdown]

@@ -75,7 +75,7 @@ plots.table(pool.sources.assign(**short), "Files that the verdict rests on")
 # %%
 plots.forest(verdicts, label="family", value="difference", low="low", high="high", margin=study.verdict.margin,
              facet="pair", xlabel="score of b minus score of a").publish(
-    study.name, "12_verdict", "verdicts",
+    study.name, "13_verdict", "verdicts",
     "Forest plot of the score difference of each pair, over all tasks and by family of tasks, with the margin as a band")
 
 # %% [markdown]
@@ -157,7 +157,7 @@ Markdown(f"{prose.verdict.sight(checked)}\n\n{prose.verdict.controls_said(checke
 # %%
 plots.forest(controls.beside_pairs(verdicts, checked), label="comparison", value="difference", low="low", high="high",
              hue="asked", margin=study.verdict.margin, xlabel="score of b minus score of a").publish(
-    study.name, "12_verdict", "controls",
+    study.name, "13_verdict", "controls",
     "Forest plot of the score difference of each pair and each control, by what was expected, with the margin as a band")
 
 # %% [markdown]
@@ -175,7 +175,7 @@ plots.forest(controls.beside_pairs(verdicts, checked), label="comparison", value
 parts = synthesis.error_shares(per_query, study.pairs, seeds)
 plots.bars(parts, x="component", y="share", hue="pair", xlabel="source of variation",
            ylabel="share of the variance of the difference").publish(
-    study.name, "12_verdict", "sources", "Bars of the share of each source of variation in the error of each pair's difference")
+    study.name, "13_verdict", "sources", "Bars of the share of each source of variation in the error of each pair's difference")
 
 # %%
 Markdown(prose.verdict.error_sentences(parts))
@@ -191,7 +191,7 @@ plan = synthesis.plans(per_query, study.pairs, seeds, stated["margin"], stated["
                        paired_scores.hours_per_seed(study))
 plots.curves(plan, x="seeds", y="power", hue="queries", facet="pair", xlabel="training seeds",
              ylabel="power to prove the margin").publish(
-    study.name, "12_verdict", "power",
+    study.name, "13_verdict", "power",
     "Curves of the power to prove equivalence against the number of seeds, one curve per number of queries per task")
 
 # %% [markdown]
@@ -214,7 +214,7 @@ first = study.pairs[0].name
 levels = results.make_overview(study, first)
 plots.curves(levels, x="layer_x", y="value", hue="models", facet="similarity", low="low", high="high",
              references=["null", "runs", "crossed"], quantity="similarity", xlabel="state", ylabel="similarity").publish(
-    study.name, "12_verdict", "overview",
+    study.name, "13_verdict", "overview",
     f"Similarity of matching layers at four levels, backbones and embedders, with null and yardsticks, pair {first}")
 
 # %% [markdown]
@@ -234,7 +234,7 @@ Markdown(prose.yardsticks.why_sources())
 parts = synthesis.make_similarity_sources(study)
 plots.forest(prose.yardsticks.share_table(parts), label="similarity", value="share", low="low", high="high", hue="part",
              facet="pair", xlabel="share of the variance of the embedders").publish(
-    study.name, "12_verdict", "arm-or-order",
+    study.name, "13_verdict", "arm-or-order",
     "Forest plot of the shares of arm, order and both in the variance of the embedders, by similarity and pair")
 
 # %% [markdown]
@@ -289,7 +289,7 @@ Markdown(f"{prose.paper.published_scores_said(strict)}\n\n{prose.paper.published
 shown = cells[(cells["reading"] == published.READINGS[0].name) & (cells["kind"] != "SFT")]
 plots.forest(shown, label="pair", value="delta", low="low", high="high", margin=1.0, facet="benchmark",
              xlabel="difference (points)").publish(
-    study.name, "12_verdict", "published",
+    study.name, "13_verdict", "published",
     "Forest plot of the published differences of RLVR pairs on three benchmarks with 90% intervals and a margin of one point")
 
 # %% [markdown]
@@ -331,7 +331,7 @@ Markdown(f"{prose.verdict.simulation_sentence(simulated)}\n\n{prose.verdict.gate
 # %%
 apart = simulated[~simulated["scenario"].str.contains(":")]
 plots.heatmap(apart, x="method", y="scenario", value="false_equivalence", xlabel="method", ylabel="scenario").publish(
-    study.name, "12_verdict", "proof",
+    study.name, "13_verdict", "proof",
     "Heat map of how often each method calls two arms the same although they differ by one margin, by scenario")
 
 # %% [markdown]
@@ -345,7 +345,7 @@ plots.heatmap(apart, x="method", y="scenario", value="false_equivalence", xlabel
 # %%
 floor = simulated[simulated["scenario"].str.startswith("floor")]
 plots.heatmap(floor, x="method", y="scenario", value="false_equivalence", xlabel="method", ylabel="scenario").publish(
-    study.name, "12_verdict", "floor",
+    study.name, "13_verdict", "floor",
     "Heat map of how often each method calls two arms the same that learned nothing, or that have no room above them")
 
 # %% [markdown]
