@@ -63,10 +63,32 @@ plots.table(prose.scores.score_table(study, scores), f"Scores x 100 (profile {st
 # %% [markdown]
 # How to read it: compare columns within a row, and the rows of one task; tasks have different metrics, so tasks do not
 # compare with each other. The standard deviation is that of training runs, and says nothing about how a score would move with other
-# queries. It would be surprising if an embedder did not score above its own backbone.
+# queries.
+#
+# ## Do the embedders embed?
+#
+# Two embedders that learned nothing score alike. So this comes first: each embedder minus the untrained backbone that it
+# was made from, query by query, over seeds, queries and tasks.
 
 # %%
-Markdown(prose.scores.gains(study, scores))
+pool = evidence.make_pool(study)
+stated = study.verdict.model_dump()
+gained = differences.training_gains(study, pool.per_query, pool.families, pool.seeds, stated["alpha"], stated["resamples"])
+Markdown("\n\n".join([prose.scores.gain_summary(gained), prose.scores.gains(gained), prose.scores.beside_lexical(study, scores)]))
+
+# %%
+plots.forest(gained, label="family", value="gain", low="low", high="high", hue="arm",
+             xlabel="score of the embedder minus that of its untrained backbone").publish(
+    study.name, "04_evaluation", "gains", "Forest plot of what contrastive training added to each arm, over all tasks and by "
+    "family of tasks, with intervals")
+
+# %% [markdown]
+# How to read it: an interval right of zero is an arm that contrastive training made a better embedder on such tasks.
+# Training used retrieval pairs alone, so that retrieval should gain most. A family left of zero was harmed.
+
+# %%
+plots.table(gained, "Untrained, trained, and by chance; gain with its interval; chance: random ranking, random labels or the "
+            "best constant answer", decimals=3)
 
 # %% [markdown]
 # ## By family
@@ -110,8 +132,7 @@ plots.forest(found, label="task", value="difference", low="low", high="high", ma
 # and corrects for the number of pairs. Its words are these.
 
 # %%
-pool = evidence.make_pool(study)
-verdicts = synthesis.score_verdicts(pool.per_query, pool.families, study.pairs, pool.seeds, **study.verdict.model_dump())
+verdicts = synthesis.score_verdicts(pool.per_query, pool.families, study.pairs, pool.seeds, **stated)
 Markdown(prose.verdict.verdict_lines(verdicts))
 
 # %%

@@ -110,9 +110,31 @@ def test_families_and_gains(study, tables):
     assert trained["value"] - before["value"] == pytest.approx(0.3, abs=0.003)
     assert trained["low"] <= trained["value"] <= trained["high"]
     assert np.isnan(before["low"]) and np.isnan(before["high"])  # one run has no range
-    said = prose.scores.gains(study, scores)
-    assert "base: contrastive training raised" in said and "higher on 3 of 3 tasks" in said
-    assert "sft: contrastive training raised" in said and "above BM25 on 0 of 2 retrieval tasks" in said
+    said = prose.scores.beside_lexical(study, scores)
+    assert said.startswith("Above BM25, of 2 retrieval tasks: base on ") and said.endswith("sft on 0.")
+    assert prose.scores.beside_lexical(study, scores[scores["model"] != "bm25"]) == ""
+
+
+def test_gains_over_untrained_backbones(study, tables):
+    _, per_query = tables
+    chance = [("chance", task, "", 0.1) for task in SIZES]
+    table = pd.concat([per_query, pd.DataFrame(chance, columns=per_query.columns)])
+    found = differences.training_gains(study, table, pd.Series(TASKS), study.seeds)
+    rows = found.set_index(["arm", "family"])
+    assert set(rows.index) == {(arm, family) for arm in study.trained()
+                               for family in (differences.ALL_TASKS, *TASKS.values())}
+    assert np.allclose(rows["gain"], 0.3, atol=0.01) and np.allclose(rows["chance"], 0.1)
+    assert np.allclose(rows["trained"] - rows["untrained"], rows["gain"], atol=1e-12)
+    assert ((rows["low"] < 0.3) & (rows["high"] > 0.3)).all() and (rows["low"] > 0).all()
+    assert "**Every embedder beats" in prose.scores.gain_summary(found)
+    said = prose.scores.gains(found)
+    assert said.count("\n") == 2 and "- sft: contrastive training raised the mean over tasks by +0.3" in said
+    worse = found.assign(low=-0.1, high=np.where(found["arm"] == "sft", -0.05, 0.1))
+    assert "**Not every embedder" in prose.scores.gain_summary(worse)
+    said = prose.scores.gains(worse)
+    assert "- sft: contrastive training lowered the mean" in said and "did not measurably change in retrieval" in said
+    with pytest.raises(ValueError, match=r"expected scores of \['chance'\] to hold embedders against"):
+        differences.training_gains(study, per_query, pd.Series(TASKS), study.seeds)
 
 
 def test_query_table_and_agreement(study, tables):

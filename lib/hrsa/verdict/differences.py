@@ -19,6 +19,7 @@ from hrsa.evaluation.evaluate import LEXICAL
 from hrsa.similarity.metrics import METRICS
 from hrsa.study.profile import Model, Profile
 from hrsa.verdict import paired_scores
+from hrsa.verdict.bootstrap import mean_difference
 from hrsa.verdict.equivalence import Decision, verdict
 
 ALL_TASKS = "all tasks"
@@ -53,6 +54,32 @@ def overall_scores(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
     """Mean over tasks, then over seeds: [condition, arm, value, low, high], as `family_scores`."""
     whole = family_scores(profile, scores.assign(family=ALL_TASKS))
     return whole.drop(columns="family")
+
+
+def training_gains(profile: Profile, per_query: pd.DataFrame, families: pd.Series, seeds: Sequence[int],
+                   alpha: float = 0.05, resamples: int = 2000) -> pd.DataFrame:
+    """What contrastive training did to each arm: [arm, family, tasks, untrained, trained, chance, gain, low, high].
+
+    `per_query`, `families` as in `synthesis.score_verdicts`; family "all tasks" first. gain: the mean over tasks of the
+    mean over queries and seeds of the embedder's score less its backbone's, with the 1 - 2 alpha interval of
+    `bootstrap.MeanDifference`. Chance is NaN where it is not known for a task of the family. ValueError as
+    `paired_scores.paired_with_baselines`.
+    """
+    rows = []
+    for arm in profile.trained():
+        ids = [Model(backbone=arm, seed=seed).id for seed in seeds]
+        trained, _, tasks, held = paired_scores.paired_with_baselines(per_query, ids, ids, arm, arm)
+        kinds = pd.Series(tasks).map(families).to_numpy()
+        for family in [ALL_TASKS, *dict.fromkeys(families)]:
+            here = np.ones(len(tasks), bool) if family == ALL_TASKS else kinds == family
+            found = mean_difference((trained - held.untrained_a)[:, here], tasks[here], resamples, seed=0)
+            low, high = found.interval(alpha)
+            levels = {"untrained": held.untrained_a, "trained": trained.mean(axis=0), "chance": held.chance}
+            by_task = pd.DataFrame(levels)[here].groupby(tasks[here]).mean()
+            rows.append({"arm": arm, "family": family, "tasks": len(by_task),
+                         **by_task.mean(skipna=False).to_dict(),
+                         "gain": found.center, "low": low, "high": high})
+    return pd.DataFrame(rows)
 
 
 def seeds_under(profile: Profile, name: str) -> list[int | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -9,7 +11,7 @@ from hrsa.analysis import intervals
 from hrsa.analysis.ablations import RECIPE, UNTRAINED
 from hrsa.evaluation.evaluate import LEXICAL, embedding_folder
 from hrsa.study.profile import Profile
-from hrsa.verdict.differences import ALIKE, described
+from hrsa.verdict.differences import ALIKE, ALL_TASKS, described
 
 MEAN = "mean of all tasks"
 DIGIT_SPACE = "\u2007"  # a space as wide as a digit: points stand below each other
@@ -68,23 +70,41 @@ def kept_sentence(profile: Profile, model_ids: list[str]) -> str:
             f"{used / 2**20:,.1f} MB; a changed list of tasks embeds new texts only. The folder may be deleted.")
 
 
-def gains(profile: Profile, scores: pd.DataFrame) -> str:
-    """What training did to each arm and where the embedders stand against BM25, a list in Markdown."""
-    means = described(profile, scores).pivot_table(index="task", columns=["arm", "condition"], values="value")
+def gains(found: pd.DataFrame) -> str:
+    """What training did to each arm over all tasks and in retrieval, a list in Markdown; from `training_gains`."""
     lines = []
-    for backbone in profile.backbones:
-        arm = backbone.name
-        before, after = means[arm, UNTRAINED], means[arm, RECIPE]
-        up = int((after > before).sum())
-        moved = "raised" if after.mean() > before.mean() else "did not raise"
-        line = (f"- {arm}: contrastive training {moved} the mean over tasks, {before.mean():.3f} before and "
-                f"{after.mean():.3f} after; higher on {up} of {len(after)} tasks")
-        if ("BM25", LEXICAL) in means:
-            lexical = means["BM25", LEXICAL].dropna()
-            over = int((after[lexical.index] > lexical).sum())
-            line += f"; above BM25 on {over} of {len(lexical)} retrieval tasks"
-        lines.append(line + ".")
+    for arm, rows in found.groupby("arm", sort=False):
+        parts = [f"{_moved(row)} {'in retrieval' if row.family == 'retrieval' else 'the mean over tasks'} by "
+                 f"{row.gain:+.3f} [{row.low:+.3f}, {row.high:+.3f}], from {row.untrained:.3f} to {row.trained:.3f}"
+                 for row in rows.itertuples() if row.family in (ALL_TASKS, "retrieval")]
+        lines.append(f"- {arm}: contrastive training {', and '.join(parts)}.")
     return "\n".join(lines)
+
+
+def beside_lexical(profile: Profile, scores: pd.DataFrame) -> str:
+    """On how many retrieval tasks each arm's embedders are above BM25, in the mean over seeds; empty without BM25."""
+    means = described(profile, scores).pivot_table(index="task", columns=["arm", "condition"], values="value")
+    if ("BM25", LEXICAL) not in means:
+        return ""
+    lexical = means["BM25", LEXICAL].dropna()
+    above = {arm: int((means[arm, RECIPE][lexical.index] > lexical).sum()) for arm in profile.trained()}
+    said = ", ".join(f"{arm} on {count}" for arm, count in above.items())
+    return f"Above BM25, of {len(lexical)} retrieval tasks: {said}."
+
+
+def gain_summary(found: pd.DataFrame) -> str:
+    """Whether every arm beats its untrained backbone over all tasks and in retrieval; from `training_gains`."""
+    asked = found[found["family"].isin([ALL_TASKS, "retrieval"])]
+    short = asked[asked["low"] <= 0]
+    if short.empty:
+        return ("**Every embedder beats its untrained backbone**, in the mean over tasks and in retrieval, with "
+                "intervals clear of zero.")
+    which = ", ".join(f"{row.arm} ({row.family})" for row in short.itertuples())
+    return f"**Not every embedder is shown to beat its untrained backbone**: {which}."
+
+
+def _moved(row: Any) -> str:
+    return "raised" if row.low > 0 else "lowered" if row.high < 0 else "did not measurably change"
 
 
 def items_alike(points: pd.DataFrame) -> str:
