@@ -36,6 +36,30 @@ study = load_profile(profile)
 stated = study.verdict.model_dump()
 
 # %% [markdown]
+# ## The answer
+
+# %% tags=["answer"]
+pool = evidence.make_pool(study)
+per_query, seeds = pool.per_query, pool.seeds
+verdicts = synthesis.score_verdicts(per_query, pool.families, study.pairs, seeds, **stated)
+checked = controls.control_verdicts(per_query, study.controls, seeds, **stated, pairs=study.pairs, judged=verdicts)
+similar = synthesis.make_similarities(study)
+Markdown(prose.answer.answer(study, verdicts, checked, similar))
+
+# %%
+first = study.pairs[0].name
+levels = results.make_overview(study, first)
+plots.curves(levels, x="layer_x", y="value", hue="models", facet="similarity", low="low", high="high",
+             references=["null", "runs", "crossed"], quantity="similarity", xlabel="state", ylabel="similarity").publish(
+    study.name, "13_verdict", "overview",
+    f"Similarity of matching layers at four levels, backbones and embedders, with null and yardsticks, pair {first}")
+
+# %% [markdown]
+# How to read it: the first pair at the four levels of HRSA, before and after contrastive training; 1 means alike. The
+# null compares tokens with other tokens. Two runs of one recipe share the arm and not the order of the data; other arm,
+# other order shares neither: where it lies on the former, the arms differ no more than two training runs do. Bands cover
+# the 95% intervals over texts of all seeds. Chapters 05 to 08 show each level in full, for every pair.
+#
 # ## Stated before the run
 #
 # Margin, error rate, seeds, pairs, controls and the rule of competence belong to the question. Chosen after the scores
@@ -57,10 +81,6 @@ Markdown(prose.verdict.statement_sentence(statements, first, changed))
 # pairs. This rule gives the word on every page.
 
 # %%
-pool = evidence.make_pool(study)
-per_query, seeds = pool.per_query, pool.seeds
-verdicts = synthesis.score_verdicts(per_query, pool.families, study.pairs, seeds, **stated)
-checked = controls.control_verdicts(per_query, study.controls, seeds, **stated, pairs=study.pairs, judged=verdicts)
 Markdown("\n\n".join([prose.verdict.verdict_lines(verdicts), prose.verdict.sight(checked),
                       prose.verdict.evidence_sources(pool, study.seeds)]))
 
@@ -204,25 +224,6 @@ plots.table(plan, f"Power at margin {study.verdict.margin:g}, the margin provabl
             "and scoring both arms on the machine of this run", decimals={"power": 2, "provable": 4, "hours": 2})
 
 # %% [markdown]
-# ## The levels at a glance
-#
-# Matching layers of the profile's first pair, compared at the four levels of HRSA, before and after contrastive
-# training. Chapters 05 to 08 show each level in full, for every pair.
-
-# %%
-first = study.pairs[0].name
-levels = results.make_overview(study, first)
-plots.curves(levels, x="layer_x", y="value", hue="models", facet="similarity", low="low", high="high",
-             references=["null", "runs", "crossed"], quantity="similarity", xlabel="state", ylabel="similarity").publish(
-    study.name, "13_verdict", "overview",
-    f"Similarity of matching layers at four levels, backbones and embedders, with null and yardsticks, pair {first}")
-
-# %% [markdown]
-# How to read it: 1 means alike. The null compares tokens with other tokens. Two runs of one recipe share the arm and not
-# the order of the data; other arm, other order shares neither: where it lies on the former, the arms differ no more than
-# two training runs do. Bands cover the 95% intervals over texts of all seeds.
-
-# %% [markdown]
 # ## The arm or the order?
 #
 # A difference between arms is worth as much as it stands out from the difference that another order of the data makes.
@@ -254,7 +255,6 @@ plots.table(prose.yardsticks.distance_table(parts), "Mean squared distance betwe
 # That something rises is not testable where it is as high as can be told already.
 
 # %%
-similar = synthesis.make_similarities(study)
 table = claims.all_claims(claims.score_claims(verdicts), claims.similarity_claims(similar))
 Markdown(prose.verdict.headline(table, checked))
 

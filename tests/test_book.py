@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import jupytext
@@ -40,6 +41,7 @@ plots.heatmap(grid, "layer_x", "layer_y", "value_x", quantity="cka", xlabel="lay
 
 # %%
 lines = plots.curves(layers, "layer", "value", quantity="cka", ylabel=r"$\\rho_j$")
+lines.publish(profile, "13_verdict", "overview", alt="Line.")
 lines.publish(profile, "07_cka", "curve", alt="Line.")
 """
 PROSE = """
@@ -60,6 +62,10 @@ glue("mean", 0.123456, display=False)
 
 # %% [markdown]
 # The mean is {glue:text}`mean:.2f`, an uncommonly zygomorphic number.
+
+# %% tags=["answer"]
+from IPython.display import Markdown
+Markdown("- **Scores.** Nobody has measured them.")
 
 # %%
 plots.table(pd.DataFrame({"task": ["a <b>", "c"], "score": [0.25, None]}), "Scores & more")
@@ -162,6 +168,15 @@ def test_the_html_names_its_runs_and_no_cdn(html):
     assert with_plotly == ["07_cka--base-vs-rl.v1.html"]
 
 
+def test_the_front_page_gives_the_answer_of_the_verdict(html, study, tmp_path):
+    front = (html / "intro.html").read_text()
+    assert "What this run found" in front and "Nobody has measured them." in front and source.ANSWER not in front
+    assert re.search(r'<img[^>]*alt="similarity of base and rl.v1 by[^>]*src="_images/overview.png"', front)
+    with pytest.raises(source.StageError, match=r"13_verdict: expected one cell tagged 'answer' .* got 1 and no fig"):
+        source.front_answer(study, tmp_path)
+    assert source.front_answer(study.model_copy(update={"chapters": ("07_cka",)}), tmp_path) == ""
+
+
 def test_executed_notebooks_that_are_missing_failed_unfinished_or_noisy_are_all_named(study, tmp_path):
     folder = store.ROOT / chapters.executed(study, "01_backbones", "study")
     kept = {path: path.read_bytes() for path in folder.parent.glob("*.ipynb")}
@@ -256,7 +271,7 @@ def test_the_table_of_contents_follows_the_profile(name):
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
     expected = {chapters.page(c, n) for c, names in chapters.jobs(profile).items() if c[0].isdigit() for n in names}
     assert set(files) - {"run_records"} == expected and len(files) == len(set(files))
-    assert ("11_ablations.ipynb" in files) == bool(profile.ablations)
+    assert ("11_ablations.ipynb" in files) == (name == "smoke")  # alone an ablation of both arms of a pair is shown
     assert files.index("02_texts.ipynb") < files.index(f"03_training--{profile.backbones[0].name}-s0.ipynb")
 
 

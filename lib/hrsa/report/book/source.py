@@ -19,6 +19,8 @@ from hrsa.study.profile import Profile
 
 WRITTEN = ("_config.yml", "intro.md", "references.bib")
 RECORDS = "run_records"
+ANSWER = "<!-- the answer of this run -->"  # its place on the front page
+_VERDICT, _TAG, _OVERVIEW = "13_verdict", "answer", "13_verdict/overview.png"  # where the front page has it from
 
 
 class StageError(RuntimeError):
@@ -99,10 +101,31 @@ def stage(profile: Profile, folder: Path) -> dict[str, int]:
         raise StageError("the report cannot be built from these executed notebooks; run `make book` to make them "
                          "again:\n" + "\n".join(f"- {fault}" for fault in faults))
     (folder / f"{RECORDS}.md").write_text(records_page(profile), encoding="utf8")
-    front = (folder / "intro.md").read_text(encoding="utf8")
+    front = (folder / "intro.md").read_text(encoding="utf8").replace(ANSWER, front_answer(profile, folder))
     (folder / "intro.md").write_text(link_only_to(folder, front), encoding="utf8")
     write_toc(profile, folder, titles)
     return figures
+
+
+def front_answer(profile: Profile, folder: Path) -> str:
+    """Markdown of the front page: the answer as the chapter on the verdict gives it, and its first figure.
+
+    Empty for a profile without that chapter. StageError when the chapter has no such cell or figure.
+    """
+    if _VERDICT not in chapters(profile):
+        return ""
+    notebook = nbformat.read(store.ROOT / executed(profile, _VERDICT, "study"), as_version=4)
+    said = [output.data["text/markdown"] for cell in notebook.cells if _TAG in cell.metadata.get("tags", [])
+            for output in cell.get("outputs", []) if "text/markdown" in output.get("data", {})]
+    figure = Path("_static") / "figures" / profile.name / _OVERVIEW
+    if len(said) != 1 or not (folder / figure).is_file():
+        raise StageError(f"{_VERDICT}: expected one cell tagged {_TAG!r} with its text and the figure {_OVERVIEW}, got "
+                         f"{len(said)} and {'the' if (folder / figure).is_file() else 'no'} figure: run it again")
+    pair = profile.pairs[0]
+    caption = (f"{pair.a} and {pair.b} at four levels, as language models and as embedders, beside two runs of one "
+               f"recipe; 1 means alike. [The verdict]({page(_VERDICT, 'study')}) has it to look into.")
+    return (f"## What this run found\n\n{said[0]}\n\n```{{figure}} {figure}\n:alt: similarity of {pair.a} and "
+            f"{pair.b} by layer and level\n\n{caption}\n```")
 
 
 def link_only_to(folder: Path, text: str) -> str:

@@ -1,5 +1,17 @@
 """Every sentence that the report makes from data: each chosen by a test of the tables it speaks of."""
 
-from hrsa.report.prose import backbones, paper, robustness, scores, similarity, texts, training, verdict, yardsticks
+from hrsa.report.prose import (
+    answer,
+    backbones,
+    paper,
+    robustness,
+    scores,
+    similarity,
+    texts,
+    training,
+    verdict,
+    yardsticks,
+)
 
-__all__ = ["backbones", "paper", "robustness", "scores", "similarity", "texts", "training", "verdict", "yardsticks"]
+__all__ = ["answer", "backbones", "paper", "robustness", "scores", "similarity", "texts", "training", "verdict",
+           "yardsticks"]

@@ -1,0 +1,57 @@
+"""The answer of a run: three sentences that follow the tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hrsa.report.prose import answer
+from hrsa.study.profile import load_profile
+from hrsa.verdict.claims import SIMILARITY_COLUMNS
+from hrsa.verdict.controls import AS_EXPECTED, NOT_SHOWN
+
+SMOKE = load_profile("smoke")
+
+
+def verdicts(word, competent=4):
+    return pd.DataFrame([
+        {"pair": pair.name, "family": family, "verdict": word, "difference": 0.0123, "low": -0.01, "high": 0.03,
+         "margin": 0.02, "seeds": 2, "tasks": 6, "competent": competent}
+        for pair in SMOKE.pairs for family in ("all", "sts")])
+
+
+def similar(runs):
+    rows = []
+    for pair in SMOKE.pairs:
+        for metric in ("debiased_cka", "knn", "correlation"):
+            for models, value in (("backbones", 0.991), ("embedders", 0.9)):
+                row = dict.fromkeys(SIMILARITY_COLUMNS, np.nan) | {
+                    "pair": pair.name, "metric": metric, "models": models, "value": value, "low": value - 0.01,
+                    "high": value + 0.01}
+                rows.append(row | ({"runs": runs, "runs_low": runs - 0.1, "runs_high": runs + 0.1}
+                                   if models == "embedders" else {}))
+    return pd.DataFrame(rows)
+
+
+def controls(outcome):
+    return pd.DataFrame([{"control": "shuffled", "expects": "different", "outcome": outcome}])
+
+
+@pytest.mark.parametrize(("word", "outcome", "said"), [
+    ("equivalent", AS_EXPECTED, "could see"), ("uninformative", NOT_SHOWN, "could not see")])
+def test_the_answer_gives_word_interval_similarities_and_limits(word, outcome, said):
+    lines = answer.answer(SMOKE, verdicts(word), controls(outcome), similar(0.8)).splitlines()
+    assert [line.split(".**")[0] for line in lines] == ["- **Scores", "- **Inside", "- **How far to trust it"]
+    for pair in SMOKE.pairs:
+        assert f"{pair.name}: **{word}**, +0.012 [-0.010, +0.030] at a margin of 0.02" in lines[0]
+        assert f"{pair.name}: debiased CKA 0.991 [0.981, 1.001] as language models, 0.900 [0.890, 0.910] as" in lines[1]
+    assert "0.800 [0.700, 0.900] between two runs of one recipe" in lines[1] and "correlation" not in lines[1]
+    assert "2 training runs an arm" in lines[2] and "base-vs-rlvr on 4 of 6 tasks" in lines[2] and said in lines[2]
+
+
+def test_what_was_not_measured_is_said_or_left_out():
+    lines = answer.answer(SMOKE, verdicts("inconclusive", None), controls(AS_EXPECTED), similar(np.nan)).splitlines()
+    assert "between two runs" not in lines[1] and "not asked" in lines[2]
+    lines = answer.answer(SMOKE, verdicts("inconclusive"), controls(AS_EXPECTED), similar(0.8).iloc[:0]).splitlines()
+    assert lines[1].count("nothing was measured") == len(SMOKE.pairs)
+    cut = SMOKE.model_copy(update={"recipe": SMOKE.recipe.model_copy(update={"layers": 4})})
+    assert "its first 4 blocks" in answer.answer(cut, verdicts("equivalent"), controls(AS_EXPECTED), similar(0.8))
