@@ -354,7 +354,7 @@ def test_committed_simulation_bears_the_rule_out(tmp_path, monkeypatch):
     assert record["settings"]["repeats"] >= 1000 and "keeps its promise" in verdict.simulation_sentence(table)
     naive = table[table["uninformative"].isna()].groupby("method")["false_equivalence"].max()
     floor = table[table["uninformative"].notna() & table["scenario"].str.startswith("floor")]
-    assert len(floor) >= 6 and (floor["uninformative"] >= 0.94).all() and (floor["false_equivalence"] < 0.01).all()
+    assert len(floor) >= 6 and (floor["uninformative"] >= 0.94).all() and (floor["false_equivalence"] < 0.02).all()
     assert "The gate holds" in verdict.gate_sentence(table)
     assert "does not hold" in verdict.gate_sentence(table.assign(uninformative=table["uninformative"] - 0.1))
     assert naive["p > .05"] > 0.3 and naive["pooled queries"] > 0.1

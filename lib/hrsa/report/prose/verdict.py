@@ -180,7 +180,8 @@ def simulation_origin(record: Mapping[str, Any], code: str) -> str:
     now = "by the code as it is now" if record["code"] == code else \
         "**by an earlier state of the code: run the command again**"
     repeats, seconds = record["settings"]["repeats"], record["seconds"]
-    return (f"Committed result of `{record['command']}`: {repeats} studies per scenario and truth, {seconds:.0f} s on "
+    return (f"Committed result of `{record['command']}`: {repeats} studies per scenario and truth, half as many of "
+            f"those with baselines, {seconds:.0f} s on "
             f"{record['machine']}, {record['written'][:10]}, made {now}.")
 
 
