@@ -16,12 +16,10 @@ competent.
 **Rule.** An arm is *competent* on a task where it beats both chance and its backbone. A task is *saturated* where
 neither arm has room. A task *counts* where it is not saturated and one arm at least is competent: a task that one arm
 masters and the other does not is no floor but a difference, and leaving it out would hide it. *Enough* remains where
-both arms are competent, and the task is not saturated, on half of the tasks or more, and on two at least (on that
-one, where one task is all there is). With less than half, the verdict would speak of other tasks than those that were
-named; and a spread over tasks cannot be seen in one.
-
-The number of tasks is what keeps chance passes out: on the floor both arms pass one task in at most alpha of studies,
-and half of many tasks far more rarely.
+both arms are competent, and the task is not saturated, on more tasks than luck would let pass. On the floor an arm
+passes a task in at most alpha of studies; enough is the least number that so many tasks would reach in at most alpha of
+studies if each passed at that rate (`enough_of`: 1 of 1, 2 of 2 to 7, 3 of 8 to 16). A verdict of sameness speaks of
+the tasks that count and names how many they are.
 """
 
 from __future__ import annotations
@@ -31,11 +29,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from hrsa.verdict.bootstrap import mean_difference, means_above
 
+_ROUNDING = 1e-9  # of a probability that is alpha itself
 GATE = ("sameness is claimed over tasks that count: not saturated, and an arm beats chance and its untrained backbone; "
-        "both arms do so on half of the tasks or more, two at least")
+        "both arms do so on more tasks than luck would let pass in alpha of studies")
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Baselines:
         return Baselines(**arrays, best=float(self.best))
 
 
-def enough_of(tasks: int) -> int:
-    """On how many of so many tasks both arms must be competent."""
-    return max(min(tasks, 2), -(-tasks // 2))
+def enough_of(tasks: int, alpha: float = 0.05) -> int:
+    """On how many of so many tasks both arms must be competent: as many as pass by luck in at most alpha of studies."""
+    return next(k for k in range(1, tasks + 1) if stats.binom.sf(k - 1, tasks, alpha) <= alpha * (1 + _ROUNDING))
 
 
 def competence(scores_a: np.ndarray, scores_b: np.ndarray, baselines: Baselines, tasks: Sequence | None = None,

@@ -138,7 +138,7 @@ class _Case:
 
     @property
     def enough(self) -> bool:
-        return self.competent is None or self.competent >= enough_of(self.sizes["tasks"])
+        return self.competent is None or self.competent >= enough_of(self.sizes["tasks"], self.alpha)
 
     @property
     def p_difference(self) -> float:
@@ -170,7 +170,7 @@ class _Case:
         tasks, reason = self.sizes["tasks"], self.blind
         if not reason and not self.enough:
             reason = (f"both arms beat chance and their untrained backbones, with room to differ, on {self.competent} "
-                      f"of {tasks} tasks, and sameness takes {enough_of(tasks)}")
+                      f"of {tasks} tasks, and sameness takes {enough_of(tasks, self.alpha)}")
         elif not reason and inside and not same:
             which = "that count" if shown is self.every else "named"
             reason = f"over the tasks {which} a difference as large as the margin is not excluded"
@@ -200,7 +200,7 @@ def _measured(scores_a: np.ndarray, scores_b: np.ndarray, margin: float, tasks: 
     gate = competence(scores_a, scores_b, held, ids, margin, alpha, seed, resamples).drop_duplicates("task")
     counted, competent = int(gate["counts"].sum()), int(gate["both"].sum())
     counting = every
-    if competent >= enough_of(sizes["tasks"]) and counted < sizes["tasks"]:
+    if competent >= enough_of(sizes["tasks"], alpha) and counted < sizes["tasks"]:
         here = np.isin(ids, gate.loc[gate["counts"], "task"].to_numpy())
         counting = mean_difference(difference[:, here], ids[here], resamples, seed)
     return _Case(every, counting, case.margin, alpha, sizes, counted, competent, "")

@@ -182,7 +182,7 @@ def other_analyses(per_query: pd.DataFrame, pairs: Sequence[Pair], seeds: Sequen
     for pair in pairs:
         a, b, tasks, held = _arms(per_query, pair, seeds)
         gate = competence(a, b, held, tasks, margin, alpha, resamples=resamples).drop_duplicates("task")
-        enough = bool(gate["both"].sum() >= enough_of(len(gate)))
+        enough = bool(gate["both"].sum() >= enough_of(len(gate), alpha))
         here = np.isin(tasks, gate.loc[gate["counts"] | (not enough), "task"].to_numpy())
         table = sensitivity(a[:, here], b[:, here], margin, tasks[here], alpha, resamples=resamples, enough=enough)
         table.insert(0, "pair", pair.name)
