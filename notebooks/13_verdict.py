@@ -55,8 +55,8 @@ plots.curves(levels, x="layer_x", y="value", hue="models", facet="similarity", l
     f"Similarity of matching layers at four levels, backbones and embedders, with null and yardsticks, pair {first}")
 
 # %% [markdown]
-# How to read it: the first pair at the four levels of HRSA, before and after contrastive training; 1 means alike. The
-# null compares tokens with other tokens. Two runs of one recipe share the arm and not the order of the data; other arm,
+# How to read it: the first pair at the four levels of HRSA, before and after contrastive training; higher is more
+# alike. The null compares tokens with other tokens. Two runs of one recipe share the arm and not the order of the data; other arm,
 # other order shares neither: where it lies on the former, the arms differ no more than two training runs do. Bands cover
 # the 95% intervals over texts of all seeds. Chapters 05 to 08 show each level in full, for every pair.
 #

@@ -43,7 +43,9 @@ def test_the_answer_gives_word_interval_similarities_and_limits(word, outcome, s
     assert [line.split(".**")[0] for line in lines] == ["- **Scores", "- **Inside", "- **How far to trust it"]
     for pair in SMOKE.pairs:
         assert f"{pair.name}: **{word}**, +0.012 [-0.010, +0.030] at a margin of 0.02" in lines[0]
-        assert f"{pair.name}: debiased CKA 0.991 [0.981, 1.001] as language models, 0.900 [0.890, 0.910] as" in lines[1]
+    first, *others = (pair.name for pair in SMOKE.pairs)
+    assert f"{first}: debiased CKA 0.991 [0.981, 1.001] as language models, 0.900 [0.890, 0.910] as" in lines[1]
+    assert not any(name in lines[1] for name in others)
     assert "0.800 [0.700, 0.900] between two runs of one recipe" in lines[1] and "correlation" not in lines[1]
     assert "2 training runs an arm" in lines[2] and "base-vs-rlvr on 4 of 6 tasks" in lines[2] and said in lines[2]
 
@@ -52,6 +54,6 @@ def test_what_was_not_measured_is_said_or_left_out():
     lines = answer.answer(SMOKE, verdicts("inconclusive", None), controls(AS_EXPECTED), similar(np.nan)).splitlines()
     assert "between two runs" not in lines[1] and "not asked" in lines[2]
     lines = answer.answer(SMOKE, verdicts("inconclusive"), controls(AS_EXPECTED), similar(0.8).iloc[:0]).splitlines()
-    assert lines[1].count("nothing was measured") == len(SMOKE.pairs)
+    assert lines[1].count("nothing was measured") == 1
     cut = SMOKE.model_copy(update={"recipe": SMOKE.recipe.model_copy(update={"layers": 4})})
     assert "its first 4 blocks" in answer.answer(cut, verdicts("equivalent"), controls(AS_EXPECTED), similar(0.8))

@@ -123,7 +123,7 @@ def front_answer(profile: Profile, folder: Path) -> str:
                          f"{len(said)} and {'the' if (folder / figure).is_file() else 'no'} figure: run it again")
     pair = profile.pairs[0]
     caption = (f"{pair.a} and {pair.b} at four levels, as language models and as embedders, beside two runs of one "
-               f"recipe; 1 means alike. [The verdict]({page(_VERDICT, 'study')}) has it to look into.")
+               f"recipe; higher is more alike. [The verdict]({page(_VERDICT, 'study')}) has it to look into.")
     return (f"## What this run found\n\n{said[0]}\n\n```{{figure}} {figure}\n:alt: similarity of {pair.a} and "
             f"{pair.b} by layer and level\n\n{caption}\n```")
 

@@ -16,14 +16,15 @@ _RUNS = "two runs of one recipe"
 
 
 def answer(profile: Profile, verdicts: pd.DataFrame, controls: pd.DataFrame, similar: pd.DataFrame) -> str:
-    """Markdown list of three: what the scores say, what the similarities say, and what limits both.
+    """Markdown list of three: what the scores say, what the similarities of the first pair say, and what limits both.
 
     verdicts: `synthesis.score_verdicts`; controls: `controls.control_verdicts`; similar:
     `synthesis.make_similarities`.
     """
     overall = verdicts[verdicts["family"] == "all"].to_dict("records")
     scores = "; ".join(_scores(row) for row in overall)
-    inside = "; ".join(_inside(pair.name, similar[similar["pair"] == pair.name]) for pair in profile.pairs)
+    pair = profile.pairs[0].name
+    inside = _inside(pair, similar[similar["pair"] == pair]) + (", by layer below" if len(similar) else "")
     return "\n".join([f"- **Scores.** {scores}.", f"- **Inside.** {inside}.",
                       f"- **How far to trust it.** {_limits(profile, overall)} {sight(controls)}"])
 
