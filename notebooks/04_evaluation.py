@@ -84,7 +84,8 @@ plots.forest(gained, label="family", value="gain", low="low", high="high", hue="
 
 # %% [markdown]
 # How to read it: an interval right of zero is an arm that contrastive training made a better embedder on such tasks.
-# Training used retrieval pairs alone, so that retrieval should gain most. A family left of zero was harmed.
+# Training used retrieval pairs alone, so that retrieval should gain most. A family left of zero was harmed. Intervals are
+# over runs and queries on these tasks; *like_low* and *like_high* in the table take the tasks as a sample too.
 
 # %%
 plots.table(gained, "Untrained, trained, and by chance; gain with its interval; chance: random ranking, random labels or the "

@@ -126,7 +126,13 @@ def test_gains_over_untrained_backbones(study, tables):
     assert np.allclose(rows["gain"], 0.3, atol=0.01) and np.allclose(rows["chance"], 0.1)
     assert np.allclose(rows["trained"] - rows["untrained"], rows["gain"], atol=1e-12)
     assert ((rows["low"] < 0.3) & (rows["high"] > 0.3)).all() and (rows["low"] > 0).all()
-    assert "**Every embedder beats" in prose.scores.gain_summary(found)
+    wide = (rows["like_low"] <= rows["low"] + 0.002) & (rows["like_high"] >= rows["high"] - 0.002)
+    assert wide.all() and (rows["like_high"] - rows["like_low"]).sum() > (rows["high"] - rows["low"]).sum()
+    said = prose.scores.gain_summary(found)
+    assert "**Every embedder beats" in said and said.endswith("The same holds for tasks like these.")
+    assert said.startswith("**Every") and prose.scores.gain_summary(found.assign(like_low=-1)).endswith(
+        "it is not shown of base (all tasks), base (retrieval), rlvr (all tasks), rlvr (retrieval), sft (all tasks), "
+        "sft (retrieval).")
     said = prose.scores.gains(found)
     assert said.count("\n") == 2 and "- sft: contrastive training raised the mean over tasks by +0.3" in said
     worse = found.assign(low=-0.1, high=np.where(found["arm"] == "sft", -0.05, 0.1))

@@ -19,7 +19,7 @@ from hrsa.evaluation.evaluate import LEXICAL
 from hrsa.similarity.metrics import METRICS
 from hrsa.study.profile import Model, Profile
 from hrsa.verdict import paired_scores
-from hrsa.verdict.bootstrap import mean_difference
+from hrsa.verdict.bootstrap import MeanDifference, crossed_draws, mean_difference, task_columns
 from hrsa.verdict.equivalence import Decision, verdict
 
 ALL_TASKS = "all tasks"
@@ -58,11 +58,13 @@ def overall_scores(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
 
 def training_gains(profile: Profile, per_query: pd.DataFrame, families: pd.Series, seeds: Sequence[int],
                    alpha: float = 0.05, resamples: int = 2000) -> pd.DataFrame:
-    """What contrastive training did to each arm: [arm, family, tasks, untrained, trained, chance, gain, low, high].
+    """What contrastive training did to each arm: [arm, family, tasks, untrained, trained, chance, gain, low, high,
+    like_low, like_high].
 
     `per_query`, `families` as in `synthesis.score_verdicts`; family "all tasks" first. gain: the mean over tasks of the
     mean over queries and seeds of the embedder's score less its backbone's, with the 1 - 2 alpha interval of
-    `bootstrap.MeanDifference`. Chance is NaN where it is not known for a task of the family. ValueError as
+    `bootstrap.MeanDifference`: low and high speak of runs and queries like these on these tasks, like_low and like_high
+    of tasks like these too. Chance is NaN where it is not known for a task of the family. ValueError as
     `paired_scores.paired_with_baselines`.
     """
     rows = []
@@ -72,14 +74,24 @@ def training_gains(profile: Profile, per_query: pd.DataFrame, families: pd.Serie
         kinds = pd.Series(tasks).map(families).to_numpy()
         for family in [ALL_TASKS, *dict.fromkeys(families)]:
             here = np.ones(len(tasks), bool) if family == ALL_TASKS else kinds == family
-            found = mean_difference((trained - held.untrained_a)[:, here], tasks[here], resamples, seed=0)
-            low, high = found.interval(alpha)
+            difference = (trained - held.untrained_a)[:, here]
+            found = mean_difference(difference, tasks[here], resamples, seed=0)
+            low, high = _on_these_tasks(difference, tasks[here], found, resamples).interval(alpha)
+            like_low, like_high = found.interval(alpha)
             levels = {"untrained": held.untrained_a, "trained": trained.mean(axis=0), "chance": held.chance}
             by_task = pd.DataFrame(levels)[here].groupby(tasks[here]).mean()
             rows.append({"arm": arm, "family": family, "tasks": len(by_task),
                          **by_task.mean(skipna=False).to_dict(),
-                         "gain": found.center, "low": low, "high": high})
+                         "gain": found.center, "low": low, "high": high, "like_low": like_low,
+                         "like_high": like_high})
     return pd.DataFrame(rows)
+
+
+def _on_these_tasks(difference: np.ndarray, tasks: np.ndarray, found: MeanDifference, resamples: int) -> MeanDifference:
+    """The mean of differences (seeds, queries) with draws of seeds and queries alone."""
+    draws = crossed_draws(difference, task_columns(tasks, difference), resamples, np.random.default_rng(0),
+                          draw_tasks=False)
+    return MeanDifference(found.center, found.means, found.center + draws)
 
 
 def seeds_under(profile: Profile, name: str) -> list[int | None]:

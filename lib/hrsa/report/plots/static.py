@@ -16,6 +16,7 @@ from hrsa.report.plots import style
 from hrsa.report.plots.chart import Axis, Chart, Mark
 
 TICKS = 12  # most category labels along an axis
+ROWS = 20  # most labels of the rows of a heat map: they stand below each other
 MARKED = 12  # about how many markers a line carries
 CHARACTER = 0.06  # inches of one character of a tick label
 
@@ -106,7 +107,8 @@ def _ticks(axis: Any, wanted: Axis, chart: Chart) -> None:
 def ticks(axis: Axis, chart: Chart) -> tuple[dict[int, str], int]:
     """Labels by position, thinned where there is no room for all, and the angle at which they are written."""
     across = axis is chart.x
-    step = max(1, -(-len(axis.names) // TICKS)) if across or chart.square else 1
+    most = TICKS if across else ROWS if chart.square else len(axis.names) or 1
+    step = max(1, -(-len(axis.names) // most))
     shown = {i: axis.names[i] for i in range(0, len(axis.names), step)}
     if across:
         shown = {i: name.replace("+", "\n+") for i, name in shown.items()}
