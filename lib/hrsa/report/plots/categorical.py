@@ -35,7 +35,8 @@ def heatmap(table: pd.DataFrame, x: str, y: str, value: str, facet: str | None =
         panels, c.Axis(xlabel or x, names=tuple(map(c.label, columns))),
         c.Axis(ylabel or y, names=tuple(map(c.label, rows))),
         height=float(np.clip(room * len(rows) / len(columns), 1.0, 5.0 if len(rows) <= 12 else 6.5)) + 0.65,
-        columns=across, scale=scale, square=True, panel=room, annotate=len(columns) <= (10, 7, 5)[across - 1] and len(rows) <= 20)
+        columns=across, scale=scale, square=True, panel=room,
+        annotate=len(columns) <= (10, 7, 5)[across - 1] and len(rows) <= 20)
     return Drawing(picture, table, f"Heat map of {scale.label or value} by {picture.y.label} and {picture.x.label}")
 
 
