@@ -6,6 +6,7 @@ document.addEventListener("DOMContentLoaded", () => {
     Plotly.newPlot(place, figure.data, figure.layout, {
       responsive: true,
       displaylogo: false,
+      showSendToCloud: false,  // its button would upload the chart
       modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
     });
   }
