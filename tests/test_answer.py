@@ -57,3 +57,15 @@ def test_what_was_not_measured_is_said_or_left_out():
     assert lines[1].count("nothing was measured") == 1
     cut = SMOKE.model_copy(update={"recipe": SMOKE.recipe.model_copy(update={"layers": 4})})
     assert "its first 4 blocks" in answer.answer(cut, verdicts("equivalent"), controls(AS_EXPECTED), similar(0.8))
+
+
+def test_two_models_as_they_came_are_said_to_be_alike_where_and_on_what():
+    rows = [(name, layer, value, value - 0.1, value + 0.1, 0.02) for name, values in (
+        ("CKA", (0.5, 0.9, 0.7)), ("k-NN", (0.2,) * 3))
+        for layer, value in zip(("0", "1", "1+norm"), values, strict=True)]
+    levels = pd.DataFrame(rows, columns=["similarity", "layer_x", "value", "low", "high", "null"])
+    texts = pd.DataFrame({"set": ["maths"] * 3 + ["prose"], "text": list("abcd")})
+    alike, where, what = answer.comparison(levels, texts, "word").splitlines()
+    assert "CKA 0.700 [0.400, 1.000], by chance 0.020; k-NN 0.200 [0.100, 0.300], by chance 0.020" in alike
+    assert "CKA: most alike at state 1 (0.900), least at 0 (0.500)" in where
+    assert "Each word of 4 texts (3 of maths, 1 of prose)" in what

@@ -89,3 +89,14 @@ def test_one_engine_at_a_time():
         holder.kill()
     with only_engine():
         pass
+
+
+def test_few_models_are_measured_by_one_job():
+    profile = load_profile("mini")
+    found = chapters.groups(profile)
+    measured = [id for names in found.values() for id in names]
+    assert sorted(measured) == sorted([*(model.id for model in profile.models()), "bm25"])
+    assert all(len(names) <= 2 for name, names in found.items() if name != "backbones")
+    assert all({id.partition("-s")[2][:1] for id in names} == {name[1]} for name, names in found.items()
+               if name != "backbones")
+    assert {"s0", "s0-2", "s1", "s1-2", "s2", "s2-2"} == set(found) - {"backbones"}

@@ -201,3 +201,12 @@ def test_a_chapter_of_two_models_that_share_nothing(pair, tmp_path):
     page = (tmp_path / "jupyter_book" / "executed" / profile.name / f"07_cka--{profile.name}.ipynb").read_text()
     said = re.findall(r"Debiased CKA at the last state[^\"]*", page)
     assert said and "embedders score" not in said[0]
+    code = (f"from hrsa.study import load_profile; from hrsa.report.book import source; print(source.front_answer("
+            f"load_profile({profile.name!r}).model_copy(update={{'chapters': ('07_cka',)}})))")
+    front = subprocess.run([sys.executable, "-c", code], env={**environment, "HRSA_ROOT": str(tmp_path)},
+                           capture_output=True, text=True, check=False)
+    assert front.returncode == 0, front.stderr[-2000:]
+    value = curve[(curve["metric"] == "debiased_cka") & (curve["set"] == "all")]["value"].mean()
+    assert f"Mean over matched states: debiased CKA (global) {value:.3f} [" in front.stdout
+    assert "- **Where.**" in front.stdout and "- **On what.** Each word of" in front.stdout
+    assert (tmp_path / "figures" / profile.name / "overview" / "levels.png").is_file()

@@ -10,6 +10,7 @@ from hrsa.study.profile import Profile
 
 PAIR_CHAPTERS = ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
 STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "11_ablations", "12_family", "13_verdict")
+_MEASURED = 2  # embedders a job
 COMMITTED = "committed"  # what tables of a committed run are called beside those of this one
 RESULTS = store.ROOT / "data" / "results"  # of `hrsa results`, a folder for each study
 
@@ -92,11 +93,15 @@ def jobs(profile: Profile) -> dict[str, list[str]]:
 def groups(profile: Profile) -> dict[str, list[str]]:
     """Models measured by one job, which imports the heavy libraries once: name of the job -> model ids.
 
-    The backbones (with BM25 where there are local tasks), and the embedders of each seed.
+    The backbones (with BM25 where there are local tasks), and the embedders of each seed, at most `_MEASURED` together,
+    so that no processor waits long for the last: "s0", "s0-2", ...
     """
     found: dict[str, list[str]] = {}
     for model in profile.models():
-        found.setdefault("backbones" if model.seed is None else f"s{model.seed}", []).append(model.id)
+        of = "backbones" if model.seed is None else f"s{model.seed}"
+        while model.seed is not None and len(found.get(of, ())) == _MEASURED:
+            of = f"s{model.seed}-{int(of.partition('-')[2] or 1) + 1}"
+        found.setdefault(of, []).append(model.id)
     if profile.suite.tasks:
         found["backbones"].append("bm25")
     return found

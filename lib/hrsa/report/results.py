@@ -17,7 +17,7 @@ import pandas as pd
 
 from hrsa.analysis import intervals
 from hrsa.analysis.pairs import PairTable, make_comparison
-from hrsa.report.chapters import COMMITTED, RESULTS, committed_studies
+from hrsa.report.chapters import COMMITTED, RESULTS, committed_studies, pair_chapters
 from hrsa.report.prose import backbones
 from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
@@ -177,10 +177,13 @@ def make_overview(profile: Profile, pair: str) -> pd.DataFrame:
     """Matched-layer similarity of a pair at four levels: similarity, models, layer_x, value, low, high, null, runs,
     crossed.
 
-    Rows are those of `intervals.over_seeds`, on all texts; of the numbers of neighbours the one that is shown.
+    Rows are those of `intervals.over_seeds`, on all texts; of the numbers of neighbours the one that is shown. Levels
+    whose chapter the profile leaves out are left out.
     """
     parts = []
     for metric, level in _LEVELS.items():
+        if not any(chapter.endswith(METRICS[metric].family) for chapter in pair_chapters(profile)):
+            continue
         table = store.read_table(make_comparison(profile, pair, METRICS[metric].family) / PairTable.CURVE)
         rows = intervals.over_seeds(table[(table["metric"] == metric) & (table["set"] == "all")])
         if metric == "knn":

@@ -12,10 +12,14 @@ import yaml
 
 from hrsa.report.chapters import PAIR_CHAPTERS, chapters, executed, jobs, page, pair_chapters
 from hrsa.report.notebooks import JobError, check_executed
+from hrsa.report.plots.continuous import curves
 from hrsa.report.plots.drawing import PLOTLY
+from hrsa.report.prose.answer import comparison
 from hrsa.report.prose.run_records import records_page
+from hrsa.report.results import make_overview
 from hrsa.study import store
-from hrsa.study.profile import Profile
+from hrsa.study.profile import Pair, Profile
+from hrsa.texts import own_probes
 
 WRITTEN = ("_config.yml", "intro.md", "references.bib")
 RECORDS = "run_records"
@@ -82,8 +86,6 @@ def stage(profile: Profile, folder: Path) -> dict[str, int]:
     for name in WRITTEN:
         shutil.copyfile(store.BOOK / name, folder / name)
     shutil.copytree(store.BOOK / "_static", folder / "_static")
-    if (store.FIGURES / profile.name).is_dir():
-        shutil.copytree(store.FIGURES / profile.name, folder / "_static" / "figures" / profile.name)
     faults, figures, titles = [], {}, {}
     for _, members in chapter_pages(profile):
         for chapter, name in members:
@@ -101,31 +103,53 @@ def stage(profile: Profile, folder: Path) -> dict[str, int]:
         raise StageError("the report cannot be built from these executed notebooks; run `make book` to make them "
                          "again:\n" + "\n".join(f"- {fault}" for fault in faults))
     (folder / f"{RECORDS}.md").write_text(records_page(profile), encoding="utf8")
-    front = (folder / "intro.md").read_text(encoding="utf8").replace(ANSWER, front_answer(profile, folder))
+    front = (folder / "intro.md").read_text(encoding="utf8")
+    front = front.replace(ANSWER, front_answer(profile) if ANSWER in front else "")
+    if (store.FIGURES / profile.name).is_dir():
+        shutil.copytree(store.FIGURES / profile.name, folder / "_static" / "figures" / profile.name)
     (folder / "intro.md").write_text(link_only_to(folder, front), encoding="utf8")
     write_toc(profile, folder, titles)
     return figures
 
 
-def front_answer(profile: Profile, folder: Path) -> str:
-    """Markdown of the front page: the answer as the chapter on the verdict gives it, and its first figure.
+def front_answer(profile: Profile) -> str:
+    """Markdown of the front page: three sentences and a figure that answer.
 
-    Empty for a profile without that chapter. StageError when the chapter has no such cell or figure.
+    They are those of the chapter on the verdict; for a profile that names its chapters, and so has none, they say how
+    alike the two models of its pair are. StageError when the chapter has no such cell or figure.
     """
-    if _VERDICT not in chapters(profile):
-        return ""
+    pair = profile.pairs[0]
+    if profile.chapters is not None:
+        return _front_comparison(profile, pair)
     notebook = nbformat.read(store.ROOT / executed(profile, _VERDICT, "study"), as_version=4)
     said = [output.data["text/markdown"] for cell in notebook.cells if _TAG in cell.metadata.get("tags", [])
             for output in cell.get("outputs", []) if "text/markdown" in output.get("data", {})]
-    figure = Path("_static") / "figures" / profile.name / _OVERVIEW
-    if len(said) != 1 or not (folder / figure).is_file():
+    there = (store.FIGURES / profile.name / _OVERVIEW).is_file()
+    if len(said) != 1 or not there:
         raise StageError(f"{_VERDICT}: expected one cell tagged {_TAG!r} with its text and the figure {_OVERVIEW}, got "
-                         f"{len(said)} and {'the' if (folder / figure).is_file() else 'no'} figure: run it again")
-    pair = profile.pairs[0]
+                         f"{len(said)} and {'the' if there else 'no'} figure: run it again")
     caption = (f"{pair.a} and {pair.b} at four levels, as language models and as embedders, beside two runs of one "
                f"recipe; higher is more alike. [The verdict]({page(_VERDICT, 'study')}) has it to look into.")
-    return (f"## What this run found\n\n{said[0]}\n\n```{{figure}} {figure}\n:alt: similarity of {pair.a} and "
-            f"{pair.b} by layer and level\n\n{caption}\n```")
+    return _front("What this run found", said[0], profile, _OVERVIEW, caption)
+
+
+def _front_comparison(profile: Profile, pair: Pair) -> str:
+    """The front of a comparison of two models as they came; empty where no chapter compares their layers."""
+    levels = make_overview(profile, pair.name)
+    if levels.empty:
+        return ""
+    curves(levels, x="layer_x", y="value", hue="similarity", low="low", high="high", quantity="similarity",
+           xlabel="state", ylabel="similarity").publish(
+        profile.name, "overview", "levels", f"Similarity of {pair.a} and {pair.b} at matching states, by level")
+    texts = own_probes.read_texts(Path(str(profile.analysis.texts)))
+    return _front("How alike they are", comparison(levels, texts, profile.analysis.unit), profile,
+                  "overview/levels.png", "Matching states at each level, with 95% intervals; higher is more alike.")
+
+
+def _front(title: str, said: str, profile: Profile, figure: str, caption: str) -> str:
+    about = caption.split(";")[0]
+    return (f"## {title}\n\n{said}\n\n```{{figure}} _static/figures/{profile.name}/{figure}\n:alt: {about}\n\n"
+            f"{caption}\n```")
 
 
 def link_only_to(folder: Path, text: str) -> str:

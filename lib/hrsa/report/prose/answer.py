@@ -29,6 +29,26 @@ def answer(profile: Profile, verdicts: pd.DataFrame, controls: pd.DataFrame, sim
                       f"- **How far to trust it.** {_limits(profile, overall)} {sight(controls)}"])
 
 
+def comparison(levels: pd.DataFrame, texts: pd.DataFrame, unit: str) -> str:
+    """Markdown list of three for two models as they came: how alike they are, where, and on what.
+
+    levels: `results.make_overview`; texts: as `own_probes.read_texts` gives them; unit: of the rows that are compared.
+    """
+    by_level = levels.groupby("similarity", sort=False)
+    alike = "; ".join(f"{name} {part['value'].mean():.3f} [{part['low'].min():.3f}, {part['high'].max():.3f}], by "
+                      f"chance {part['null'].mean():.3f}" for name, part in by_level)
+    where = "; ".join(f"{name}: most alike at state {_at(part, 'idxmax')}, least at {_at(part, 'idxmin')}"
+                      for name, part in by_level)
+    sets = ", ".join(f"{count} of {name}" for name, count in texts.groupby("set").size().items())
+    return "\n".join([f"- **How alike.** Mean over matched states: {alike}.", f"- **Where.** {where}.",
+                      f"- **On what.** Each {unit} of {len(texts)} texts ({sets}), or a sample of them."])
+
+
+def _at(part: pd.DataFrame, which: str) -> str:
+    row = part.loc[getattr(part["value"], which)()]
+    return f"{row['layer_x']} ({row['value']:.3f})"
+
+
 def _scores(row: Mapping[str, Any]) -> str:
     return (f"{row['pair']}: **{row['verdict']}**, {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] "
             f"at a margin of {row['margin']:g}")
