@@ -111,7 +111,7 @@ plots.heatmap(cells, x="column", y="row", value="size of the entry", facet="mode
 #
 # The published study fits the map on worked mathematics and on general prompts separately, and finds more drift on
 # mathematics, above all in backbones. The same split here, with equal numbers of tokens: as many of each set as the
-# smallest has, and as many of all sets *mixed*.
+# smallest has, and as many of all sets *mixed*. Embedders are those of the first seed.
 
 # %% tags=["suite-texts"]
 sets = curve[(curve["metric"] == "inverse_row_entropy") & (curve["set"] != "all")]

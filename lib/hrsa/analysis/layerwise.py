@@ -47,19 +47,21 @@ def matched_layers(x: Recording, y: Recording) -> list[tuple[int, int]]:
 
 def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrated: bool = True, null: bool = True,
           layers: list[tuple[int, int]] | None = None, tied: bool = False, work: Path | None = None,
-          drawn: bool = False) -> pd.DataFrame:
+          drawn: bool = False, split: bool = True) -> pd.DataFrame:
     """One metric at matched layers (or at `layers`): [metric, layer_x, layer_y, set, k, value, low, high, null, n].
 
     `set` is "all", and for Procrustes also each set of texts and "mixed", a sample of all sets: these are drawn at one
-    n, that of the smallest set, since values of Procrustes depend on n (`Metric.with_n`). Without `calibrated`, low,
-    high and null are NaN; without `null`, the null is, and there is no set but "all". `tied` adds, to knn, rows of
+    n, that of the smallest set, since values of Procrustes depend on n (`Metric.with_n`), and have no null. Without
+    `calibrated`, low, high and null are NaN; without `null`, the null is; without `null` or `split` there is no set but
+    "all". `tied` adds, to knn, rows of
     metric "knn_tied": the share of tokens whose neighbours the tie rule decided; `drawn` adds a column with the value
     in each resample. States are read in blocks, within `analysis.memory_mb`. `work` is a folder where finished layers,
     and blocks of the one at hand, outlive an interruption.
     """
     names = [*METRIC_FAMILIES[metric], *([TIED] if tied and metric == "knn" else [])]
-    sets = dict(_sets(x, metric == "procrustes" and null))
-    options = {name: _options(x.tokens.iloc[rows], metric, analysis, calibrated, null) for name, rows in sets.items()}
+    sets = dict(_sets(x, metric == "procrustes" and null and split))
+    options = {name: _options(x.tokens.iloc[rows], metric, analysis, calibrated, null and name == "all")
+               for name, rows in sets.items()}
     items = [(name, i, j) for name in sets for i, j in (matched_layers(x, y) if layers is None else layers)]
 
     def one(item: tuple[str, int, int]) -> pd.DataFrame:

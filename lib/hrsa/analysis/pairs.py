@@ -155,14 +155,14 @@ def _write_layers(folder: Path, opened: Iterable[tuple[Case, Recording, Recordin
         "bootstrap": max(analysis.bootstrap // _FEWER, min(analysis.bootstrap, _LEAST))})
     for case, x, y in opened:
         yardstick, mine = case.models in _YARDSTICKS, work / f"{case.a}-{case.b}"
+        first = case.models not in [known.models for known, _ in lines]
         line = curve(x, y, metric, fewer if yardstick else analysis, calibrated=case.models != "ceiling",
-                     null=not yardstick, tied=not yardstick, work=mine, drawn=True)
+                     null=not yardstick, tied=not yardstick, work=mine, drawn=True, split=first)
         drawn, line = line, line.drop(columns="drawn")
         lines.append((case, drawn[drawn["metric"] != TIED]))
         tables.setdefault(PairTable.CURVE, []).append(_named(case, line[line["metric"] != TIED]))
         if yardstick:
             continue
-        first = case.models not in [table["models"].iloc[0] for table in tables.get(PairTable.TWINS, [])]
         found = {PairTable.TIED: line[line["metric"] == TIED],
                  PairTable.TWINS: twin_table(x, y, metric, analysis, mine)}
         found |= _whole(folder, x, y, metric, analysis, case.models if first else None, mine)
