@@ -53,10 +53,9 @@ def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrate
     `set` is "all", and for Procrustes also each set of texts and "mixed", a sample of all sets: these are drawn at one
     n, that of the smallest set, since values of Procrustes depend on n (`Metric.with_n`), and have no null. Without
     `calibrated`, low, high and null are NaN; without `null`, the null is; without `null` or `split` there is no set but
-    "all". `tied` adds, to knn, rows of
-    metric "knn_tied": the share of tokens whose neighbours the tie rule decided; `drawn` adds a column with the value
-    in each resample. States are read in blocks, within `analysis.memory_mb`. `work` is a folder where finished layers,
-    and blocks of the one at hand, outlive an interruption.
+    "all". `tied` adds, to knn, rows of metric "knn_tied": the share of tokens whose neighbours the tie rule decided;
+    `drawn` adds a column with the value in each resample. States are read in blocks, within `analysis.memory_mb`.
+    `work` is a folder where finished layers, and blocks of the one at hand, outlive an interruption.
     """
     names = [*METRIC_FAMILIES[metric], *([TIED] if tied and metric == "knn" else [])]
     sets = dict(_sets(x, metric == "procrustes" and null and split))
