@@ -19,6 +19,7 @@ from hrsa.report.prose.pages import filled_page
 from hrsa.study import store
 from hrsa.study.backbone_kinds import are_adapters
 from hrsa.study.profile import Backbone, Profile, Recipe
+from hrsa.study.sections import CONTROLS
 from hrsa.training.infonce import MINI_BATCHES
 from hrsa.workflow import graph
 
@@ -70,9 +71,9 @@ def assumed_machine(profile: Profile, tflops: float | None = None, fp32: float |
 
 
 def shape_of(profile: Profile, backbone: Backbone) -> dict[str, Any]:
-    """The configuration that sets a backbone's size; zoo arms and adapters have that of the model they start from.
+    """The configuration that sets a backbone's size; zoo arms, adapters and controls have that of what they start from.
     ValueError: a published model that `shapes.yaml` does not list."""
-    while backbone.start and (backbone.source == "zoo" or are_adapters(backbone)):
+    while backbone.start and (backbone.source in ("zoo", *CONTROLS) or are_adapters(backbone)):
         backbone = profile.backbone(backbone.start)
     zoo = profile.zoo
     if backbone.source == "zoo":
