@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -89,3 +90,17 @@ def test_progress_writes_its_state_for_the_runner(tmp_path, monkeypatch):
     assert (state["n"], state["total"]) == (2, 4)
     said = progress_line(state | {"start": time.time() - 60}, time.time())
     assert said.startswith("training · base-s0  2/4 step  50 %  1:0")
+
+
+def test_a_large_file_is_read_once_and_again_when_it_changes(tmp_path, rng, monkeypatch):
+    file, read = tmp_path / "weights", []
+    real = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda handle, name: read.append(handle.name) or real(handle, name))
+    content = rng.bytes(2**20 + 5)
+    file.write_bytes(content)
+    assert store.file_hash(file) == store.file_hash(file) == hashlib.sha256(content).hexdigest() and len(read) == 1
+    file.write_bytes(content[::-1])
+    os.utime(file, ns=(1, 1))
+    assert store.file_hash(file) == hashlib.sha256(content[::-1]).hexdigest() and len(read) == 2
+    (tmp_path / "small").write_bytes(b"x")
+    assert store.file_hash(tmp_path / "small") == store.file_hash(tmp_path / "small") and len(read) == 4

@@ -136,8 +136,8 @@ def make_comparison(profile: Profile, pair: str, metric: str) -> Path:
 
 def _states(profile: Profile, todo: list[Case]) -> dict[str, Path]:
     """Folder with the recorded states of every model of the cases, those in bf16 among them."""
-    recorded = {name: make_recording(profile, name) for case in todo if case.models != "ceiling"
-                for name in (case.a, case.b)}
+    names = dict.fromkeys(name for case in todo if case.models != "ceiling" for name in (case.a, case.b))
+    recorded = {name: make_recording(profile, name) for name in names}
     return recorded | {case.b: recorded[case.a] / BF16 for case in todo if case.models == "ceiling"}
 
 

@@ -40,7 +40,7 @@ def make_backbone_key(profile: Profile, name: str) -> str:
     """What stands for a backbone's weights in keys: the artefact's name, the hub id, the hash of a folder's files. The
     weights are made first where they are missing."""
     backbone, folder = profile.backbone(name), make_backbone_folder(profile, name)
-    if is_measured(backbone) or is_derived(backbone):
+    if is_measured(backbone) or is_derived(backbone) or are_adapters(backbone):
         return Path(folder).parent.name
     if backbone.source == "hub":
         return folder

@@ -33,6 +33,8 @@ NOTEBOOKS = ROOT / "notebooks"
 BOOK = ROOT / "jupyter_book"
 PROVENANCE = "provenance.json"  # in every finished artefact, written last
 VERSIONS_OF = ("torch", "transformers", "sentence-transformers", "mteb", "trl", "numpy", "scikit-learn")
+_LARGE = 2**20  # bytes of a file whose hash a process keeps
+_HASHES: dict[tuple[int, int, int, int], str] = {}  # device, inode, size and time of a large file -> its SHA-256
 
 
 def canonical(value: Any) -> str:
@@ -46,9 +48,15 @@ def key(**parts: Any) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
+    """SHA-256 of a file's bytes, hexadecimal; a process reads a large file once, unless its size or time change."""
     with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        about = os.fstat(handle.fileno())
+        if about.st_size < _LARGE:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+        known = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
+        if known not in _HASHES:
+            _HASHES[known] = hashlib.file_digest(handle, "sha256").hexdigest()
+        return _HASHES[known]
 
 
 def provenance(**extra: Any) -> dict[str, Any]:
