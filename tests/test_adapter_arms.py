@@ -7,8 +7,10 @@ from safetensors.torch import load_file
 from tiny import tiny_backbone, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
+from hrsa.models import adapters
+from hrsa.models.language_model import load_lm
 from hrsa.models.zoo import adapter_arms, forms, shared_prefix
-from hrsa.models.zoo.problems import Problem, split_of
+from hrsa.models.zoo.problems import Problem, draw, split_of
 from hrsa.study import runtime
 from hrsa.study.profile import Zoo
 
@@ -99,11 +101,21 @@ def test_advantages_by_hand():
     assert found.tolist() == pytest.approx([1.4997, -0.4999, -0.4999, -0.4999, 0, 0, 0, 0], abs=1e-4)
 
 
+def probability_of_even(model, tokenizer):
+    """Probability that an answer begins with an even token, exactly, mean over 16 problems."""
+    with torch.no_grad():
+        logits = [model(input_ids=torch.tensor([forms.Chat(tokenizer).prompt(problem)])).logits[0, -1]
+                  for problem in draw("held-out", 16, "held-out", ZOO)]
+    return float(torch.stack(logits).float().softmax(-1)[:, ::2].sum(-1).mean())
+
+
 def test_what_is_rewarded_becomes_likelier(start, tmp_path, monkeypatch):
     monkeypatch.setattr(forms.Chat, "is_right", lambda self, completion, problem: completion[0] % 2 == 0)
+    before = probability_of_even(*load_lm(start))
     curve = adapter_arms.reinforce(start, ZOO, tmp_path / "work", 1)
-    reward = curve.query("quantity == 'reward'")["value"].to_numpy()
-    assert len(reward) == 12 and reward[-3:].mean() > 0.2 + reward[:3].mean()
+    model, tokenizer = load_lm(start)
+    after = probability_of_even(adapters.apply(model, tmp_path / "work" / "adapter"), tokenizer)
+    assert len(curve.query("quantity == 'reward'")) == 12 and after > before + 0.1
 
 
 @pytest.mark.parametrize("train", [

@@ -148,7 +148,7 @@ def test_hub_id_while_offline(monkeypatch):
 
 def test_folder_backbones_are_checked(tmp_path, folder_of):
     smoke = load_profile("smoke").model_dump()
-    smoke |= {"pairs": [], "ablations": [], "backbones": [
+    smoke |= {"pairs": [], "ablations": [], "controls": [], "backbones": [
         {"name": "here", "source": "folder", "path": str(folder_of("Qwen3")), "arm": "base"},
         {"name": "gone", "source": "folder", "path": str(tmp_path / "gone"), "arm": "base"},
         {"name": "hub", "source": "hub", "path": "nobody/no-such-model", "arm": "base"}]}
