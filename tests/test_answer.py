@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hrsa.report.book import source
 from hrsa.report.prose import answer
 from hrsa.study.profile import load_profile
 from hrsa.verdict.claims import SIMILARITY_COLUMNS
@@ -69,3 +70,7 @@ def test_two_models_as_they_came_are_said_to_be_alike_where_and_on_what():
     assert "CKA 0.700 [0.400, 1.000], by chance 0.020; k-NN 0.200 [0.100, 0.300], by chance 0.020" in alike
     assert "CKA: most alike at state 1 (0.900), least at 0 (0.500)" in where
     assert "Each word of 4 texts (3 of maths, 1 of prose)" in what
+
+
+def test_a_comparison_of_readouts_alone_has_no_front():
+    assert source.front_answer(SMOKE.model_copy(update={"chapters": ("09_probes",)})) == ""

@@ -190,7 +190,7 @@ def make_overview(profile: Profile, pair: str) -> pd.DataFrame:
             rows = rows[rows["k"] == shown_k(rows["k"])]
         parts.append(rows.assign(similarity=METRICS[metric].name + level))
     columns = ["similarity", "models", "layer_x", "value", "low", "high", "null", "runs", "crossed"]
-    return pd.concat(parts, ignore_index=True)[columns]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
 def make_levels(profile: Profile, pairs: Sequence[Pair] | None = None) -> pd.DataFrame:
