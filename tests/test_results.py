@@ -49,7 +49,7 @@ def test_rlvr_is_held_against_other_training():
 def test_what_is_missing_is_said():
     few = movements(similarities(base_vs_rlvr=(0.9, 0.7), base_vs_sft=(0.895, 0.705)), PROFILE)
     said = prose.movement_said(few)
-    assert said.count("**Not compared**") == 2 and "further than SFT (base-vs-sft)? **Inconclusive**" in said
+    assert "base-vs-rlvr with continued pretraining; base-vs-rlvr with another run" in said and "further than SFT (base-vs-sft)? **Inconclusive**" in said
     none = movements(similarities(base_vs_sft=(0.5, 0.4)), PROFILE)
     assert none.empty and "No RLVR pair" in prose.movement_said(none)
     mixed = movements(similarities(base_vs_rlvr=(0.9, 0.7), base_vs_cpt=(0.95, 0.6)), PROFILE)
@@ -66,9 +66,9 @@ def committed(tmp_path, monkeypatch):
     return tmp_path
 
 
-def commit(folder, name, cards=None):
+def commit(folder, name, cards=None, level=0.5):
     tables = {"verdicts": pd.DataFrame({"pair": ["base-vs-rlvr"], "difference": [0.01]}), "similarities": FOUND,
-              "levels": pd.DataFrame({"pair": ["base-vs-rlvr"], "similarity": ["knn"], "value": [0.5]})}
+              "levels": pd.DataFrame({"pair": ["base-vs-rlvr"], "models": ["backbones"], "value": [level]})}
     for table, content in tables.items():
         store.write_table(folder / name / f"{table}.parquet", content)
     hashes = {table: store.file_hash(folder / name / f"{table}.parquet") for table in tables}
@@ -98,13 +98,17 @@ def test_any_study_with_results_is_shown(committed):
     commit(committed, "two", {"rlvr": {"steps": 9, "compared_with": None}})
     assert graph.job_fingerprint(smoke, "12_family") != before  # the page is made again
     studies = results.read_every()
-    assert results.joined_tables(studies, "levels")["pair"].tolist() == ["one: base-vs-rlvr", "two: base-vs-rlvr"]
+    assert results.joined_tables(studies, "levels")["pair"].tolist() == ["base-vs-rlvr"]  # the same, measured twice
     assert results.joined_tables(studies, "verdicts")["source"].tolist() == ["committed, one", "committed, two"]
     cards = results.joined_cards(studies)
-    assert list(cards) == ["one: rlvr", "one: base", "two: rlvr"] and cards["one: rlvr"]["compared_with"] == "one: base"
+    assert list(cards) == ["rlvr", "base", "two: rlvr"] and cards["rlvr"]["compared_with"] == "base"
     own = pd.DataFrame({"pair": ["base-vs-rlvr", "other"], "difference": [0.02, 0.03]})
     both = results.side_by_side(results.joined_tables(studies, "verdicts"), own)
     assert both["source"].tolist() == ["committed, one", "committed, two", "this run"]
+    commit(committed, "two", {"base": {"compared_with": None}}, level=0.6)
+    studies = results.read_every()
+    assert results.joined_tables(studies, "levels")["pair"].tolist() == ["base-vs-rlvr", "two: base-vs-rlvr"]
+    assert list(results.joined_cards(studies)) == ["rlvr", "base"]  # one card, in both
     pd.DataFrame({"a": [1]}).to_parquet(committed / "two" / "levels.parquet")
     with pytest.raises(ValueError, match=r"expected levels\.parquet of two with SHA-256"):
         results.read_every()

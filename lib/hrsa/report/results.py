@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from hrsa.analysis import intervals
@@ -31,6 +32,7 @@ _LEVELS = {"correlation": "", "inverse_row_entropy": " (basis)", "debiased_cka":
 log = logging.getLogger(__name__)
 _CARDS = "cards.json"
 _RECORD = "record.json"
+_SAME = 1e-6  # between similarities of the same two models, measured twice
 _SCORES = "scores"  # an evidence file: it joins with those of other machines
 
 
@@ -124,25 +126,38 @@ def read_every() -> list[Committed]:
 def joined_tables(studies: Sequence[Committed], table: str) -> pd.DataFrame:
     """A table of all studies that have it, with the column source: "committed", and of which study where several are.
 
-    A pair of `levels` is named with its study where several are. Empty where no study has the table.
+    Rows of `levels` that a study before has for the same pair and models, equal to rounding, are left out; where they
+    are not equal the pair is named with its study. Empty where no study has the table.
     """
-    parts = []
+    parts: list[pd.DataFrame] = []
     for one in studies:
         if table in one.tables:
-            several = len(studies) > 1
-            part = one.tables[table].assign(source=f"{COMMITTED}, {one.name}" if several else COMMITTED)
-            if several and table == "levels":
-                part["pair"] = one.name + ": " + part["pair"]
-            parts.append(part)
+            part = one.tables[table].assign(source=f"{COMMITTED}, {one.name}" if len(studies) > 1 else COMMITTED)
+            parts.append(_new_levels(part, parts, one.name) if table == "levels" else part)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
+def _new_levels(table: pd.DataFrame, before: Sequence[pd.DataFrame], study: str) -> pd.DataFrame:
+    """The rows of `levels` that `before` does not have; those of a pair that it has with other values are renamed."""
+    known = {key: rows["value"].to_numpy() for part in before for key, rows in part.groupby(["pair", "models"])}
+    kept = []
+    for key, rows in table.groupby(["pair", "models"], sort=False):
+        if key not in known:
+            kept.append(rows)
+        elif len(rows) != len(known[key]) or not np.allclose(rows["value"], known[key], rtol=0, atol=_SAME):
+            kept.append(rows.assign(pair=f"{study}: {key[0]}"))
+    return pd.concat(kept) if kept else table.iloc[:0]
+
+
 def joined_cards(studies: Sequence[Committed]) -> backbones.Cards:
-    """The cards of all studies by name of the backbone, with its study where several are."""
-    before = {one.name: f"{one.name}: " if len(studies) > 1 else "" for one in studies}
-    return {before[one.name] + name: card | {"compared_with": card["compared_with"] and before[one.name]
-                                             + card["compared_with"]}
-            for one in studies for name, card in one.cards.items()}
+    """The cards of all studies by name of the backbone, each once; with its study where a name has several cards."""
+    known: backbones.Cards = {}
+    for one in studies:
+        names = {name: name if known.get(name, card) == card else f"{one.name}: {name}"
+                 for name, card in one.cards.items()}
+        known |= {names[name]: card | {"compared_with": names.get(card["compared_with"], card["compared_with"])}
+                  for name, card in one.cards.items()}
+    return known
 
 
 def side_by_side(committed: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:

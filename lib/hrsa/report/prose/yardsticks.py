@@ -215,11 +215,10 @@ def movement_said(found: pd.DataFrame, updates: Mapping[str, int] | None = None)
     """
     if found.empty:
         return "No RLVR pair is among these, so that nothing can be said of how far RLVR moves a backbone."
-    lines = []
+    lines, missing = [], []
     for (pair, against), rows in found.groupby(["pair", "against"], sort=False):
         if (rows["answer"] == NOT_COMPARED).all():
-            lines.append(f"- Does RLVR ({pair}) move a backbone further than {against}? **Not compared**: there is no "
-                         "pair to hold it against.")
+            missing.append(f"{pair} with {against}")
             continue
         for other, part in rows.groupby("other", sort=False):
             sizes = [name + (f", {updates[name]} updates" if updates and name in updates else "")
@@ -228,6 +227,8 @@ def movement_said(found: pd.DataFrame, updates: Mapping[str, int] | None = None)
                              for answer, some in part.groupby("answer", sort=False))
             lines.append(f"- Does RLVR ({sizes[0]}) move a backbone further than {against} ({sizes[1]})? "
                          f"**{_answer(list(part['answer']))}**: {told}.")
+    if missing:
+        lines.append(f"- **Not compared**, for want of a pair to hold it against: {'; '.join(missing)}.")
     lines.append("\nIn brackets 95% intervals of the similarity, over texts; every backbone is one run. Where the "
                  "intervals of two pairs overlap, the answer is inconclusive.")
     return "\n".join(lines)
