@@ -1,12 +1,22 @@
 """Fixtures of all tests."""
 
+import atexit
+import contextlib
 import os
+import tempfile
 
 import numpy as np
 import pytest
 from browser import chromium
+from hub import serving
 
 SEED = int(os.environ.setdefault("HRSA_TEST_SEED", str(np.random.SeedSequence().entropy % 2**32)))
+
+# The hub's clients read where it is when they are imported: for every test it is on loopback, with a cache of its own.
+_OPEN = contextlib.ExitStack()
+atexit.register(_OPEN.close)
+HUB = _OPEN.enter_context(serving())
+os.environ |= {"HF_ENDPOINT": HUB.endpoint, "HF_HOME": _OPEN.enter_context(tempfile.TemporaryDirectory())}
 
 
 def pytest_report_header():
@@ -22,6 +32,14 @@ def pytest_collection_modifyitems(items):
 def rng():
     """A fresh generator from the seed that the report header prints."""
     return np.random.default_rng(SEED)
+
+
+@pytest.fixture
+def hub():
+    """The hub on loopback that the clients of this process ask, empty."""
+    HUB.repositories.clear()
+    HUB.asked.clear()
+    return HUB
 
 
 @pytest.fixture(scope="session")

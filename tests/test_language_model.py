@@ -150,11 +150,9 @@ def test_folder_backbones_are_checked(tmp_path, folder_of):
     smoke = load_profile("smoke").model_dump()
     smoke |= {"pairs": [], "ablations": [], "controls": [], "backbones": [
         {"name": "here", "source": "folder", "path": str(folder_of("Qwen3")), "arm": "base"},
-        {"name": "gone", "source": "folder", "path": str(tmp_path / "gone"), "arm": "base"},
-        {"name": "hub", "source": "hub", "path": "nobody/no-such-model", "arm": "base"}]}
+        {"name": "gone", "source": "folder", "path": str(tmp_path / "gone"), "arm": "base"}]}
     profile = type(load_profile("smoke")).model_validate(smoke)
     assert resolve.make_backbone_folder(profile, "here") == str(folder_of("Qwen3"))
-    assert resolve.make_backbone_folder(profile, "hub") == "nobody/no-such-model"
     with pytest.raises(ValueError, match="expected a model folder"):
         resolve.make_backbone_folder(profile, "gone")
     with pytest.raises(ValueError, match=r"expected .*backbone of the profile"):

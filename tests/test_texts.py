@@ -119,28 +119,27 @@ def test_a_data_set_is_known_by_its_content(tmp_path):
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_hub_names_are_read_through_datasets(tmp_path, monkeypatch):
-    folder = tmp_path / "hub"
-    folder.mkdir()
-    pd.DataFrame(PLAIN).to_parquet(folder / "train.parquet")
-    fetch, asked = datasets.load_dataset, []
-
-    def load(repository, config, split):
-        asked.append((repository, config, split))
-        return fetch("parquet", data_files=str(folder / "train.parquet"), split="train", cache_dir=str(tmp_path / "c"))
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
+def test_hub_names_are_read_through_datasets(hub, monkeypatch, tmp_path):
+    monkeypatch.setattr(store, "RUNS", tmp_path)
+    lines = "".join(json.dumps(row) + "\n" for row in PLAIN).encode()
+    card = b"---\nconfigs:\n- {config_name: all, default: true, data_files: [{split: train, path: a.jsonl}]}\n"
+    card += b"- {config_name: small, data_files: [{split: dev, path: b.jsonl}]}\n---\n"
+    first = hub.commit("org/pairs", {"README.md": card, "a.jsonl": lines, "b.jsonl": lines}, "dataset")
     profile = with_suite(train=("hub:org/pairs", "hub:org/pairs/small:dev"), max_pairs=None)
-    assert suite.load_training(profile)["task"].unique().tolist() == ["pairs", "pairs-small"]
-    assert asked == [("org/pairs", None, "train"), ("org/pairs", "small", "dev")]
-    assert len({source.hash() for source in training_sources.named_sources(profile)}) == 1, "the same content"
+    read = suite.load_training(profile)
+    assert read["task"].unique().tolist() == ["pairs", "pairs-small"] and len(read) == 2 * len(PLAIN)
+    hub.commit("org/pairs", {"README.md": card, "a.jsonl": lines * 2, "b.jsonl": lines}, "dataset")
+    assert {source.revision for source in training_sources.named_sources(profile)} == {first}, "main has moved"
+    assert len(suite.load_training(profile)) == len(read)
+    now = with_suite(train=("hub:org/pairs@main",), max_pairs=None).model_copy(update={"name": "other"})
+    assert training_sources.named_sources(now)[0].revision == hub.repositories["dataset", "org/pairs"].refs["main"]
 
 
 def test_hub_name_without_network_is_named(monkeypatch):
     for module, name in ((datasets.config, "HF_HUB_OFFLINE"), (datasets.config, "HF_DATASETS_OFFLINE")):
         monkeypatch.setattr(module, name, True, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"expected a data set in suite.train, got nobody/none \(.*connect to the hub"):
+    with pytest.raises(ValueError, match=r"nobody/none at main on the hub, got no answer .*connect to the hub"):
         training("hub:nobody/none")
 
 

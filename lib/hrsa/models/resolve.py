@@ -9,18 +9,20 @@ from hrsa.models.derived import add_noise, randomise, unpack
 from hrsa.models.gguf_package import package_origin
 from hrsa.models.language_model import check_folder, load_lm
 from hrsa.models.zoo.make import make_backbone
-from hrsa.study import store
+from hrsa.study import hub, store
 from hrsa.study.backbone_kinds import are_adapters, is_derived, is_measured
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Profile
 
 
 def make_backbone_folder(profile: Profile, name: str) -> str:
-    """Where the weights of backbone `name` are: a folder or a hub id.
+    """The folder where the weights of backbone `name` are.
 
-    Those of zoo arms, packages, adapters and controls are made first.
+    Those of zoo arms, packages, adapters and controls are made first, those on the hub downloaded at the commit that
+    the study saw first.
 
-    Raises ValueError for an unknown name and for a folder that is missing or holds no model with its tokenizer.
+    Raises ValueError for an unknown name, for a folder that is missing or holds no model with its tokenizer, and as
+    `hub.make_snapshot`.
     """
     backbone = profile.backbone(name)
     if is_measured(backbone):
@@ -28,7 +30,9 @@ def make_backbone_folder(profile: Profile, name: str) -> str:
     if is_derived(backbone):
         return str(make_derived(profile, name) / "model")
     if backbone.source == "hub":
-        return str(backbone.path)
+        folder = hub.make_snapshot(profile, str(backbone.path), backbone.revision)
+        check_folder(folder)
+        return str(folder)
     folder = (store.ROOT / str(backbone.path)).resolve()
     if are_adapters(backbone):
         return str(make_merged(profile, name, folder))
@@ -37,13 +41,14 @@ def make_backbone_folder(profile: Profile, name: str) -> str:
 
 
 def make_backbone_key(profile: Profile, name: str) -> str:
-    """What stands for a backbone's weights in keys: the artefact's name, the hub id, the hash of a folder's files. The
-    weights are made first where they are missing."""
-    backbone, folder = profile.backbone(name), make_backbone_folder(profile, name)
+    """What stands for a backbone's weights in keys: the artefact's name, the hub id with its commit, the hash of a
+    folder's files. The weights are made first where they are missing."""
+    backbone = profile.backbone(name)
+    if backbone.source == "hub":
+        return f"{backbone.path}@{hub.make_commit(profile, str(backbone.path), backbone.revision)}"
+    folder = make_backbone_folder(profile, name)
     if is_measured(backbone) or is_derived(backbone) or are_adapters(backbone):
         return Path(folder).parent.name
-    if backbone.source == "hub":
-        return folder
     files = sorted(f for f in Path(folder).iterdir() if f.suffix in (".safetensors", ".json") and f.name != "card.json")
     return store.key(files={f.name: store.file_hash(f) for f in files})
 

@@ -25,6 +25,8 @@ class Backbone(Section):
     name: str = Field(pattern=NAME_PATTERN)
     source: Literal["zoo", "package", "folder", "hub", "random", "noised"]
     path: str | None = None  # folder (relative to the repository), hub id, or package with a GGUF file
+    revision: str | None = Field(None, exclude_if=lambda value: value is None)  # of a hub model: branch, tag or commit;
+    # None: what `main` is when the study first uses it
     card: str | None = None  # of a package: folder with its measurements, so that no run takes them again
     arm: Literal["base", "cpt", "sft", "rlvr", "rlvr-long", "control"]  # how it was made; others start from `base`
     start: str | None = None  # backbone that an arm other than base starts from
@@ -47,6 +49,9 @@ class Backbone(Section):
         if (self.noise is None) == (self.source == "noised"):
             raise ValueError(f"backbone {self.name}: expected noise for source noised and no other, got "
                              f"source={self.source}, noise={self.noise}")
+        if self.revision is not None and self.source != "hub":
+            raise ValueError(f"backbone {self.name}: expected a revision for source hub only, got "
+                             f"revision={self.revision}, source={self.source}")
         if self.card is not None and self.source != "package":
             raise ValueError(f"backbone {self.name}: expected a card of its own for source package only, got "
                              f"card={self.card}, source={self.source}: what the others have lies in their folder")
@@ -172,6 +177,7 @@ class Mining(Section):
     """Hard negatives."""
 
     embedder: str = "Qwen/Qwen3-Embedding-0.6B"  # the published reference; `minilm` is offline, `bm25` the quickest
+    revision: str | None = Field(None, exclude_if=lambda value: value is None)  # of one on the hub, as a backbone's
     margin: float = Field(0.95, gt=0, le=1)  # keep a candidate only below this share of the positive's similarity
     skip_ranks: int = Field(100, ge=0)  # take from ranks below min(this, skip_share of N): nearer ones may be right
     skip_share: float = Field(0.10, ge=0, le=1)

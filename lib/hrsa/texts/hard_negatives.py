@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hrsa.study import store
+from hrsa.study import hub, store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Mining, Profile
 from hrsa.study.progress import progress
@@ -31,6 +31,7 @@ from hrsa.texts.negative_search import (
     RightPassages,
     bm25_scores,
     embedding_scores,
+    is_on_hub,
     load_reference,
     select,
 )
@@ -57,7 +58,8 @@ def make_triples(profile: Profile) -> Path:
     wanted = max([profile.recipe.hard_negatives] + [profile.varied(a.name).hard_negatives for a in profile.ablations])
     files = {source.task: source.hash() for source in training_sources.named_sources(profile)}
     tokens = min(REFERENCE_TOKENS, profile.recipe.max_length)
-    key = store.key(mining=profile.suite.mining.model_dump(), max_pairs=profile.suite.max_pairs, files=files,
+    mining = _pinned(profile, wanted)
+    key = store.key(mining=mining.model_dump(), max_pairs=profile.suite.max_pairs, files=files,
                     hard_negatives=wanted, tokens=tokens, code=code_hash(make_triples))
 
     def build(folder: Path) -> None:
@@ -65,11 +67,19 @@ def make_triples(profile: Profile) -> Path:
         more = max(searched, profile.suite.max_pairs) if searched and profile.suite.max_pairs else None
         wider = profile.suite.model_copy(update={"max_pairs": more})
         pool = suite.load_training(profile.model_copy(update={"suite": wider})) if more else None
-        triples, report = mine_triples(training, profile.suite.mining, wanted, profile.threads, tokens, pool)
+        triples, report = mine_triples(training, mining, wanted, profile.threads, tokens, pool)
         write_triples(folder / _TRIPLES, triples)
         store.write_json(folder / _REPORT, report)
 
     return store.make(store.artefact(profile.name, "texts", "triples", key), build, (make_triples,), files=files)
+
+
+def _pinned(profile: Profile, wanted: int) -> Mining:
+    """`suite.mining` with the commit of a reference embedder on the hub, where there is anything to mine."""
+    mining = profile.suite.mining
+    if not is_on_hub(mining.embedder) or not (suite.load_training(profile)["negatives"].str.len() < wanted).any():
+        return mining
+    return mining.model_copy(update={"revision": hub.make_commit(profile, mining.embedder, mining.revision)})
 
 
 def read_triples(folder: Path, columns: list[str] = TRIPLE_COLUMNS) -> pd.DataFrame:
@@ -99,7 +109,8 @@ def mine_triples(training: pd.DataFrame, options: Mining, wanted: int, threads: 
     """
     given = training["negatives"].str.len() >= max(wanted, 1)
     pool = training[~given] if pool is None else pool
-    model = None if given.all() or wanted == 0 else load_reference(options.embedder, threads, tokens)
+    model = None if given.all() or wanted == 0 else load_reference(options.embedder, threads, tokens,
+                                                                       options.revision)
     parts, tasks = [], {}
     with progress(len(training), "mining", options.embedder, unit="pair") as bar:
         for task, group in training.groupby("task", sort=False):

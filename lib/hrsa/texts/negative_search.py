@@ -129,8 +129,16 @@ def _largest(values: np.ndarray, k: int) -> float:
     return np.partition(values, len(values) - k)[len(values) - k]
 
 
-def load_reference(name: str, threads: int, tokens: int = REFERENCE_TOKENS) -> Any:
-    """The reference embedder: `minilm` (weights in an installed package) or a SentenceTransformer; None for bm25."""
+def is_on_hub(embedder: str) -> bool:
+    """Whether a reference embedder of this name comes from the hub: no folder, and not one of those at hand."""
+    return embedder not in ("minilm", "bm25") and not Path(embedder).is_dir()
+
+
+def load_reference(name: str, threads: int, tokens: int = REFERENCE_TOKENS, revision: str | None = None) -> Any:
+    """The reference embedder: `minilm` (weights in an installed package) or a SentenceTransformer; None for bm25.
+
+    revision: commit of one on the hub.
+    """
     if name == "bm25":
         return None
     from sentence_transformers import SentenceTransformer
@@ -138,7 +146,8 @@ def load_reference(name: str, threads: int, tokens: int = REFERENCE_TOKENS) -> A
     from hrsa.study.runtime import device, prepare
 
     prepare(threads, seed=0)
-    model = SentenceTransformer(str(minilm_folder()) if name == "minilm" else name, device=str(device()))
+    model = SentenceTransformer(str(minilm_folder()) if name == "minilm" else name, device=str(device()),
+                                revision=revision)
     model.max_seq_length = min(model.max_seq_length or tokens, tokens)
     return model
 

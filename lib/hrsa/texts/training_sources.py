@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hrsa.study import store
+from hrsa.study import hub, store
 from hrsa.study.errors import first_line
 from hrsa.study.profile import Profile
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _FORMATS = (".parquet", ".jsonl")
-HUB = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
+HUB = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<config>[\w.-]+))?"
+                 r"(?::(?P<split>[\w.-]+))?")
 SPLIT = "train"
 FORMS = '{"query": [instruction, text], "pos": [...], "neg": [...]} or {"instruction", "query", "positive"}'
 
@@ -34,6 +35,7 @@ class Source:
 
     task: str
     place: Path | str  # a file, a folder, or org/name of the hub
+    revision: str | None = None  # commit of a hub data set
     config: str | None = None  # of a hub data set that has several
     split: str = SPLIT  # of a data set that has several
     instruction: str | None = None  # of a task of the suite, whose files carry none
@@ -68,7 +70,7 @@ class Source:
             if isinstance(self.place, Path):
                 found = datasets.load_from_disk(str(self.place))
             else:
-                found = datasets.load_dataset(self.place, self.config, split=self.split)
+                found = datasets.load_dataset(self.place, self.config, split=self.split, revision=self.revision)
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"expected a data set in suite.train, got {self.place} ({first_line(error)}): for a hub "
                              "name connect to the hub, or save the data set with datasets' save_to_disk elsewhere and "
@@ -85,12 +87,14 @@ def named_sources(profile: Profile) -> list[Source]:
     """The sources of training pairs that `suite.train` names, in its order.
 
     Names are tasks of the suite, paths of parquet or jsonl files, folders written by `datasets`' `save_to_disk`
-    (`path[:split]`), and hub data sets (`hub:org/name[/config][:split]`).
+    (`path[:split]`), and hub data sets (`hub:org/name[@revision][/config][:split]`), at the commit that the study saw
+    first.
 
-    Raises ValueError for a name that is none of these, and for two entries whose tasks would have the same name.
+    Raises ValueError for a name that is none of these, for two entries whose tasks would have the same name, and as
+    `hub.make_commit`.
     """
     known = store.read_json(store.SUITE / "train" / "tasks.json")
-    found = [_source(name, known) for name in (known if profile.suite.train == "all" else profile.suite.train)]
+    found = [_source(name, known, profile) for name in (known if profile.suite.train == "all" else profile.suite.train)]
     tasks = [source.task for source in found]
     if twice := sorted({task for task in tasks if tasks.count(task) > 1}):
         raise ValueError(f"expected a task name of its own for each entry of suite.train, got {twice} more than once "
@@ -98,19 +102,20 @@ def named_sources(profile: Profile) -> list[Source]:
     return found
 
 
-def _source(name: str, known: dict[str, Any]) -> Source:
+def _source(name: str, known: dict[str, Any], profile: Profile) -> Source:
     if name in known:
         return Source(name, store.SUITE / "train" / f"{name}.parquet", instruction=known[name]["instruction"])
-    if hub := HUB.fullmatch(name):
-        parts = hub.groupdict()
+    if matched := HUB.fullmatch(name):
+        parts = matched.groupdict()
+        commit = hub.make_commit(profile, parts["repository"], parts["revision"], "dataset")
         return Source("-".join(filter(None, [parts["repository"].split("/")[1], parts["config"]])),
-                      parts["repository"], parts["config"], parts["split"] or SPLIT)
+                      parts["repository"], commit, parts["config"], parts["split"] or SPLIT)
     path, _, split = name.partition(":")
     place = store.ROOT / path
     if (place.suffix in _FORMATS and place.is_file() and not split) or place.is_dir():
         return Source(place.stem if place.is_file() else place.name, place, split=split or SPLIT)
     raise ValueError(f"expected in suite.train a task, one of {sorted(known)}, the path of a .parquet or .jsonl file, "
-                     f"of a folder written by save_to_disk, or hub:org/name[/config][:split], got {name!r}: "
+                     f"of a folder written by save_to_disk, or hub:org/name[@revision][/config][:split], got {name!r}: "
                      f"correct the profile or put the file at {place}")
 
 

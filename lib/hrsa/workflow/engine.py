@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -19,13 +20,14 @@ import threading
 import time
 from collections.abc import Iterator
 
-from hrsa.study import store
+from hrsa.study import hub, store
 from hrsa.study.profile import Profile
 from hrsa.verdict import statement
 from hrsa.workflow import gpus
 from hrsa.workflow.job import OWNER_VARIABLE, follow_owner, kill_children
 
 _STEPS = re.compile(r"(\d+) of (\d+) steps")
+log = logging.getLogger(__name__)
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 OPTIONS = ("--rerun-incomplete", "--keep-going", "--rerun-triggers", "input", "mtime", "params", "--nolock")
 
@@ -125,8 +127,8 @@ def _run_jobs(profile: Profile, cores: int) -> None:
         old.unlink()
     display.folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, OWNER_VARIABLE: str(os.getpid())}
-    log = store.RUNS / profile.name / "snakemake.log"
-    with open(log, "w", encoding="utf8") as copy:
+    written = store.RUNS / profile.name / "snakemake.log"
+    with open(written, "w", encoding="utf8") as copy:
         child = subprocess.Popen(snakemake_command(profile, cores), cwd=store.ROOT, env=environment, text=True,
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         reader = threading.Thread(target=_read, args=(child, copy, display), daemon=True)
@@ -138,10 +140,10 @@ def _run_jobs(profile: Profile, cores: int) -> None:
         display.draw()
     if child.returncode:
         failed = [file.read_text(encoding="utf8") for file in sorted(display.folder.glob("*.failed"))]
-        said = "\n".join(f"- {text}" for text in failed) or log.read_text(encoding="utf8")[-2000:]
+        said = "\n".join(f"- {text}" for text in failed) or written.read_text(encoding="utf8")[-2000:]
         raise EngineError(
             "the study stopped; what is finished stays. Correct this and give the same command again:\n"
-            f"{said}\n(log: {log.relative_to(store.ROOT)})"
+            f"{said}\n(log: {written.relative_to(store.ROOT)})"
         )
 
 
@@ -158,6 +160,8 @@ def run_study(profile: Profile, cores: int) -> None:
         with only_engine():
             follow_owner()
             statement.record_statement(profile)
+            for sentence in hub.moved(profile):
+                log.warning(sentence)
             _run_jobs(profile, cores)
     except KeyboardInterrupt:
         kill_children()

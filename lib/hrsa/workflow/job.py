@@ -26,6 +26,7 @@ from hrsa.report.notebooks import JobError, run_notebook
 from hrsa.study import store
 from hrsa.study.profile import Profile
 from hrsa.study.progress import FILE_VARIABLE
+from hrsa.texts.negative_search import is_on_hub
 from hrsa.workflow import graph
 from hrsa.workflow.graph import NOT_CHAPTERS
 
@@ -34,10 +35,16 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 log = logging.getLogger(__name__)
 
 
+def uses_hub(profile: Profile) -> bool:
+    """Whether anything of a profile comes from the hub: backbones, training pairs, the reference embedder, tasks."""
+    suite = profile.suite
+    return bool(suite.benchmarks or any(b.source == "hub" for b in profile.backbones)
+                or any(name.startswith("hub:") for name in suite.train) or is_on_hub(suite.mining.embedder))
+
+
 def environment(profile: Profile) -> dict[str, str]:
     """Environment variables of a job: threads, quiet libraries, and no look at the hub when nothing comes from it."""
-    online = (profile.suite.benchmarks or any(b.source == "hub" for b in profile.backbones)
-              or any(name.startswith("hub:") for name in profile.suite.train))
+    online = uses_hub(profile)
     threads = str(profile.threads)
     return {
         "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads,
@@ -150,7 +157,9 @@ def run_stage(profile: Profile, rule: str, name: str) -> dict[str, str]:
     from hrsa.training import train
 
     if rule == "backbone":
-        return {"backbone": str(resolve.make_backbone_folder(profile, name)).removeprefix(f"{store.ROOT}/")}
+        folder = str(resolve.make_backbone_folder(profile, name)).removeprefix(f"{store.ROOT}/")
+        hub = profile.backbone(name).source == "hub"
+        return {"backbone": resolve.make_backbone_key(profile, name) if hub else folder}
     if rule == "mine":
         return {"triples": hard_negatives.make_triples(profile).name}
     if rule == "embedder":
