@@ -38,13 +38,17 @@ class Hub:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.asked: list[str] = []
 
-    def commit(self, name: str, files: Path | dict[str, bytes], kind: str = "model", branch: str = "main") -> str:
-        """Add a commit of all `files` (a folder, or path -> bytes) and move `branch` there; returns its hash."""
+    def commit(self, name: str, files: Path | dict[str, bytes], kind: str = "model", branch: str = "main",
+               sha: str | None = None) -> str:
+        """Add a commit of all `files` (a folder, or path -> bytes) and move `branch` there; returns its hash.
+
+        sha: the hash that a client will ask for.
+        """
         if isinstance(files, Path):
             files = {str(p.relative_to(files)): p.read_bytes() for p in sorted(files.rglob("*")) if p.is_file()}
         one = self.repositories.setdefault((kind, name), Repository(kind, name))
         text = json.dumps([len(one.commits), *((k, hashlib.sha1(v).hexdigest()) for k, v in sorted(files.items()))])
-        sha = hashlib.sha1(text.encode()).hexdigest()
+        sha = sha or hashlib.sha1(text.encode()).hexdigest()
         one.commits[sha], one.refs[branch] = files, sha
         return sha
 

@@ -88,11 +88,17 @@ class InstructedEncoder(AbsEncoder):
         return np.stack([self.kept[name] for name in names])  # (b, d)
 
     def _embed(self, texts: list[str], prompt: str, task: str, batch_size: int) -> np.ndarray:
-        """Encode distinct texts (sentence-transformers batches them by length); a vector of zeros or NaN raises."""
+        """Encode distinct texts (sentence-transformers batches them by length); a vector of zeros or NaN raises.
+
+        A blank text, which a few published corpora have, holds nothing to embed: its vector is zero, so that it is
+        similar to no other.
+        """
         vectors = self.model.encode(texts, prompt=prompt, batch_size=batch_size, convert_to_numpy=True,
                                     show_progress_bar=False).astype(np.float32)  # (b, d)
         lengths = np.linalg.norm(vectors, axis=1)  # (b,)
-        bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
+        blank = np.array([not text.strip() for text in texts])  # (b,)
+        vectors[blank] = 0
+        bad = np.flatnonzero((~np.isfinite(lengths) | (lengths == 0)) & ~blank)
         if len(bad):
             raise ValueError(
                 f"expected finite, non-zero embeddings on {task}, got {len(bad)} of {len(texts)} that are not, first "

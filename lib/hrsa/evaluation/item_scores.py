@@ -10,7 +10,7 @@ is the headline score**, and that is checked on every run (to 1e-9 against mteb'
 | pair (accuracy) | pair | 1 when right at the threshold with the best accuracy |
 | sts (correlation) | pair | product of the two standardised (Spearman: ranks) values, whose mean is the correlation |
 | classification (accuracy) | test text | share of the ten few-shot classifiers that are right |
-| clustering (v-measure) | bootstrap sample | its v-measure |
+| clustering (v-measure) | bootstrap sample (older tasks: set of texts) | its v-measure |
 | anything else | subset | mteb's score |
 
 Queries and texts are scored independently of one another; the values of pairs are not (each is ranked against all),
@@ -157,7 +157,8 @@ def _of_subset(task: Any, prediction: Any, data: Any, scores: dict, scored: tupl
     if kind == "Classification" and metric == "accuracy" and not task.is_cross_validation:
         return _classification(data[task.label_column_name], prediction)
     if kind == "Clustering" and metric == "v_measure" and "v_measures" in scores:
-        values = [v for level in scores["v_measures"].values() for v in level]
+        measured = scores["v_measures"]  # by level of the hierarchy; a list in tasks of the older kind
+        values = measured if isinstance(measured, list) else [v for level in measured.values() for v in level]
         return {str(row): value for row, value in enumerate(values)}
     return None
 

@@ -1,0 +1,58 @@
+"""Tasks of the published benchmarks by name, one of every shape, through the real mteb from the hub on loopback."""
+
+import mteb
+import pytest
+from hub_tasks import publish
+from tiny import tiny_backbone
+
+from hrsa.evaluation.encoder import InstructedEncoder, model_meta
+from hrsa.evaluation.evaluate import run_task
+from hrsa.models.embedder import assemble
+from hrsa.study.profile import load_profile
+
+# task -> how many items its score is the mean of, where the data of `publish` have one subset
+SHAPES = {
+    "ArguAna": 4, "AppsRetrieval": 4, "LEMBPasskeyRetrieval": None, "BrightBiologyRetrieval": 4,
+    "BrightBiologyLongRetrieval": 4, "AlloprofReranking": 4, "WebLINXCandidatesReranking": None,
+    "STS12": 8, "STS17": None, "CTKFactsNLI": None, "SprintDuplicateQuestions": 4, "OpusparcusPC": None,
+    "DBpediaClassification": 48, "AmazonCounterfactualClassification": None, "SentimentAnalysisHindi": 1,
+    "ToxicConversationsClassification": 48, "KorHateSpeechMLClassification": 1, "AlloProfClusteringS2S.v2": 10,
+    "WikiCitiesClustering": 1, "BornholmBitextMining": 1,
+    "DiaBlaBitextMining": None,
+}
+
+# mteb's own code warns where it copies a tensor, of newer versions of tasks, and of solvers that have not converged
+pytestmark = [pytest.mark.filterwarnings("ignore:The task '.*' is superseded:DeprecationWarning"),
+              pytest.mark.filterwarnings("ignore:The task '.*' is superseded:UserWarning"),
+              pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning"),
+              pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return assemble(str(tiny_backbone(tmp_path_factory.mktemp("tiny"), 0)), "bidirectional", 128)
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The tasks of the benchmarks that profile `paper` names, by name."""
+    names = load_profile("paper").suite.benchmarks
+    return {task.metadata.name: task for name in names for task in mteb.get_benchmark(name).tasks}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_task_is_scored_by_name(name, hub, model, published, tmp_path):
+    publish(hub, published[name])
+    encoder = InstructedEncoder(model, model_meta("tiny", "1"), "bidirectional", "generic")
+    score, items = run_task(encoder, published[name], tmp_path)
+    assert 0 <= abs(score) <= 1 and len(items) > 0
+    if (expected := SHAPES[name]) is not None:
+        assert len(items) == expected and sum(items.values()) / len(items) == pytest.approx(score, abs=1e-5)
+    assert any("/resolve/" in line for line in hub.asked), "the data came from the hub"
+
+
+def test_a_blank_text_is_similar_to_nothing(model, published):
+    encoder = InstructedEncoder(model, model_meta("tiny", "1"), "bidirectional", "bare")
+    vectors = encoder.encode([{"text": ["stone", "", "  "]}], task_metadata=published["STS12"].metadata,
+                             hf_split="test", hf_subset="default")
+    assert (vectors[1:] == 0).all() and (vectors[0] != 0).any()
