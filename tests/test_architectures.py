@@ -103,7 +103,9 @@ def test_an_architecture_that_cannot_be_switched_is_never_exported(tmp_path):
                                        bos_token_id=1, eos_token_id=1)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="GPTNeoModel does not support"):  # it has no SDPA kernel at all
+    with pytest.raises(ValueError, match="with the attention kernel sdpa"):
+        language_model.load_encoder(tmp_path, "bidirectional", "sdpa")  # it has no such kernel at all
+    with pytest.raises(RuntimeError, match=r"expected bidirectional attention.*GPTNeoModel"):
         embedder.assemble(str(tmp_path), "bidirectional", 48)
     with pytest.raises(RuntimeError, match=r"expected bidirectional attention.*GPTNeoModel.*take an architecture"):
         language_model.load_encoder(tmp_path, "bidirectional", "eager")

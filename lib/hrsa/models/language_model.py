@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hrsa.models.loading import Kernel, load_weights
 from hrsa.study.errors import first_line
 from hrsa.study.runtime import device
 
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Attention = Literal["causal", "bidirectional"]
-Kernel = Literal["sdpa", "eager"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-PROBE_LENGTHS = (8, 5)  # tokens of the two rows of the leak probe: the second is padded
+PROBE_LENGTHS = (8, 5)  # tokens of the two rows of the leak probe: the second is padded, but for a batch of equals
 HEAD_SIZE = 8  # of a miniature: the least that rotary positions turn in several frequencies
 _TOLERANCE = 1e-6  # of the largest state: masked positions have weight 0, so that what is not seen moves nothing
+_SAME = 1e-3  # of the largest state: between batches of other shapes, whose sums are rounded in another order
 
 
-def load_lm(folder_or_id: str | Path, kernel: Kernel = "sdpa") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_lm(folder_or_id: str | Path, kernel: Kernel = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM in float32 on `device()`, in eval mode, and its tokenizer with a pad token.
 
     Raises ValueError when there is no such model, or when it is an embedder's folder (saved bidirectional: as a
@@ -44,7 +45,7 @@ def load_lm(folder_or_id: str | Path, kernel: Kernel = "sdpa") -> tuple[PreTrain
     return _load(AutoModelForCausalLM, folder_or_id, config, tokenizer, kernel), tokenizer
 
 
-def load_encoder(folder_or_id: str | Path, attention: Attention = "causal", kernel: Kernel = "sdpa",
+def load_encoder(folder_or_id: str | Path, attention: Attention = "causal", kernel: Kernel = "auto",
                  layers: int | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The network without its LM head, in float32 on `device()`, in eval mode, and its tokenizer with a pad token.
 
@@ -79,26 +80,39 @@ def _keep_first(model: PreTrainedModel, layers: int, folder_or_id: str | Path) -
 
 
 def leak_probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, attention: Attention) -> None:
-    """Prove by perturbation that `model` attends as `attention` says and never to padding.
+    """Prove by perturbation that `model` attends as `attention` says and never to padding, in batches of every kind.
 
-    On two rows of different length, padded left and padded right: changing a row's last token must move its first
-    state when bidirectional and must not when causal; changing the tokens under the padding must move nothing.
+    On a row alone, rows of equal length, and rows of different length padded left and padded right: changing a row's
+    last token must move its first state when bidirectional and must not when causal; changing the tokens under the
+    padding must move nothing; and a row has the same states alone and in any batch (padding on the left, which shifts
+    absolute positions, excepted). Some architectures are bidirectional only where a batch has padding.
     Works for any model that returns hidden states, with or without LM head or adapters. Raises RuntimeError.
     """
     expected = attention == "bidirectional"
-    for side in ("left", "right"):
-        moved, leaked = _perturb(model, tokenizer, side)
+    whole, short = PROBE_LENGTHS
+    states = {}
+    for lengths, side in (((whole,), "no"), ((whole, whole), "no"), (PROBE_LENGTHS, "left"), (PROBE_LENGTHS, "right")):
+        states[lengths, side], moved, leaked = _perturb(model, tokenizer, lengths, side)
         if any(m != expected for m in moved):
             raise RuntimeError(
                 f"expected {attention} attention: the first state of each row should "
                 f"{'move' if expected else 'stay'} when its last token changes; got moved={moved} for rows of "
-                f"{PROBE_LENGTHS} tokens with {side} padding in {type(model).__name__}. Set config.is_causal on the "
+                f"{lengths} tokens with {side} padding in {type(model).__name__}. Set config.is_causal on the "
                 "configuration object, or take an architecture that transformers can switch")
         if leaked:
             raise RuntimeError(
                 f"expected states that do not depend on padding, got states that move when the tokens under the "
                 f"{side} padding change in {type(model).__name__}: pass the attention mask to the model, or take "
                 "another attention kernel")
+    alone, equal, padded = (states[key] for key in (((whole,), "no"), ((whole, whole), "no"), (PROBE_LENGTHS, "right")))
+    second = _states(model, *_rows(model, tokenizer, (whole, short), "right", only=1))
+    for what, first, other in (("rows of equal length", alone[0], equal[0]), ("a padded batch", alone[0], padded[0]),
+                               ("a padded batch", second[0], padded[1, :short])):
+        if not (difference := float((first - other).abs().max() / first.abs().max())) <= _SAME:
+            raise RuntimeError(
+                f"expected a row to have the same states alone and in {what}, got a difference of {difference:.2g} of "
+                f"the largest state in {type(model).__name__} with {attention} attention: take another attention "
+                "kernel or an architecture that transformers can switch")
 
 
 def prove_architecture(shape: Mapping[str, Any], attention: Attention) -> None:
@@ -125,27 +139,41 @@ def prove_architecture(shape: Mapping[str, Any], attention: Attention) -> None:
     leak_probe(model, tokenizer, attention)
 
 
-def _perturb(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, side: str) -> tuple[list[bool], bool]:
-    """Per row whether its first state moves with its last token; whether any state moves with the padding."""
+def _rows(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...], side: str,
+          only: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens (b, t) and mask (b, t) of probe rows padded on `side`; of the row `only` alone without its padding."""
     import torch
 
     vocabulary = model.get_input_embeddings().num_embeddings
-    length = max(PROBE_LENGTHS)
-    ids = torch.linspace(1, vocabulary - 1, 2 * length).long().reshape(2, length)  # (b, t)
-    mask = torch.stack([torch.arange(length) < n for n in PROBE_LENGTHS])  # (b, t)
+    length = max(lengths)
+    ids = torch.linspace(1, vocabulary - 1, 2 * length).long().reshape(2, length)[: len(lengths)]  # (b, t)
+    mask = torch.stack([torch.arange(length) < n for n in lengths])  # (b, t)
     if side == "left":
         mask = mask.flip(1)
     ids[~mask] = tokenizer.pad_token_id
-    rows = torch.arange(2)
+    return (ids, mask) if only is None else (ids[only][mask[only]][None], mask[only][mask[only]][None])
+
+
+def _perturb(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...],
+             side: str) -> tuple[torch.Tensor, list[bool], bool]:
+    """States (b, t, d); per row whether its first moves with its last token; whether any moves with the padding."""
+    import torch
+
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids, mask = _rows(model, tokenizer, lengths, side)
+    rows = torch.arange(len(lengths))
     first = mask.long().argmax(1)  # (b,)
     last = first + mask.sum(1) - 1  # (b,)
     other_last, other_pad = ids.clone(), ids.clone()
     other_last[rows, last] = (ids[rows, last] + vocabulary // 2) % vocabulary
     other_pad[~mask] = (ids[~mask] + vocabulary // 2) % vocabulary
-    before, after_last, after_pad = (_states(model, x, mask) for x in (ids, other_last, other_pad))  # (b, t, d)
+    before, after_last = (_states(model, x, mask) for x in (ids, other_last))  # (b, t, d)
     least = _TOLERANCE * before[mask].abs().max()
     moved = (after_last - before)[rows, first].abs().amax(-1) > least  # (b,)
-    return moved.tolist(), bool(((after_pad - before)[mask].abs() > least).any())
+    if mask.all():
+        return before, moved.tolist(), False
+    after_pad = _states(model, other_pad, mask)
+    return before, moved.tolist(), bool(((after_pad - before)[mask].abs() > least).any())
 
 
 def _states(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -154,11 +182,21 @@ def _states(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> to
 
     training = model.training
     where = next(model.parameters()).device
-    with torch.no_grad():
-        model.eval()
-        output = model(input_ids=ids.to(where), attention_mask=mask.long().to(where), output_hidden_states=True,
-                       use_cache=False)
-    model.train(training)
+    try:
+        with torch.no_grad():
+            model.eval()
+            output = model(input_ids=ids.to(where), attention_mask=mask.long().to(where), output_hidden_states=True,
+                           use_cache=False)
+        widths = {states.shape[-1] for states in output.hidden_states}
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
+        raise RuntimeError(f"expected a decoder that gives the states of its layers for tokens and a mask, got "
+                           f"{type(model).__name__} ({first_line(error)}): take an architecture that transformers can "
+                           "switch") from error
+    finally:
+        model.train(training)
+    if len(widths) > 1:
+        raise RuntimeError(f"expected states of one width in all layers, got the widths {sorted(widths)} in "
+                           f"{type(model).__name__}: layers of unequal width cannot be compared, take another model")
     return output.hidden_states[-1].double().cpu()
 
 
@@ -172,6 +210,7 @@ def read_config_and_tokenizer(folder_or_id: str | Path) -> tuple[Any, PreTrained
         tokenizer = AutoTokenizer.from_pretrained(folder_or_id)
     except (OSError, ValueError) as error:
         raise _unreachable(folder_or_id, error) from error
+    _refuse_unsuitable(config, folder_or_id)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ValueError(f"expected a tokenizer with a pad or end-of-text token in {folder_or_id}, got neither: "
@@ -180,14 +219,25 @@ def read_config_and_tokenizer(folder_or_id: str | Path) -> tuple[Any, PreTrained
     return config, tokenizer
 
 
+def _refuse_unsuitable(config: Any, folder_or_id: str | Path) -> None:
+    """ValueError for a configuration that is not that of a decoder of text alone, with the reason."""
+    reason = None
+    if getattr(config, "is_encoder_decoder", False):
+        reason = "an encoder-decoder, whose layers are two stacks: give a decoder"
+    elif config.get_text_config(decoder=True) is not config:
+        reason = ("a model of text and something else: give its text part as a model of its own (the configuration "
+                  "is `text_config`, the class the one for causal LMs), saved with save_pretrained")
+    if reason is not None:
+        raise ValueError(f"expected a decoder language model of text alone, got {folder_or_id} of type "
+                         f"{config.model_type}, {reason}")
+
+
 def _load(auto: Any, folder_or_id: str | Path, config: Any, tokenizer: PreTrainedTokenizerBase,
           kernel: Kernel) -> PreTrainedModel:
-    """`auto.from_pretrained` in float32 on `device()`, with the tokenizer's pad token in the configuration."""
-    import torch
-
+    """`load_weights` on `device()`, in eval mode, with the tokenizer's pad token in the configuration."""
     config.pad_token_id = tokenizer.pad_token_id
     try:
-        model = auto.from_pretrained(folder_or_id, config=config, dtype=torch.float32, attn_implementation=kernel)
+        model = load_weights(auto, folder_or_id, config, kernel)
     except OSError as error:
         raise _unreachable(folder_or_id, error) from error
     return model.to(device()).eval()

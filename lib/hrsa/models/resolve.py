@@ -14,6 +14,8 @@ from hrsa.study.backbone_kinds import are_adapters, is_derived, is_measured
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Profile
 
+_LOADED = ("vocab.txt", "merges.txt")  # by a tokenizer, beside what ends as other files of a model do
+
 
 def make_backbone_folder(profile: Profile, name: str) -> str:
     """The folder where the weights of backbone `name` are.
@@ -49,7 +51,8 @@ def make_backbone_key(profile: Profile, name: str) -> str:
     folder = make_backbone_folder(profile, name)
     if is_measured(backbone) or is_derived(backbone) or are_adapters(backbone):
         return Path(folder).parent.name
-    files = sorted(f for f in Path(folder).iterdir() if f.suffix in (".safetensors", ".json") and f.name != "card.json")
+    files = sorted(f for f in Path(folder).iterdir() if f.name != "card.json"
+                   and (f.suffix in (".safetensors", ".json", ".jinja", ".model") or f.name in _LOADED))
     return store.key(files={f.name: store.file_hash(f) for f in files})
 
 
