@@ -59,20 +59,42 @@ def keep(trained: Path, folder: Path, start: str) -> None:
 
 
 def apply(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """`model` with the adapters in `folder` merged into its weights, in place; ValueError when they do not fit."""
+    """`model` with the adapters in `folder` merged into its weights, in place.
+
+    ValueError when they do not fit, when no weight changes, or when adapted weights are tied to others.
+    """
+    import torch
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"expected LoRA adapters in {folder}, got no {missing}: give the folder of an arm that was "
                          "trained with zoo.lora")
     try:
-        with quiet_peft():
-            return PeftModel.from_pretrained(model, folder).merge_and_unload()
-    except (RuntimeError, ValueError, KeyError) as error:
+        with quiet_peft(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error of our own follows
+            adapted = PeftModel.from_pretrained(model, folder)
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         reason = first_line(error)
         raise ValueError(f"expected the adapters in {folder.name} to fit {type(model).__name__}, got: {reason}. Give "
                          "the model that they were trained on as start") from error
+    layers = [module for module in adapted.modules() if hasattr(module, "get_delta_weight")]
+    counts: dict[int, int] = {}
+    for _, weights in adapted.named_parameters(remove_duplicate=False):
+        counts[id(weights)] = counts.get(id(weights), 0) + 1
+    if any(counts.get(id(module.get_base_layer().weight), 0) > 1 for module in layers):
+        raise ValueError(f"expected adapters of layers with weights of their own, got in {folder.name} adapters of "
+                         "tied embeddings, which would change what the model reads too: train without lm_head and the "
+                         "embeddings among target_modules")
+    with torch.no_grad():
+        changed = any(module.get_delta_weight("default").count_nonzero() for module in layers)
+    if not changed:
+        raise ValueError(f"expected adapters that change {type(model).__name__}, got adapters in {folder.name} that "
+                         "change no weight: they are untrained, or made for a class of model whose layers have other "
+                         "names (a task_type other than CAUSAL_LM); give the adapters of a trained causal LM")
+    with quiet_peft():
+        return adapted.merge_and_unload()
 
 
 def add_lora(model: SentenceTransformer, lora: Lora) -> None:

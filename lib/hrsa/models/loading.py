@@ -116,9 +116,9 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], folder_or_id: 
     faults = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
               for what, names in found.items() if names]
     if faults:
-        raise ValueError(f"expected in {folder_or_id} exactly the weights of a {type(model).__name__} as its config.json "
-                         f"describes it, all finite, got {'; '.join(faults)}: give the config.json that belongs to the "
-                         "weights, or save the model again with save_pretrained")
+        raise ValueError(f"expected in {folder_or_id} exactly the weights of the {type(model).__name__} that its "
+                         f"config.json describes, all finite, got {'; '.join(faults)}: give the "
+                         "config.json that belongs to the weights, or save the model again with save_pretrained")
 
 
 def _head_names(model: PreTrainedModel) -> set[str]:
