@@ -58,9 +58,10 @@ def keep(trained: Path, folder: Path, start: str) -> None:
     shutil.copy(trained / FILES[1], folder / FILES[1])
 
 
-def apply(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+def apply(model: PreTrainedModel, folder: Path, or_unchanged: bool = False) -> PreTrainedModel:
     """`model` with the adapters in `folder` merged into its weights, in place.
 
+    or_unchanged: adapters that change no weight will do, for an arm made here, whose card says how far it moved.
     ValueError when they do not fit, when no weight changes, or when adapted weights are tied to others.
     """
     import torch
@@ -89,7 +90,7 @@ def apply(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
                          "embeddings among target_modules")
     with torch.no_grad():
         changed = any(module.get_delta_weight("default").count_nonzero() for module in layers)
-    if not changed:
+    if not changed and not or_unchanged:
         raise ValueError(f"expected adapters that change {type(model).__name__}, got adapters in {folder.name} that "
                          "change no weight: they are untrained, or made for a class of model whose layers have other "
                          "names (a task_type other than CAUSAL_LM); give the adapters of a trained causal LM")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hrsa.models.adapters import merged
 from hrsa.models.language_model import Attention, leak_probe, load_encoder
+from hrsa.models.loading import quiet_loading
 from hrsa.study import store
 from hrsa.study.runtime import device
 
@@ -82,7 +83,8 @@ def assemble(folder: str, attention: Attention, max_length: int, prompts: Mappin
         save_model(encoder, str(Path(temporary) / "model.safetensors"), metadata={"format": "pt"})
         tokenizer.save_pretrained(temporary)
         del encoder
-        transformer = Transformer(temporary, max_seq_length=max_length)
+        with quiet_loading():
+            transformer = Transformer(temporary, max_seq_length=max_length)
     transformer.model.config.name_or_path = transformer.tokenizer.name_or_path = ""  # the folder is gone
     pooling = Pooling(transformer.get_embedding_dimension(), "mean", include_prompt=False)
     return SentenceTransformer(modules=[transformer, pooling], prompts=dict(prompts or {}),
@@ -99,7 +101,8 @@ def open_embedder(folder: Path) -> SentenceTransformer:
     """The embedder in `folder`, on `hrsa.study.runtime.device()`."""
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(str(folder), device=str(device()), local_files_only=True)
+    with quiet_loading():
+        return SentenceTransformer(str(folder), device=str(device()), local_files_only=True)
 
 
 def embed(model: SentenceTransformer, texts: list[str], prompt: str | None = None) -> np.ndarray:

@@ -168,7 +168,7 @@ def _adapted(profile: Profile, backbone: Backbone, origin: Path, texts: list[str
     else:
         curve = adapter_arms.reinforce(start, zoo, work, _rounds(zoo, backbone), _first_round(profile, backbone))
     model, tokenizer = load_lm(start)
-    return adapters.apply(model, work / "adapter"), tokenizer, curve
+    return adapters.apply(model, work / "adapter", or_unchanged=True), tokenizer, curve
 
 
 def _first_round(profile: Profile, backbone: Backbone) -> Path | None:
