@@ -18,6 +18,7 @@ import pandas as pd
 from hrsa.study import store
 from hrsa.study.profile import Profile
 from hrsa.texts import training_sources
+from hrsa.texts.lines import text_fault
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def _check_texts(path: Path | str, table: pd.DataFrame, columns: list[str]) -> N
     for column in columns:
         if column not in table:
             raise ValueError(f"expected a column {column!r} in {path}, got {list(table.columns)}: add it")
-        empty = [not isinstance(text, str) or not text.strip() for text in table[column]]
+        empty = [not isinstance(text, str) or not text.strip() or bool(text_fault(text)) for text in table[column]]
         if any(empty):
             row = empty.index(True)
             raise ValueError(f"expected text in column {column!r} of {path}, got {table[column].iloc[row]!r} in row "
@@ -126,6 +127,10 @@ def load_task(name: str, profile: Profile) -> EvalTask:
 
 def _cap_retrieval(name: str, tables: dict, max_queries: int | None, max_docs: int | None) -> dict:
     corpus, queries, judged = tables["corpus"], tables["queries"], tables["qrels"]
+    for what, ids in (("corpus", corpus["id"]), ("queries", queries["id"])):
+        if len(twice := ids[ids.duplicated()]):
+            raise ValueError(f"expected every id once in the {what} of {name}, got {twice.iloc[0]!r} twice: correct "
+                             "the task's files")
     for column, there in (("query-id", queries), ("corpus-id", corpus)):
         lost = set(judged[column]) - set(there["id"])
         if lost:

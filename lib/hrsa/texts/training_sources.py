@@ -6,18 +6,19 @@ Each row is either `instruction`, `query`, `positive` and perhaps `negatives` (a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from hrsa.study import hub, store
 from hrsa.study.errors import first_line
 from hrsa.study.profile import Profile
+from hrsa.texts.lines import read_json_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -112,6 +113,9 @@ def _source(name: str, known: dict[str, Any], profile: Profile) -> Source:
                       parts["repository"], commit, parts["config"], parts["split"] or SPLIT)
     path, _, split = name.partition(":")
     place = store.ROOT / path
+    if ".." in Path(path).parts:
+        raise ValueError(f"expected in suite.train a path that stays in its folder, got {name!r}, which climbs out of "
+                         "it by '..': give the whole path from the root, or put the file into the repository")
     if (place.suffix in _FORMATS and place.is_file() and not split) or place.is_dir():
         return Source(place.stem if place.is_file() else place.name, place, split=split or SPLIT)
     raise ValueError(f"expected in suite.train a task, one of {sorted(known)}, the path of a .parquet or .jsonl file, "
@@ -137,25 +141,31 @@ def _published(rows: Iterable[dict], place: str) -> Iterator[dict]:
 
 def _json_rows(path: Path) -> Iterator[dict]:
     """Pairs of a jsonl file in either form; ValueError names the line that is neither."""
-    with open(path, encoding="utf8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                pairs = _pairs(row) if "pos" in row else [row]
-            except (json.JSONDecodeError, TypeError, ValueError, KeyError) as error:
-                raise ValueError(f"{path}, line {number}: expected {FORMS}, got {line[:80]!r} ({error}): correct the "
-                                 "line") from error
-            yield from pairs
+    for number, row in read_json_rows(path, FORMS):
+        try:
+            pairs = _pairs(row) if "pos" in row else [row]
+        except (TypeError, ValueError, KeyError) as error:
+            raise ValueError(f"{path}, line {number}: expected {FORMS}, got {str(row)[:80]!r} ({error}): correct the "
+                             "line") from error
+        yield from pairs
 
 
 def _pairs(row: dict) -> list[dict]:
     """The pairs of a row of the published form."""
-    instruction, query = row["query"]
-    negatives = row.get("neg")
-    if isinstance(row["pos"], str) or isinstance(negatives, str):
+    asked, negatives = row["query"], row.get("neg")
+    if not _is_list(asked) or len(asked) != 2:
+        raise TypeError("query is a list of two texts, the instruction and what is asked")
+    if not _is_list(row["pos"]) or not (_missing(negatives) or _is_list(negatives)):
         raise TypeError("pos and neg are lists of texts")
+    if not _missing(row.get("positive")):
+        raise TypeError("a row has pos or positive, not both")
+    instruction, query = asked
     return [{"instruction": instruction, "query": query, "positive": positive,
              "negatives": [] if _missing(negatives) else list(negatives)} for positive in row["pos"]]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple, np.ndarray))
 
 
 def _missing(value: Any) -> bool:
