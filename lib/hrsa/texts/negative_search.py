@@ -198,6 +198,12 @@ def _unit_vectors(model: Any, strings: list[str], prompt: str | None = None) -> 
     for start in range(0, len(strings), _SLICE):
         part = model.encode(strings[start : start + _SLICE], prompt=prompt, normalize_embeddings=True,
                             convert_to_numpy=True, show_progress_bar=False)  # (b, d)
+        lengths = np.linalg.norm(part, axis=1)  # (b,)
+        bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
+        if len(bad):
+            raise ValueError(f"expected finite, non-zero vectors from the reference embedder, got {len(bad)} of "
+                             f"{len(part)} that are not, first for {strings[start + bad[0]][:80]!r}: remove the text, "
+                             "or choose another suite.mining.embedder")
         if vectors is None:
             vectors = np.empty((len(strings), part.shape[1]), np.float32)
         vectors[start : start + len(part)] = part
