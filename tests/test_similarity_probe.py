@@ -104,3 +104,9 @@ def test_an_optimum_that_is_not_reached_is_no_probe(rng, monkeypatch):
     monkeypatch.setattr(probe, "_STEPS", 2)
     with pytest.warns(ConvergenceWarning), pytest.raises(RuntimeError, match="raise the penalty"):
         fit_probe(x, labels, "classification", 0.01)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, np.nan, 1], ["a", "b", None, "b"]])
+def test_a_probe_refuses_texts_without_a_class(rng, labels):
+    with pytest.raises(ValueError, match=r"expected a class for every text, got .* at labels\[2\]"):
+        fit_probe(rng.normal(size=(4, 2)), np.array(labels, dtype=object if "a" in labels else float), "classification")

@@ -58,4 +58,9 @@ def _labels(labels: Any, n: int, task: str) -> np.ndarray:
         if not np.isfinite(labels).all():
             raise ValueError(f"expected finite targets, got {labels[~np.isfinite(labels)][0]} "
                              f"at labels[{int(np.argmin(np.isfinite(labels)))}]")
+        return labels
+    missing = np.array([label is None or label != label for label in labels.tolist()], dtype=bool)
+    if missing.any():
+        raise ValueError(f"expected a class for every text, got {labels[missing.argmax()]} at "
+                         f"labels[{int(missing.argmax())}]: leave out texts without one")
     return labels
