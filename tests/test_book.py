@@ -254,11 +254,34 @@ def test_a_broken_reference_fails_and_an_address_elsewhere_is_seen(one_page):
         report.check_html(work, {})
 
 
+@pytest.mark.parametrize("html", [
+    '<img src="https://cdn.example.org/a.png">', "<IMG SRC='//example.org/a.png'>", '<img srcset="//example.org/a 2x">',
+    '<link rel="stylesheet" href="https://fonts.example.org/a.css">', '<iframe src=http://example.org></iframe>',
+    "<style>@import 'https://example.org/a.css';</style>", '<p style="background:url(https://example.org/a.png)">',
+    "<style>p {background: url(//example.org/a)}</style>", '<script>fetch("https://example.org/a")</script>',
+    '<script type="module">import("https://example.org/a.js")</script>', '<object data="//example.org/a"></object>',
+])
+def test_what_a_page_loads_from_elsewhere_is_seen(html):
+    assert len(report.loaded_elsewhere(f"<html><body>{html}</body></html>")) == 1
+
+
+@pytest.mark.parametrize("html", [
+    "<p>get it from https://cdn.jsdelivr.net/npm/a.js or //unpkg.com/b</p>", '<a href="https://example.org">a</a>',
+    '<script type="application/json">{"text": "\\u003cimg src=https://example.org>"}</script>',
+    "<p>&lt;script src=&quot;https://unpkg.com/a.js&quot;&gt;</p>", '<img src="_static/a.png" alt="//example.org">',
+    '<link rel="canonical" href="https://example.org/">', "<code>fetch('https://example.org')</code>",
+])
+def test_what_a_page_says_of_an_address_is_no_fault(html):
+    assert report.loaded_elsewhere(f"<html><body>{html}</body></html>") == set()
+
+
 def test_the_renderer_is_registered_and_gives_the_same_bytes():
     assert extension.PlotlyRenderer in load_mime_renders()
-    figure = {"data": [{"text": "</script><b>"}], "layout": {"height": 321, "meta": {"alt": '"', "files": "p/c/n"}}}
+    layout = {"height": 321, "meta": {"alt": '"', "files": "p/c/n"}}
+    figure = {"data": [{"text": "</script><b><!--<script>"}], "layout": layout}
     first, second = (extension.figure_html(json.loads(json.dumps(figure))) for _ in range(2))
-    assert first == second and first.count("</script>") == 1 and "min-height:321px" in first
+    assert first == second and first.count("</script>") == 1 and "<b>" not in first and "<!--" not in first
+    assert "min-height:321px" in first
     assert 'aria-label="&quot;"' in first and "_static/figures/p/c/n.svg" in first
     assert "hrsa-files" not in extension.figure_html({"data": [], "layout": {}})
 

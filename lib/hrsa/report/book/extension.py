@@ -39,7 +39,7 @@ class PlotlyRenderer(MimeRenderPlugin):
 
 def figure_html(figure: dict[str, Any]) -> str:
     """A figure's container, its JSON, and links to what was published of it (`layout.meta.files`)."""
-    text = json.dumps(figure, sort_keys=True, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
+    text = json.dumps(figure, sort_keys=True, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     name = "figure-" + hashlib.sha256(text.encode()).hexdigest()[:12]
     layout = figure.get("layout", {})
     meta = layout.get("meta") or {}
