@@ -48,7 +48,8 @@ def _write(folder, **changes):
         ({"controls": [{"name": "c", "expects": "alike", "a": "base", "b": "rlvr"}]}, "controls.0.expects"),
         ({"controls": [{"name": "c", "expects": "same", "a": "base", "b": "nobody"}]}, "control c: .*nobody"),
         ({"controls": [{"name": "c", "expects": "same", "a": "base", "b": "base"}]}, "two embedders, got base twice"),
-        ({"controls": 2 * [{"name": "c", "expects": "same", "a": "base", "b": "rlvr"}]}, "every control once"),
+        ({"controls": [{"name": "c", "expects": "same", "a": "base", "b": "rlvr"} for _ in range(2)]},
+         "every control once"),
         ({"controls": [{"name": "c", "expects": "different", "a": "base", "b": "base", "ablation": "none"}]},
          "name of a ablation of the profile"),
         ({"controls": [{"name": "c", "expects": "different", "a": "base", "b": "base", "ablation": "causal"}]},
@@ -111,6 +112,24 @@ def test_unknown_and_broken_profiles_are_named(tmp_path):
     broken.write_text("a: [", encoding="utf8")
     with pytest.raises(ValueError, match="expected YAML"):
         load_profile(broken)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("name: own\nseeds: [0]\nseeds: [1]\n", r"the key 'seeds' twice\s+.*line 3"),
+    ("name: own\nrecipe:\n  steps: 1\n  steps: 2\n", r"the key 'steps' twice\s+.*line 4"),
+    ("a: &a [x, x]\nb: &b [*a, *a]\n", r"the alias \*a where its content should stand"),
+    ("name: &n own\ntitle: *n\n", r"the alias \*n"),
+    ("? [a, b]\n: c\n", "a list or a mapping as a key"),
+    ("[" * 3000, "expected YAML"), ("name: !!python/object/apply:os.system [ls]\n", "expected YAML"),
+])
+def test_a_profile_is_read_as_it_is_written(tmp_path, text, said):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        load_profile(path)
+    path.write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(ValueError, match="expected YAML in UTF-8"):
+        load_profile(path)
 
 
 def test_settings_of_larger_models_leave_older_statements_as_they_were():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -143,6 +144,27 @@ def _named(what: str, sections: tuple, name: str):
     raise ValueError(f"expected the name of a {what} of the profile, one of {known}, got {name!r}")
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML in which every key stands once and nothing refers to anything else: what is written is what is read."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(problem=f"the alias *{event.anchor} where its content should stand",
+                                       problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a list or a mapping as a key", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_profile(name: str | Path) -> Profile:
     """Read `notebooks/profiles/<name>.yaml`, or the YAML file at a path.
 
@@ -156,9 +178,9 @@ def load_profile(name: str | Path) -> Profile:
         known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
         raise ValueError(f"expected a profile, one of {known} or the path of a .yaml file, got {str(name)!r}")
     try:
-        profile = Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf8")))
-    except yaml.YAMLError as error:
-        raise ValueError(f"expected YAML in {path}, got {error}") from error
+        profile = Profile.model_validate(yaml.load(path.read_text(encoding="utf8"), _PlainLoader))  # a SafeLoader
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected YAML in UTF-8 and without aliases in {path}, got {error}: correct it") from error
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"[:300] for e in error.errors()]
         raise ValueError(f"{path.name} is not a valid profile; correct these keys:\n" + "\n".join(lines)) from None
