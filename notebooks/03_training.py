@@ -20,8 +20,9 @@
 # the passages of all other queries in the batch and to passages mined because they look right. For each query the loss
 # is $-\log \frac{\exp(\cos(q, p^+)/\tau)}{\sum_p \exp(\cos(q, p)/\tau)}$ with temperature $\tau$.
 #
-# The study rests on one condition: two arms of a seed may differ in nothing but the weights they start from. This
-# chapter trains one arm and checks that condition against the others.
+# The study rests on one condition: two arms of a seed may differ in nothing but the weights they start from. Every run
+# is checked against those finished before it and stops the study where they differ; chapter 4 holds all of them against
+# each other.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -50,7 +51,7 @@ curve = train.read_training_curve(folder)
 recipe = pd.Series(fingerprint.flat(study.recipe.model_dump(mode="json")))
 published = pd.Series(fingerprint.flat(type(study.recipe)().model_dump(mode="json")))
 plots.table(pd.DataFrame({"this run": recipe.astype(str), "published": published.astype(str)}).rename_axis("setting")
-            .reset_index(), f"Recipe of {model}, and the published one")
+            .reset_index(), "The recipe, and the published one")
 
 # %% [markdown]
 # ## How the loss fell
@@ -79,7 +80,7 @@ plots.curves(curve.assign(model=model), x="step", y="learning_rate", hue="model"
 
 # %% [markdown]
 # How to read it: a short linear warm-up, then half a cosine down to zero. The curve is the same for every arm; its hash
-# is part of the fingerprint below.
+# is part of the fingerprint in chapter 4.
 #
 # ## What was left out of the loss
 #
@@ -120,29 +121,6 @@ plots.table(cut, f"Texts consumed by {model}, and how many of them were cut at {
 Markdown(f"A step took {curve['tokens'].mean():,.0f} tokens on average, padding not counted.")
 
 # %% [markdown]
-# ## Nothing but the start differs
-#
-# The fingerprint holds the hash of all queries, positives and negatives in the order they were consumed, the hash of
-# the learning rates, the recipe, the pooling, and the versions of code and libraries. A difference in any of these
-# between arms of one seed stops the study here.
-
-# %%
-records = train.make_fingerprints(study, model)
-agreed = fingerprint.same_recipe(records)
-others = [name for name in records if name != model]
-compared = f"compared with {', '.join(others)}" if others else "no other arm of this seed is trained yet"
-Markdown(f"{model}: {compared}. The {len(records)} run(s) agree in all {len(agreed)} recorded fields, and start "
-         f"from {len({r['start']['weights'] for r in records.values()})} different set(s) of weights.")
-
-# %%
-start = pd.DataFrame({name: fingerprint.flat(record) for name, record in records.items()}).rename_axis("field")
-start = start.loc[["data", "learning_rate", "seed", "start.weights", "start.tokenizer", "start.parameters"]]
-plots.table(start.map(lambda value: str(value)[:16]).reset_index(), "Fingerprints (hashes shortened)")
-
-# %% [markdown]
-# How to read it: within a seed every row but those of `start` must read the same in all columns. Two columns with the
-# same `start.weights` would mean that one backbone was trained twice under two names.
-#
 # ## The exported folder
 #
 # The embedder was written as an ordinary SentenceTransformer folder and loaded again from it. The leak probe changes

@@ -35,6 +35,20 @@ from hrsa.verdict import differences, evidence, synthesis
 study = load_profile(profile)
 
 # %% [markdown]
+# ## Nothing but the start differs
+#
+# Of every embedder a fingerprint is kept: the hash of all queries, positives and negatives in the order they were
+# consumed, the hash of the learning rates, the recipe, the pooling, the versions of code and libraries, and the weights
+# it started from. Arms of one seed must agree in all but the last; a difference stops the study here.
+
+# %%
+arms = prose.training.all_fingerprints(study)
+plots.table(arms, "Fingerprints of all embedders of the recipe (hashes shortened)")
+
+# %%
+Markdown(prose.training.arms_sentence(study))
+
+# %% [markdown]
 # ## What is scored
 #
 # mteb runs every task. A query carries its task's instruction and a document carries none; in symmetric tasks (pairs,

@@ -111,7 +111,7 @@ def _execute_all(root, profile):
         jupytext.write(notebook, root / f"{kind}.ipynb")
         executed[kind] = notebooks.run_notebook(root / f"{kind}.ipynb", root / f"{kind}.out.ipynb", {"profile": "tiny"})
     for _, members in source.chapter_pages(profile):
-        for chapter, name in members:
+        for chapter, name in [(chapter, name) for chapter, names in members for name in names]:
             target = root / chapters.executed(profile, chapter, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(executed["figures" if chapter == "07_cka" else "prose"], target)
@@ -126,7 +126,7 @@ def html(study):
 def test_figures_are_drawn_from_file_without_a_network(html, browser):
     drawn = "document.querySelectorAll('.hrsa-plotly .main-svg').length > 1"
     typeset = "document.querySelector('.ytitle-math-group svg') !== null"
-    open_page(browser, html / "07_cka--base-vs-rl.v1.html", f"{drawn} && {typeset}")
+    open_page(browser, html / "07_cka.html", f"{drawn} && {typeset}")
     drawn = browser.execute_script("""return {
         cells: document.querySelectorAll('.heatmaplayer image').length,
         lines: document.querySelector('.scatterlayer path.js-line').getAttribute('d').length,
@@ -156,18 +156,20 @@ def test_search_finds_pages_and_the_front_page_leads_to_them(html, browser):
     open_page(browser, html / "index.html", "true")
     open_page(browser, html / "intro.html", "document.querySelectorAll('nav .caption-text').length == 4")
     captions = [x.get_attribute("textContent") for x in browser.find_elements(By.CSS_SELECTOR, "nav .caption-text")]
-    assert captions == ["The study", "base vs rl.v1 (RLVR)", "Synthesis", "Run records"]
+    assert captions == ["The study", "Inside, level by level", "Synthesis", "Run records"]
 
 
 def test_the_html_names_its_runs_and_no_cdn(html):
-    assert "<h1>Global shape (base vs rl.v1)" in (html / "07_cka--base-vs-rl.v1.html").read_text()
-    assert "<h1>Prose and numbers (rl.v1, seed 0)" in (html / "03_training--rl.v1-s0.html").read_text()
+    assert "<h1>7. Global shape" in (html / "07_cka.html").read_text()
+    training = (html / "03_training.html").read_text()
+    assert "<h1>3. Prose and numbers" in training and training.count("uncommonly zygomorphic") == 1
+    assert '<option value="rl.v1-s0">rl.v1, seed 0</option>' in training
     records = (html / "run_records.html").read_text()
     assert all(text in records for text in ("base-s0-0123456789ab", "24.7", "512", "cccccccccc", "2.13.0", "Two pages"))
     assert not [p.name for p in html.glob("*.html") if "unpkg" in p.read_text() or "cdn." in p.read_text()]
     assert "nobody" not in (html / "04_evaluation.html").read_text(), "overridden parameters should be left out"
     with_plotly = [p.name for p in html.glob("*.html") if "plotly.min.js" in p.read_text()]
-    assert with_plotly == ["07_cka--base-vs-rl.v1.html"]
+    assert with_plotly == ["07_cka.html"]
 
 
 def test_the_front_page_gives_the_answer_of_the_verdict(html, study, tmp_path, monkeypatch):
@@ -222,10 +224,10 @@ def one_page(study, tmp_path):
     """The book's source cut down to its front page and one chapter, to build quickly what must fail."""
     folder = tmp_path / "source"
     figures = source.stage(study, folder)
-    toc = {"format": "jb-book", "root": "front", "chapters": [{"file": "07_cka--base-vs-rl.v1.ipynb"}]}
+    toc = {"format": "jb-book", "root": "front", "chapters": [{"file": "07_cka.ipynb"}]}
     (folder / "_toc.yml").write_text(yaml.safe_dump(toc))
     (folder / "front.md").write_text("# Front\n")
-    page = "07_cka--base-vs-rl.v1"
+    page = "07_cka"
     return tmp_path, {page: figures[page]}
 
 
@@ -289,15 +291,14 @@ def test_the_renderer_is_registered_and_gives_the_same_bytes():
 @pytest.mark.parametrize("name", ["smoke", "mini", "paper"])
 def test_the_table_of_contents_follows_the_profile(name):
     profile = load_profile(name)
-    toc = book.table_of_contents(profile, {})
+    toc = book.table_of_contents(profile)
     captions = [part["caption"] for part in toc["parts"]]
-    assert captions[0] == "The study" and captions[-2:] == ["Synthesis", "Run records"]
-    assert len(captions) == 3 + len(profile.compared())
+    assert captions == ["The study", "Inside, level by level", "Synthesis", "Run records"]
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    expected = {chapters.page(c, n) for c, names in chapters.jobs(profile).items() if c[0].isdigit() for n in names}
+    expected = {chapters.book_page(c) for c in chapters.jobs(profile) if c[0].isdigit()}
     assert set(files) - {"run_records"} == expected and len(files) == len(set(files))
     assert ("11_ablations.ipynb" in files) == (name == "smoke")  # alone an ablation of both arms of a pair is shown
-    assert files.index("02_texts.ipynb") < files.index(f"03_training--{profile.backbones[0].name}-s0.ipynb")
+    assert files.index("02_texts.ipynb") < files.index("03_training.ipynb") < files.index("04_evaluation.ipynb")
 
 
 def test_a_profile_without_records_has_no_page(study):

@@ -154,13 +154,16 @@ def test_results_of_a_finished_run_stand_beside_those_of_another(study, tmp_path
 def test_the_report_reads_in_a_browser_without_a_network(study, browser):
     html = study / "jupyter_book" / "_build" / "html"
     open_page(browser, html / "index.html")
-    pages = sorted(html.glob("*--base-vs-rlvr.html"))
-    assert len(pages) == len(chapters.PAIR_CHAPTERS)
-    for page in pages:
-        places = len(re.findall('class="hrsa-plotly"', page.read_text(encoding="utf8")))
-        assert places, page
-        drawn = "document.querySelectorAll('.hrsa-plotly .plot-container').length"
-        open_page(browser, page, ready=f"{drawn} === {places}")
+    for page in [html / f"{chapter}.html" for chapter in chapters.PAIR_CHAPTERS]:
+        pairs = re.findall('<option value="([^"]+)"', page.read_text(encoding="utf8"))
+        assert pairs == [pair.name for pair in SMOKE.compared()]
+        shown = "[...document.querySelectorAll('.hrsa-plotly')].filter(x => x.offsetParent)"
+        drawn = f"{shown}.length > 0 && {shown}.every(x => x.querySelector('.plot-container'))"
+        seen = set()
+        for pair in pairs:
+            open_page(browser, f"{page.as_uri()}?#pair={pair}", ready=drawn)
+            seen.add(browser.execute_script(f"return {shown}.map(x => x.dataset.figure).join()"))
+        assert len(seen) == len(pairs), "each pair shows figures of its own"
 
 
 def test_a_broken_stage_stops_with_one_message_and_the_rest_stays(study):

@@ -1,6 +1,9 @@
-// Draws each figure of a page from the JSON beside its container.
-document.addEventListener("DOMContentLoaded", () => {
-  for (const place of document.querySelectorAll(".hrsa-plotly")) {
+// Figures are drawn from the JSON beside their containers, each when it is first shown. Where a chapter was run several
+// times (pairs, training runs) a menu says which run is shown: the cells of run n have the class tag_only-n.
+function drawShown() {
+  for (const place of document.querySelectorAll(".hrsa-plotly:not([data-drawn])")) {
+    if (place.offsetParent === null) continue;  // inside what is hidden
+    place.dataset.drawn = "";
     const figure = JSON.parse(place.parentElement.querySelector(`script.${place.dataset.figure}`).textContent);
     delete figure.layout.width;  // fixed in notebooks; here the figure follows the column
     Plotly.newPlot(place, figure.data, figure.layout, {
@@ -10,4 +13,38 @@ document.addEventListener("DOMContentLoaded", () => {
       modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
     });
   }
+}
+
+function remembered(key, value) {  // a browser may forbid storage for files
+  try {
+    if (value !== undefined) localStorage.setItem(`hrsa-${key}`, value);
+    return localStorage.getItem(`hrsa-${key}`);
+  } catch {
+    return null;
+  }
+}
+
+function setUpSwitch(block) {
+  const key = block.dataset.key;
+  const menu = block.querySelector("select");
+  const names = [...menu.options].map((option) => option.value);
+  const cells = names.map((_, run) => document.querySelectorAll(`.tag_only-${run}`));
+  const show = (name) => {
+    menu.value = name;
+    cells.forEach((own, run) => own.forEach((cell) => { cell.hidden = names[run] !== name; }));
+    drawShown();
+  };
+  const asked = () => decodeURIComponent((location.hash.match(`^#${key}=(.*)$`) || ["", ""])[1]);
+  menu.addEventListener("change", () => {
+    remembered(key, menu.value);
+    history.replaceState(null, "", `#${key}=${encodeURIComponent(menu.value)}`);
+    show(menu.value);
+  });
+  window.addEventListener("hashchange", () => { if (names.includes(asked())) show(asked()); });
+  show([asked(), remembered(key)].find((name) => names.includes(name)) || names[0]);
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll(".hrsa-switch").forEach(setUpSwitch);
+  drawShown();
 });

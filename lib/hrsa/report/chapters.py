@@ -30,6 +30,11 @@ def page(chapter: str, name: str) -> str:
     return f"{chapter}.ipynb" if name == "study" else f"{chapter}--{name}.ipynb"
 
 
+def book_page(chapter: str) -> str:
+    """File name of a chapter's page in the book, which shows all that it was run for."""
+    return f"{chapter}.ipynb"
+
+
 def executed(profile: Profile, chapter: str, name: str) -> str:
     """Path, relative to the repository, of an executed notebook."""
     return f"jupyter_book/executed/{profile.name}/{page(chapter, name)}"

@@ -10,7 +10,8 @@ from typing import Any
 import nbformat
 import yaml
 
-from hrsa.report.chapters import PAIR_CHAPTERS, chapters, executed, jobs, page, pair_chapters
+from hrsa.report.book.merged import merged_page
+from hrsa.report.chapters import PAIR_CHAPTERS, book_page, chapters, executed, jobs, pair_chapters
 from hrsa.report.notebooks import JobError, check_executed
 from hrsa.report.plots.continuous import curves
 from hrsa.report.plots.drawing import PLOTLY
@@ -31,47 +32,40 @@ class StageError(RuntimeError):
     """A page of the report cannot be used; the message lists which, and why."""
 
 
-def chapter_pages(profile: Profile) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Parts of the book in order: (caption, [(chapter, name of the job)])."""
-    once = list(chapters(profile))
-    first = [(chapter, "study") for chapter in once if chapter < "03"]
-    runs = [("03_training", name) for name in jobs(profile).get("03_training", ())]
-    scores = [(chapter, "study") for chapter in once if "03" < chapter < "05"]
-    parts = [("The study", first + runs + scores)]
-    for pair in profile.compared():
-        caption = f"{pair.a} vs {pair.b} ({pair.kind})"
-        parts.append((caption, [(chapter, pair.name) for chapter in pair_chapters(profile)]))
-    parts.append(("Synthesis", [(chapter, "study") for chapter in once if chapter > "10"]))
+def chapter_pages(profile: Profile) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """Parts of the book in order: (caption, [(chapter, names of its jobs)]); a chapter is one page."""
+    once = [(chapter, ["study"]) for chapter in chapters(profile)]
+    runs = [("03_training", names) for names in [jobs(profile).get("03_training", [])] if names]
+    pairs = [pair.name for pair in profile.compared()]
+    parts = [("The study", sorted([*(member for member in once if member[0] < "05"), *runs])),
+             ("Inside, level by level", [(chapter, pairs) for chapter in pair_chapters(profile) if pairs]),
+             ("Synthesis", [member for member in once if member[0] > "09"])]
     return [(caption, members) for caption, members in parts if members]
 
 
-def suffix(profile: Profile, chapter: str, name: str) -> str:
-    """What tells this page from the others of its chapter: "base vs rlvr", "base, seed 0", or nothing."""
+def run_label(profile: Profile, chapter: str, name: str) -> str:
+    """What tells a run of a chapter from the others: "base vs rlvr (RLVR)", "base, seed 0", or nothing."""
     if chapter in PAIR_CHAPTERS:
         pair = profile.pair(name)
-        return f"{pair.a} vs {pair.b}"
+        return f"{pair.a} vs {pair.b} ({pair.kind})"
     if chapter == "03_training":
         model = profile.model(name)
         return f"{model.backbone}, seed {model.seed}"
     return ""
 
 
-def table_of_contents(profile: Profile, titles: dict[str, str]) -> dict[str, Any]:
-    """The book's table of contents (sphinx-external-toc's form); `titles` by file name shorten the sidebar."""
-    parts = []
-    for caption, members in chapter_pages(profile):
-        files = [page(chapter, name) for chapter, name in members]
-        parts.append({"caption": caption,
-                      "chapters": [{"file": file} | ({"title": titles[file]} if file in titles else {})
-                                   for file in files]})
+def table_of_contents(profile: Profile) -> dict[str, Any]:
+    """The book's table of contents (sphinx-external-toc's form)."""
+    parts = [{"caption": caption, "chapters": [{"file": book_page(chapter)} for chapter, _ in members]}
+             for caption, members in chapter_pages(profile)]
     parts.append({"caption": "Run records", "chapters": [{"file": RECORDS}]})
     return {"format": "jb-book", "root": "intro", "parts": parts}
 
 
-def write_toc(profile: Profile, folder: Path, titles: dict[str, str] | None = None) -> Path:
+def write_toc(profile: Profile, folder: Path) -> Path:
     """Write `_toc.yml` of a profile into a folder."""
     target = folder / "_toc.yml"
-    text = yaml.safe_dump(table_of_contents(profile, titles or {}), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(table_of_contents(profile), sort_keys=False, allow_unicode=True)
     target.write_text(text, encoding="utf8")
     return target
 
@@ -86,19 +80,20 @@ def stage(profile: Profile, folder: Path) -> dict[str, int]:
     for name in WRITTEN:
         shutil.copyfile(store.BOOK / name, folder / name)
     shutil.copytree(store.BOOK / "_static", folder / "_static")
-    faults, figures, titles = [], {}, {}
+    faults, figures = [], {}
     for _, members in chapter_pages(profile):
-        for chapter, name in members:
-            try:
-                file = page(chapter, name)
-                source = store.ROOT / executed(profile, chapter, name)
-                notebook = as_page(source, suffix(profile, chapter, name))
-                nbformat.write(notebook, folder / file)
-                figures[Path(file).stem] = count_figures(notebook)
-                if chapter in PAIR_CHAPTERS:
-                    titles[file] = short_title(source)
-            except (StageError, JobError) as error:
-                faults.append(str(error))
+        for chapter, names in members:
+            pages = {}
+            for name in names:
+                try:
+                    pages[name] = as_page(store.ROOT / executed(profile, chapter, name))
+                except (StageError, JobError) as error:
+                    faults.append(str(error))
+            if len(pages) == len(names):
+                labels = {name: run_label(profile, chapter, name) for name in names}
+                notebook = merged_page(pages, "pair" if chapter in PAIR_CHAPTERS else "run", labels)
+                nbformat.write(notebook, folder / book_page(chapter))
+                figures[chapter] = count_figures(notebook)
     if faults:
         raise StageError("the report cannot be built from these executed notebooks; run `make book` to make them "
                          "again:\n" + "\n".join(f"- {fault}" for fault in faults))
@@ -108,7 +103,7 @@ def stage(profile: Profile, folder: Path) -> dict[str, int]:
     if (store.FIGURES / profile.name).is_dir():
         shutil.copytree(store.FIGURES / profile.name, folder / "_static" / "figures" / profile.name)
     (folder / "intro.md").write_text(link_only_to(folder, front), encoding="utf8")
-    write_toc(profile, folder, titles)
+    write_toc(profile, folder)
     return figures
 
 
@@ -129,7 +124,7 @@ def front_answer(profile: Profile) -> str:
         raise StageError(f"{_VERDICT}: expected one cell tagged {_TAG!r} with its text and the figure {_OVERVIEW}, got "
                          f"{len(said)} and {'the' if there else 'no'} figure: run it again")
     caption = (f"{pair.a} and {pair.b} at four levels, as language models and as embedders, beside two runs of one "
-               f"recipe; higher is more alike. [The verdict]({page(_VERDICT, 'study')}) has it to look into.")
+               f"recipe; higher is more alike. [The verdict]({book_page(_VERDICT)}) has it to look into.")
     return _front("What this run found", said[0], profile, _OVERVIEW, caption)
 
 
@@ -175,21 +170,13 @@ def read_executed(source: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def short_title(source: Path) -> str:
-    """The heading of a notebook as its author wrote it."""
-    first = nbformat.read(source, as_version=4).cells[0].source
-    return first.splitlines()[0].removeprefix("#").strip()
-
-
-def as_page(source: Path, told_apart: str) -> nbformat.NotebookNode:
-    """A notebook as a page: heading that says which run it is, code folded, overridden parameters left out."""
+def as_page(source: Path) -> nbformat.NotebookNode:
+    """A notebook as a page: heading with the chapter's number, code folded, overridden parameters left out."""
     notebook = read_executed(source)
     first = notebook.cells[0]
     if first.cell_type != "markdown" or not first.source.startswith("# "):
         raise StageError(f"{source.name}: expected a first cell that begins with '# Title', got {first.source[:60]!r}")
-    if told_apart:
-        title, _, rest = first.source.partition("\n")
-        first.source = f"{title} ({told_apart})\n{rest}"
+    first.source = f"# {int(source.name[:2])}. {first.source.removeprefix('# ')}"
     injected = any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)

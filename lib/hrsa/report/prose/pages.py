@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from hrsa.report.chapters import page
+from hrsa.report.chapters import book_page
 from hrsa.study.profile import Profile
 
 _TITLES = {"05_correlation": "dimension-wise correlation", "06_procrustes": "Procrustes", "07_cka": "CKA",
@@ -33,8 +33,7 @@ def front_page(profile: Profile, models: Sequence[Mapping[str, Any]], texts: pd.
     lines = ["| model | from | layers | width | vocabulary |", "|---|---|---|---|---|"]
     lines += [f"| {b.name} | {b.source} | {model['layers']} | {model['width']} | {model['vocabulary']:,} |"
               for b, model in zip(profile.backbones, models, strict=True)]
-    pair = profile.pairs[0].name
-    links = [f"[{_TITLES[chapter]}]({page(chapter, pair)})" for chapter in profile.chapters or ()]
+    links = [f"[{_TITLES[chapter]}]({book_page(chapter)})" for chapter in profile.chapters or ()]
     reasons = [f"Left out: {_TITLES[chapter]}, since {why}." for chapter, why in left_out.items()]
     by_set = ", ".join(f"{count} of set {name}" for name, count in texts.groupby("set").size().items())
     used = profile.analysis

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from hrsa.study.profile import Profile, Recipe
 from hrsa.texts.hard_negatives import make_triples, read_triples
 from hrsa.texts.suite import query_prompt
+from hrsa.training.fingerprint import flat, same_recipe
 
 _CANDIDATES, _SHOWN = 300, 400  # passages among which an example is sought, and characters of it that are shown
 _REASONS = {"duplicates": "duplicate", "known": "known positive", "near": "near positive"}
 _ALL = "all tasks"
+_PROOF = {"data": "data and order", "learning_rate": "learning rates", "seed": "seed",
+          "start.weights": "start: weights", "start.tokenizer": "start: tokenizer",
+          "start.parameters": "start: parameters"}  # field of a fingerprint -> column
+_HASH = 12  # characters of a hash that are shown
 _LAST = 10  # steps whose mean loss says how training ended
 
 
@@ -86,3 +93,34 @@ def nearest(profile: Profile, model_id: str) -> pd.DataFrame:
             ("nearest passage", cosines[i, best[i]], passages[best[i]])]
     return pd.DataFrame([(what, cosine, text[:_SHOWN]) for what, cosine, text in rows],
                         columns=["what", "cosine", "text"])
+
+
+def _fingerprints_by_seed(profile: Profile) -> dict[int, dict[str, dict[str, Any]]]:
+    from hrsa.training.train import make_fingerprints
+
+    arms = [model for model in profile.models() if model.seed is not None and model.ablation is None]
+    found = {}
+    for seed in profile.seeds:
+        ids = [model.id for model in arms if model.seed == seed]
+        found[seed] = {id: make_fingerprints(profile, id)[id] for id in ids}
+    return found
+
+
+def all_fingerprints(profile: Profile) -> pd.DataFrame:
+    """What the embedders of the recipe were trained on and from, a row each: [embedder and the columns of
+    `_PROOF`], hashes shortened."""
+    rows = [{"embedder": id, **{name: str(flat(record)[field])[:_HASH] for field, name in _PROOF.items()}}
+            for records in _fingerprints_by_seed(profile).values() for id, record in records.items()]
+    return pd.DataFrame(rows, columns=["embedder", *_PROOF.values()])
+
+
+def arms_sentence(profile: Profile) -> str:
+    """That the arms of each seed agree in all but their start; ValueError of `same_recipe` names what differs."""
+    by_seed = _fingerprints_by_seed(profile)
+    fields = {seed: len(same_recipe(records)) for seed, records in by_seed.items()}
+    arms = sorted({profile.model(id).backbone for records in by_seed.values() for id in records})
+    starts = min(len({record["start"]["weights"] for record in records.values()}) for records in by_seed.values())
+    twice = "." if starts == len(arms) else ": some backbone was trained twice under two names."
+    return (f"Within each seed ({', '.join(map(str, by_seed))}) the arms ({', '.join(arms)}) agree in all "
+            f"{min(fields.values())} recorded fields. They are {len(arms)} arms and start from {starts} different "
+            f"weights{twice}")
