@@ -143,7 +143,7 @@ plots.forest(found, label="task", value="difference", low="low", high="high", ma
 # only. "All tasks" weighs tasks equally and treats them as a sample of tasks, so a few tasks make a wide interval. An
 # interval inside the band is no verdict yet: two embedders that learned nothing also score alike.
 #
-# What follows is said once, by the rule of chapter 13, which asks first whether a task could have shown a difference,
+# What follows is said once, by the rule of chapter 15, which asks first whether a task could have shown a difference,
 # and corrects for the number of pairs. Its words are these.
 
 # %%

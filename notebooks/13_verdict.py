@@ -16,11 +16,9 @@
 # %% [markdown]
 # # The verdict
 #
-# The paper reports a null effect: a reasoning model, turned into an embedding model, scores like its base. "No
-# significant difference" does not show that; a study that is small or noisy enough always ends there, and two models
-# that learned nothing score alike. This chapter asks three questions of the same numbers: is there a difference, is there
-# none that matters, and could this run have seen one at all? Then it goes through the paper's claims one by one. Every sentence with a finding is chosen by code
-# from the data of this run.
+# Does a reasoning model, turned into an embedding model, score like its base, and are the two alike inside? This page
+# answers from the data of this run and goes through the paper's claims one by one. Chapter 14 says what follows for who
+# chooses a backbone; chapter 15 holds every rule, table and control behind these words.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -29,8 +27,8 @@ profile = "smoke"
 from IPython.display import Markdown
 
 from hrsa.report import plots, prose, results
-from hrsa.study import code_hash, load_profile
-from hrsa.verdict import claims, controls, evidence, paired_scores, published, statement, synthesis, verdict
+from hrsa.study import load_profile
+from hrsa.verdict import claims, controls, evidence, synthesis
 
 study = load_profile(profile)
 stated = study.verdict.model_dump()
@@ -46,6 +44,24 @@ checked = controls.control_verdicts(per_query, study.controls, seeds, **stated, 
 similar = synthesis.make_similarities(study)
 Markdown(prose.answer.answer(study, verdicts, checked, similar))
 
+# %% [markdown]
+# ## The paper's claims
+#
+# A claim holds or fails only where intervals are clear of each other or of a threshold stated before the run; otherwise
+# it is inconclusive. That something rises is not testable where it is as high as can be told already.
+
+# %%
+table = claims.all_claims(claims.score_claims(verdicts), claims.similarity_claims(similar))
+Markdown(prose.verdict.headline(table, checked))
+
+# %%
+plots.cards(prose.paper.claim_cards(table), prose.paper.MARKS)
+
+# %% [markdown]
+# Similarities are means over layers (inverse row entropy: the last layer), with intervals over texts and all seeds. An
+# outcome is about the small models of this run: evidence on the paper's mechanism, and not a repetition at its scale.
+# Every claim with its rule, by family of tasks too, stands in chapter 15.
+
 # %%
 first = study.pairs[0].name
 levels = results.make_overview(study, first)
@@ -58,305 +74,11 @@ plots.curves(levels, x="layer_x", y="value", hue="models", facet="similarity", l
 # How to read it: the first pair at the four levels of HRSA, before and after contrastive training; higher is more
 # alike. The null compares tokens with other tokens. Two runs of one recipe share the arm and not the order of the data; other arm,
 # other order shares neither: where it lies on the former, the arms differ no more than two training runs do. Bands cover
-# the 95% intervals over texts of all seeds. Chapters 05 to 08 show each level in full, for every pair.
+# the 95% intervals over texts of all seeds. Chapters 5 to 8 show each level in full, for every pair.
 #
-# ## Stated before the run
+# ## Controls
 #
-# Margin, error rate, seeds, pairs, controls and the rule of competence belong to the question. Chosen after the scores
-# are known they can produce any answer, so they are recorded with a hash, and a later change stays visible.
+# Comparisons whose answer is known beforehand, trained, scored and judged like the pairs.
 
 # %%
-statements = statement.record_statement(study)
-first, changed = statement.stated_before(study, statements), statement.statement_changes(statements)
-Markdown(prose.verdict.statement_sentence(statements, first, changed))
-
-# %% [markdown]
-# ## One verdict per pair
-#
-# The difference is the mean over tasks of the mean over queries of the score of *b* minus that of *a*, with *a* and *b*
-# paired by training seed and query. *Equivalent* means that the interval of a crossed bootstrap of seeds, queries and
-# tasks lies inside the margin, and that two one-sided t tests on the seed means agree. *Different* means that zero is
-# rejected; *negligible*, both; *inconclusive*, neither. *Uninformative* means that too few tasks could have shown a
-# difference for anything to follow from not finding one: the next section says which. Holm's correction runs over the
-# pairs. This rule gives the word on every page.
-
-# %%
-Markdown("\n\n".join([prose.verdict.verdict_lines(verdicts), prose.verdict.sight(checked),
-                      prose.verdict.evidence_sources(pool, study.seeds)]))
-
-# %% [markdown]
-# Scores of other machines or laboratories join the analysis when they come from the same models, recipe, suite and
-# margin: this run's are in `data/runs/<profile>/evidence.parquet`, those received go to `data/evidence/<profile>/`.
-
-# %%
-short = {"written": pool.sources["written"].str[:10], "commit": pool.sources["commit"].str[:7]}
-plots.table(pool.sources.assign(**short), "Files that the verdict rests on")
-
-# %%
-plots.forest(verdicts, label="family", value="difference", low="low", high="high", margin=study.verdict.margin,
-             facet="pair", xlabel="score of b minus score of a").publish(
-    study.name, "13_verdict", "verdicts",
-    "Forest plot of the score difference of each pair, over all tasks and by family of tasks, with the margin as a band")
-
-# %% [markdown]
-# How to read it: the band is the margin. Intervals are corrected like the words and say the same: one that leaves out
-# zero shows a difference, one inside the band that there is none that matters, one that does both a negligible
-# difference. An interval that ends at zero has not left it out. Two exceptions give their reason in the text: where too
-# few tasks could have shown a difference the word is uninformative, and where there is one run of each arm it is
-# inconclusive, wherever the interval lies. Tasks count as a sample of tasks, so that
-# a family of two or three has a wide interval, and a family of one speaks of that task alone. With two seeds almost
-# everything is inconclusive: two runs say little about how runs vary.
-
-# %%
-columns = ["pair", "family", "verdict", "difference", "low", "high", "over", "tasks", "smallest_margin"]
-plots.table(verdicts[columns], f"Verdicts at margin {study.verdict.margin:g}, {100 - 200 * study.verdict.alpha:.0f}% "
-            "intervals, corrected as the words are; over: tasks that they are over, of those named", decimals=4)
-
-# %% [markdown]
-# What they rest on: how much was measured, on how many tasks both arms are competent, the p-values of the two tests
-# after Holm's correction, and *alone*, the verdict without it.
-
-# %%
-columns = ["pair", "family", "seeds", "queries", "competent", "holm_difference", "holm_equivalence", "alone"]
-plots.table(verdicts[columns], "Data and p-values behind each verdict", decimals=4)
-
-# %%
-Markdown(prose.verdict.families_agree(verdicts))
-
-# %% [markdown]
-# ## Could the tasks have shown a difference?
-#
-# Three questions of each arm on each task: does the embedder beat chance, does it beat its own untrained backbone, and
-# is there room above it? Each is answered yes only by a test over seeds and queries. A task counts where it is not
-# saturated and one arm at least beats both; a task that only one arm masters is kept, since that is a difference. Sameness
-# is claimed over the tasks that count, and only where both arms are competent on more tasks than luck would let pass:
-# embedders on the floor get there in at most one study of twenty (3 of 8 to 16 tasks).
-
-# %%
-gate = synthesis.competence_by_task(per_query, study.pairs, seeds, **stated)
-Markdown(prose.verdict.tasks_that_count(gate))
-
-# %%
-columns = ["pair", "task", "arm", "score", "untrained", "chance", "beats_chance", "beats_untrained", "has_room", "counts"]
-plots.table(gate[columns], "The competence of each embedder on each task; tasks that do not count are shown all the same")
-
-# %% [markdown]
-# How to read it: scores are means over seeds and queries, of the embedder, of the backbone as it came, and of a random
-# ranking, random labels or the best constant answer. A score above another is not enough for a yes: its interval has to
-# be clear of it.
-#
-# Would another analysis say otherwise? Beside the verdict, over the same tasks, without correction for the number of
-# pairs: the same bootstrap with tasks held fixed, a mixed model, a Bayesian region of practical equivalence, and t tests
-# on seed means.
-
-# %%
-others = synthesis.other_analyses(per_query, study.pairs, seeds, **stated)
-Markdown(prose.verdict.analyses_agree(others, verdicts))
-
-# %%
-plots.table(others.drop(columns="about"), "Other analyses of the same scores; inside: posterior mass within the margin",
-            decimals=4)
-
-# %% [markdown]
-# How to read it: where all methods agree, the verdict does not hang on one of them. They differ in what they generalise
-# to, which the next table says.
-
-# %%
-plots.table(others[["method", "about"]].drop_duplicates(), "What each analysis is")
-
-# %% [markdown]
-# ## Could this run have seen a difference?
-#
-# Controls are comparisons whose answer is known beforehand, trained, scored and judged like the pairs. A *negative*
-# control is one arm twice, with another order of the data or from another run of its treatment: it should not come out
-# different. A *positive* control has something wrong with it that should show: a random start, noise on the weights,
-# shuffled positives. Where no positive control is found different, this run could not see.
-
-# %%
-Markdown(f"{prose.verdict.sight(checked)}\n\n{prose.verdict.controls_said(checked)}")
-
-# %%
-plots.forest(controls.beside_pairs(verdicts, checked), label="comparison", value="difference", low="low", high="high",
-             hue="asked", margin=study.verdict.margin, xlabel="score of b minus score of a").publish(
-    study.name, "13_verdict", "controls",
-    "Forest plot of the score difference of each pair and each control, by what was expected, with the margin as a band")
-
-# %% [markdown]
-# How to read it: the pairs are those of the first figure, on all tasks. A control expected to be different should leave
-# out zero; one expected to be the same should lie inside the band, or cover zero at least. How far the positive controls
-# lie from zero is the measure for how far the pairs could have.
-
-# %% [markdown]
-# ## What would settle it
-#
-# The measured variation of the differences splits into parts: between training runs, between tasks, between queries,
-# and the rest. More seeds help against the first, more tasks against the second, more queries against the third.
-
-# %%
-parts = synthesis.error_shares(per_query, study.pairs, seeds)
-plots.bars(parts, x="component", y="share", hue="pair", xlabel="source of variation",
-           ylabel="share of the variance of the difference").publish(
-    study.name, "13_verdict", "sources", "Bars of the share of each source of variation in the error of each pair's difference")
-
-# %%
-Markdown(prose.verdict.error_sentences(parts))
-
-# %% [markdown]
-# The planner simulates studies of other sizes with these variances and a true difference of zero, and applies the rule
-# above, taking both arms as competent: no size helps embedders that learned nothing. `make power` prints it for any margin, and also for variation between runs as large as these seeds leave
-# possible.
-
-# %%
-sizes = ([2, 3, 5, 8, 12], [50, 200, 800])
-plan = synthesis.plans(per_query, study.pairs, seeds, stated["margin"], stated["alpha"], sizes,
-                       paired_scores.hours_per_seed(study))
-plots.curves(plan, x="seeds", y="power", hue="queries", facet="pair", xlabel="training seeds",
-             ylabel="power to prove the margin").publish(
-    study.name, "13_verdict", "power",
-    "Curves of the power to prove equivalence against the number of seeds, one curve per number of queries per task")
-
-# %% [markdown]
-# How to read it: each curve is the chance that a study of that size proves equivalence when there is no difference at
-# all. Curves that lie on each other say that more queries would not help. A curve that stays low says that tasks or
-# runs vary too much for this margin.
-
-# %%
-plots.table(plan, f"Power at margin {study.verdict.margin:g}, the margin provable with power 0.8, and hours of training "
-            "and scoring both arms on the machine of this run", decimals={"power": 2, "provable": 4, "hours": 2})
-
-# %% [markdown]
-# ## The arm or the order?
-#
-# A difference between arms is worth as much as it stands out from the difference that another order of the data makes.
-
-# %%
-Markdown(prose.yardsticks.why_sources())
-
-# %%
-parts = synthesis.make_similarity_sources(study)
-plots.forest(prose.yardsticks.share_table(parts), label="similarity", value="share", low="low", high="high", hue="part",
-             facet="pair", xlabel="share of the variance of the embedders").publish(
-    study.name, "13_verdict", "arm-or-order",
-    "Forest plot of the shares of arm, order and both in the variance of the embedders, by similarity and pair")
-
-# %% [markdown]
-# How to read it: shares of the variance between embedders, mean over layers. An interval of *arm* that leaves out zero
-# says that where training started is still seen afterwards, whatever the order of the data. Intervals cover resampled
-# texts, and the orders too where there are three or more.
-
-# %%
-plots.table(prose.yardsticks.distance_table(parts), "Mean squared distance between two embedders, by what they share, with 95% "
-            "intervals: the last two columns differ by what one order for both arms hides")
-
-# %% [markdown]
-# ## The paper's claims
-#
-# Each claim has a rule, stated in `hrsa.verdict.claims` before any run, that compares an interval with a threshold or with
-# another interval. A claim holds or fails only when the intervals are clear of each other; otherwise it is inconclusive.
-# That something rises is not testable where it is as high as can be told already.
-
-# %%
-table = claims.all_claims(claims.score_claims(verdicts), claims.similarity_claims(similar))
-Markdown(prose.verdict.headline(table, checked))
-
-# %%
-plots.table(table[["claim", "pair", "outcome", "measured"]],
-            f"Claims of the paper, what this run measured (profile {study.name}), and whether they hold")
-
-# %% [markdown]
-# How to read it: *measured* gives the value with its interval and what it is compared with. Similarities are means over
-# layers (inverse row entropy: the last layer); the interval covers resampled texts and all seeds. An outcome is about
-# the small models of this run; it is evidence on the paper's mechanism and not a repetition at its scale.
-
-# %%
-plots.table(table[["level", "claim", "rule"]].drop_duplicates(), "The rule of each claim")
-
-# %%
-plots.table(claims.count_outcomes(table), "Outcomes by level")
-
-# %% [markdown]
-# ## The published scores, tested
-#
-# The paper prints the mean difference over three seeds and a "std" without saying of what. Under each possible meaning
-# the tests can be redone from the table. The numbers are the paper's and not of this run. They treat tasks and queries
-# as fixed, so that they speak of these benchmarks only.
-
-# %%
-cells = published.reanalyse(margin=1.0)
-strict = published.reanalyse(margin=0.5)
-Markdown(f"{prose.paper.published_scores_said(strict)}\n\n{prose.paper.published_scores_said(cells)}")
-
-# %%
-shown = cells[(cells["reading"] == published.READINGS[0].name) & (cells["kind"] != "SFT")]
-plots.forest(shown, label="pair", value="delta", low="low", high="high", margin=1.0, facet="benchmark",
-             xlabel="difference (points)").publish(
-    study.name, "13_verdict", "published",
-    "Forest plot of the published differences of RLVR pairs on three benchmarks with 90% intervals and a margin of one point")
-
-# %% [markdown]
-# How to read it: intervals are for the narrowest reading, std over seeds of the paired difference, corrected like the
-# words. An interval that leaves out zero shows a difference that three seeds agree on; inside the band, it is smaller than
-# one point. Whether these tasks could have shown a difference cannot be asked: the paper prints no untrained scores.
-
-# %%
-plots.table(published.verdicts_by_reading(), "Published RLVR cells by verdict, for each reading of the std and each margin (points)")
-
-# %%
-columns = ["pair", "benchmark", "reading", "delta", "std", "low", "high", "holm_difference", "holm_equivalence", "verdict",
-           "smallest_margin"]
-plots.table(cells[columns], "All 15 published cells at a margin of one point, under each reading; p-values after Holm")
-
-# %% [markdown]
-# ## The published realignment, counted
-#
-# Manifold realignment says that contrastive training pulls both models back together. The published inverse row entropy
-# of the map between them allows a count.
-
-# %%
-Markdown(prose.paper.realignment_counted(published.rises_in_entropy()))
-
-# %%
-plots.table(published.entropy_change(), "Published inverse row entropy before and after contrastive training")
-
-# %% [markdown]
-# ## Does the rule keep its promise?
-#
-# A rule that says "equivalent" must rarely say so wrongly. In the simulation the truth is known: the true difference is
-# one margin, or zero. This is a committed result, made by the command below, and not computed in this run.
-
-# %%
-simulated, record = results.read_committed("verdict_simulation")
-made = prose.verdict.simulation_origin(record, code_hash.code_hash(verdict))
-Markdown(f"{prose.verdict.simulation_sentence(simulated)}\n\n{prose.verdict.gate_sentence(simulated)}\n\n{made}")
-
-# %%
-apart = simulated[~simulated["scenario"].str.contains(":")]
-plots.heatmap(apart, x="method", y="scenario", value="false_equivalence", xlabel="method", ylabel="scenario").publish(
-    study.name, "13_verdict", "proof",
-    "Heat map of how often each method calls two arms the same although they differ by one margin, by scenario")
-
-# %% [markdown]
-# How to read it: each cell is the share of simulated studies that call the arms the same although they differ by one
-# margin; 0.05 is allowed. "p > .05" takes a missing proof for a proof. "within std" asks whether the difference is
-# smaller than its standard deviation over three seeds. "pooled queries" forgets that queries share a training run.
-# The naive bootstrap resamples three seeds as if they were many. A low number alone is no merit: see the power beside
-# it. Scenarios marked `limit` break what the rule assumes: many queries that move, and clusters of queries named as
-# tasks.
-
-# %%
-floor = simulated[simulated["scenario"].str.startswith("floor")]
-plots.heatmap(floor, x="method", y="scenario", value="false_equivalence", xlabel="method", ylabel="scenario").publish(
-    study.name, "13_verdict", "floor",
-    "Heat map of how often each method calls two arms the same that learned nothing, or that have no room above them")
-
-# %% [markdown]
-# How to read it: here the arms differ by nothing, and there is nothing to conclude from that: neither learned anything,
-# both were harmed, too few tasks were learned, or everything is right already. "No gate" is the verdict without the
-# question of competence. The verdict should say uninformative in all but a twentieth of the studies; the table has how
-# often it does.
-
-# %%
-columns = ["scenario", "seeds", "tasks", "queries", "method", "false_equivalence", "power_at_zero", "planned",
-           "false_difference", "uninformative", "limit"]
-plots.table(simulated[columns], "Committed simulation: error rates, power where there is no difference and both arms are "
-            "competent, the planner's forecast, and how often the gate closes")
+Markdown(prose.verdict.controls_said(checked))

@@ -74,3 +74,28 @@ def test_two_models_as_they_came_are_said_to_be_alike_where_and_on_what():
 
 def test_a_comparison_of_readouts_alone_has_no_front():
     assert source.front_answer(SMOKE.model_copy(update={"chapters": ("09_probes",)})) == ""
+
+
+@pytest.mark.parametrize(("word", "difference", "said"), [
+    ("equivalent", 0.01, "either will do. The two score the same"), ("different", 0.01, "take rlvr."),
+    ("different", -0.01, "take base."), ("negligible", -0.01, "in favour of base"), ("uninformative", 0, "no advice"),
+    ("inconclusive", 0, "do not decide")])
+def test_advice_follows_the_verdict(word, difference, said):
+    table = verdicts(word)
+    table["difference"] = difference
+    advice = answer.choice(SMOKE, table)
+    assert advice.startswith("- **base or rlvr** (RLVR): ") and said in advice
+    assert f"{100 * difference:+.1f} points" in advice and f"{word} at a margin of" in advice
+
+
+def test_what_more_would_cost_is_said_of_every_pair_and_the_limits_of_the_advice():
+    table = verdicts("inconclusive")
+    plan = pd.DataFrame({"pair": "base-vs-rlvr", "seeds": [2, 8], "queries": [50, 50], "power": [0.1, 0.9],
+                         "provable": [0.1, 0.01], "hours": [0.1, 0.4], "enough": [False, True]})
+    said = answer.cost_of_more(plan, table, 0.02)
+    assert said.startswith("- base-vs-rlvr: A margin of 0.02 is proved with power 0.90 by 8 seeds")
+    assert "decided" not in said
+    assert "decided as it is." in answer.cost_of_more(plan, verdicts("different"), 0.02)
+    assert "No size in the table proves" in answer.cost_of_more(plan.assign(enough=False), table, 0.02)
+    covered = answer.not_covered(SMOKE, table)
+    assert f"for {SMOKE.recipe.steps} steps" in covered and "nothing of larger models" in covered

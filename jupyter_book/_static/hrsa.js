@@ -44,7 +44,34 @@ function setUpSwitch(block) {
   show([asked(), remembered(key)].find((name) => names.includes(name)) || names[0]);
 }
 
+// Headings of tables become buttons that sort: numbers by size, what is missing last.
+function setUpSorting(table) {
+  const body = table.tBodies[0];
+  if (body.rows.length < 3) return;
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const key = (row) => row.cells[column].textContent.trim().replace(/\u2212/g, "-").replace(/,(?=\d{3})/g, "");
+      const sorted = [...body.rows].sort((a, b) => {
+        const [x, y] = [key(a), key(b)];
+        const [m, n] = [parseFloat(x), parseFloat(y)];
+        if (Number.isNaN(m) !== Number.isNaN(n)) return Number.isNaN(m) ? 1 : -1;
+        const order = Number.isNaN(m) ? x.localeCompare(y) : m - n;
+        return up ? order : -order;
+      });
+      body.append(...sorted);
+    });
+  });
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll(".hrsa-table table").forEach(setUpSorting);
   document.querySelectorAll(".hrsa-switch").forEach(setUpSwitch);
   drawShown();
 });

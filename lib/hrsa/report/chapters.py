@@ -9,7 +9,8 @@ from hrsa.study.backbone_kinds import has_card
 from hrsa.study.profile import Profile
 
 PAIR_CHAPTERS = ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
-STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "11_ablations", "12_family", "13_verdict")
+STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "11_ablations", "12_family", "13_verdict",
+                  "14_choosing", "15_evidence")
 _MEASURED = 2  # embedders a job
 COMMITTED = "committed"  # what tables of a committed run are called beside those of this one
 RESULTS = store.ROOT / "data" / "results"  # of `hrsa results`, a folder for each study

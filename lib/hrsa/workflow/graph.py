@@ -77,6 +77,8 @@ def _study_needs(profile: Profile, chapter: str, todo: dict[str, list[str]]) -> 
         "10_dynamics": ("measure",),
         "11_ablations": ("measure",),
         "13_verdict": ("04_evaluation", "10_dynamics", *PAIR_CHAPTERS),
+        "14_choosing": ("04_evaluation",),
+        "15_evidence": ("04_evaluation", "10_dynamics", *PAIR_CHAPTERS),
         "12_family": ("04_evaluation", *PAIR_CHAPTERS),
     }[chapter]
     return [(rule, name) for rule in every for name in todo[rule]]
@@ -112,7 +114,7 @@ def job_fingerprint(profile: Profile, rule: str) -> str:
     settings = {name: profile.model_dump(mode="json")[name] for name in (*sections, "threads")}
     if rule in NOT_CHAPTERS:
         return store.key(settings=settings, code=code_hash(*_stages(profile, rule)))
-    judged = rule in ("04_evaluation", "13_verdict", "12_family")
+    judged = rule in ("04_evaluation", "12_family", "13_verdict", "14_choosing", "15_evidence")
     files = [*(evidence.received(profile) if judged else ()), *(committed_records() if rule == "12_family" else ())]
     received = [store.file_hash(file) for file in files]
     before = (make_backbone, make_merged, make_derived, make_triples, train_embedder, evaluate_model, make_recording)

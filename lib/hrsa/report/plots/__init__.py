@@ -4,9 +4,10 @@ Every function takes a tidy table (one row per mark) and returns a `Drawing`, wh
 exported by `.publish(profile, chapter, name, alt)`. `style` holds colour scales by quantity and hues by name.
 """
 
+from hrsa.report.plots.cards import cards
 from hrsa.report.plots.categorical import bars, forest, heatmap
 from hrsa.report.plots.continuous import curves, histogram, scatter
 from hrsa.report.plots.drawing import Drawing
 from hrsa.report.plots.tables import Table, table
 
-__all__ = ["Drawing", "Table", "bars", "curves", "forest", "heatmap", "histogram", "scatter", "table"]
+__all__ = ["Drawing", "Table", "bars", "cards", "curves", "forest", "heatmap", "histogram", "scatter", "table"]

@@ -7,11 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from hrsa.report.prose.verdict import sight
+from hrsa.report.prose.verdict import power_advice, sight
 from hrsa.similarity.metrics import METRICS
+from hrsa.study import store
 from hrsa.study.profile import Profile
+from hrsa.texts.suite import query_prompt
+from hrsa.verdict.differences import ALL_TASKS, family_scores, overall_scores
 
 _SHOWN = ("debiased_cka", "knn")  # the global and the local geometry
+_INSTRUCTION = "Given a question, retrieve passages that answer it"  # an example of one
 _RUNS = "two runs of one recipe"
 
 
@@ -81,3 +85,79 @@ def _limits(profile: Profile, overall: list[Mapping[str, Any]]) -> str:
                      if row["competent"] is not None and pd.notna(row["competent"]))
     return (f"All start from {base.path or base.name}{depth}, with {seeds} training runs an arm. Both arms beat chance "
             f"and their untrained backbones: {gate or 'not asked'}.")
+
+
+_CHOICE = {
+    "equivalent": "either will do. The two score the same within the margin: choose by size, licence and price",
+    "negligible": "either will do. They differ by less than the margin, in favour of {better}",
+    "different": "take {better}",
+    "inconclusive": "these data do not decide. Nothing speaks against the cheaper of the two, and nothing proves it as "
+                    "good",
+    "uninformative": "no advice: on too few tasks could a difference have been seen",
+}
+
+
+def choice(profile: Profile, verdicts: pd.DataFrame) -> str:
+    """Markdown list: which backbone of each pair to take, by its verdict on all tasks (`synthesis.score_verdicts`)."""
+    lines = []
+    for row in verdicts[verdicts["family"] == "all"].to_dict("records"):
+        pair = profile.pair(row["pair"])
+        better = pair.b if row["difference"] > 0 else pair.a
+        lines.append(f"- **{pair.a} or {pair.b}** ({pair.kind}): {_CHOICE[row['verdict']].format(better=better)}. "
+                     f"{pair.b} minus {pair.a}: {100 * row['difference']:+.1f} points "
+                     f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}], {row['verdict']} at a margin of "
+                     f"{100 * row['margin']:g} points.")
+    return "\n".join(lines)
+
+
+def cost_of_more(plan: pd.DataFrame, verdicts: pd.DataFrame, margin: float) -> str:
+    """Markdown list: for each pair without a clear verdict the cheapest size that would give one, by `synthesis.plans`;
+    a clear one needs none."""
+    words = verdicts[verdicts["family"] == "all"].set_index("pair")["verdict"]
+    lines = []
+    for pair, rows in plan.groupby("pair", sort=False):
+        decided = words[pair] in ("equivalent", "negligible", "different")
+        lines.append(f"- {pair}: {'decided as it is. ' if decided else ''}{power_advice(rows, margin)}")
+    return "\n".join(lines)
+
+
+def not_covered(profile: Profile, verdicts: pd.DataFrame) -> str:
+    """What the advice rests on, and so what it does not speak of: models, depth, length of texts, tasks, training."""
+    base, recipe = profile.backbones[0], profile.recipe
+    tasks = max(row["tasks"] for row in verdicts[verdicts["family"] == "all"].to_dict("records"))
+    cut = f" cut after its first {recipe.layers} blocks" if recipe.layers else ""
+    return (f"The advice is about models made from {base.path or base.name}{cut}, trained for {recipe.steps} steps of "
+            f"{recipe.batch_size} queries on texts of at most {recipe.max_length} tokens, and scored on {tasks} tasks. "
+            "It says nothing of larger models, longer training, longer texts, other languages or other domains.")
+
+
+def choice_table(profile: Profile, scores: pd.DataFrame, gained: pd.DataFrame) -> pd.DataFrame:
+    """Scores x 100 by family of tasks: a row for every arm before and after training, for BM25, and for chance.
+
+    Columns: model, condition, a column for each family, and `all tasks` last. scores: `evaluate.make_scores`; gained:
+    `differences.training_gains`, which knows chance.
+    """
+    whole = overall_scores(profile, scores).assign(family=ALL_TASKS)
+    rows = pd.concat([family_scores(profile, scores), whole], ignore_index=True)
+    chance = gained.drop_duplicates("family")[["family", "chance"]].rename(columns={"chance": "value"})
+    rows = pd.concat([rows, chance.assign(arm="chance", condition="")], ignore_index=True)
+    rows = rows[~((rows["arm"] == "BM25") & (rows["family"] == ALL_TASKS))]  # it has no score outside retrieval
+    table = rows.assign(value=100 * rows["value"]).pivot_table(
+        index=["arm", "condition"], columns="family", values="value", sort=False, observed=True)
+    table = table[[*(name for name in table.columns if name != ALL_TASKS), ALL_TASKS]]
+    return table.reset_index().rename_axis(columns=None).rename(columns={"arm": "model"})
+
+
+def loading(profile: Profile) -> str:
+    """Markdown: how the first embedder is loaded, and the folders of all of them, which plain sentence-transformers
+    opens."""
+    from hrsa.training.train import train_embedder
+
+    ids = [model.id for model in profile.models() if model.seed is not None and model.ablation is None]
+    folders = {id: (train_embedder(profile, id) / "model").relative_to(store.ROOT).as_posix() for id in ids}
+    rows = "\n".join(f"| {id} | `{folder}` |" for id, folder in folders.items())
+    return ("```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+            f"model = SentenceTransformer({folders[ids[0]]!r})\n"
+            f"queries = model.encode([\"how do I read a file?\"], prompt={query_prompt(_INSTRUCTION)!r})\n"
+            "passages = model.encode([\"open(path).read() gives its text\"])\n"
+            f"model.similarity(queries, passages)\n```\n\n| embedder | folder |\n|---|---|\n{rows}")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import pandas as pd
 
+from hrsa.report.plots.cards import Card, Outcome
+from hrsa.similarity.metrics import METRICS
 from hrsa.verdict import published
+from hrsa.verdict.claims import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE
 
 _TEXTS = {"CoT": "maths", "MMLU-Pro": "general"}  # the paper's texts -> the set of probe texts that is closest
 
@@ -58,3 +64,80 @@ def realignment_counted(table: pd.DataFrame) -> str:
     most = (2 * table["rise"] > table["pairs"]).all()
     return ("Published RLVR pairs whose inverse row entropy rises in contrastive training: " + ", ".join(parts) + ". "
             + ("Most rise." if most else "A general rise of RLVR pairs is not shown by these numbers."))
+
+
+MARKS = {HOLDS: "\N{CHECK MARK}", FAILS: "\N{BALLOT X}", INCONCLUSIVE: "?", NOT_TESTABLE: "\N{EN DASH}"}
+_SAID = "said, without a number"
+
+
+def _published_scores() -> str:
+    cells = published.score_cells()
+    rlvr = cells.loc[cells["kind"].str.startswith("RLVR"), "delta"]
+    return f"{rlvr.min():+.2f} to {rlvr.max():+.2f} points in {len(rlvr)} cells of RLVR pairs"
+
+
+def _published_entropy(*models: str) -> Callable[[], str]:
+    def said() -> str:
+        rows = published.entropy_cells()
+        rows = rows[rows["kind"] == "RLVR"].dropna(subset=list(models))
+        spans = [f"{name} {rows[name].min():.2f} to {rows[name].max():.2f}" for name in models]
+        return f"{', '.join(spans)} ({rows['pair'].nunique()} RLVR pairs)"
+
+    return said
+
+
+def _published_overlap() -> str:
+    rows = published.overlap_cells()
+    rows = rows[rows["kind"].str.startswith("RLVR")]
+    return "; ".join(f"{row.pair}, k = {row.k}: {row.backbones:.3f} before, {row.embedders:.3f} after"
+                     for row in rows[rows["k"] == rows["k"].median()].itertuples())
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A claim that has a card: its title there, how its text begins, its metric, its chapter, what was published."""
+
+    title: str
+    claim: str
+    metric: str
+    chapter: str
+    published: Callable[[], str] | None = None
+
+
+_CARDS = (
+    _Shown("An RLVR start scores like its base", "Null effect: an RLVR start scores like its base, all tasks", "",
+           "04_evaluation", _published_scores),
+    _Shown("RLVR keeps what each dimension means", "RLVR keeps the representation", "correlation", "05_correlation"),
+    _Shown("RLVR keeps the basis", "RLVR keeps the basis", "inverse_row_entropy", "06_procrustes",
+           _published_entropy("backbones")),
+    _Shown("RLVR leaves the global geometry near-isometric", "RLVR leaves the global geometry", "debiased_cka",
+           "07_cka"),
+    _Shown("SFT changes a backbone more than RLVR", "SFT changes a backbone more", "debiased_cka", "07_cka"),
+    _Shown("Contrastive training realigns the basis", "Contrastive training realigns the basis",
+           "inverse_row_entropy", "06_procrustes", _published_entropy("backbones", "embedders")),
+    _Shown("Contrastive training realigns the global geometry", "Contrastive training realigns the global",
+           "debiased_cka", "07_cka"),
+    _Shown("Neighbourhoods do not come back", "Local neighbourhoods do not come back", "knn", "08_knn",
+           _published_overlap),
+    _Shown("Neighbourhoods stay reorganised", "Local neighbourhoods stay reorganised", "knn", "08_knn"),
+    _Shown("A readout of the base works on the RLVR model", "Readouts transfer", "probe_delta", "09_probes"),
+)
+
+
+def claim_cards(table: pd.DataFrame) -> list[Card]:
+    """A card for each main claim that this run tests, from `claims.all_claims`; an outcome for every pair."""
+    found = []
+    for shown in _CARDS:
+        rows = table[table["claim"].str.startswith(shown.claim)]
+        if len(set(rows["rule"])) > 1:  # one claim by several metrics: that of the card
+            rows = rows[rows["rule"].str.contains(METRICS[shown.metric].name, regex=False)]
+        rows = rows[rows["value"].notna()] if rows["value"].notna().any() else rows
+        if rows.empty:
+            continue
+        outcomes = tuple(Outcome(f"{row.pair}:", row.outcome, row.measured) for row in rows.itertuples())
+        by = METRICS[shown.metric].name if shown.metric in METRICS else \
+            "loss of a probe carried over" if shown.metric else "mean score over tasks"
+        said = shown.published() if shown.published else _SAID
+        found.append(Card(shown.title, f"By {by}", said, outcomes,
+                          (f"{shown.chapter}.html", f"Evidence: chapter {int(shown.chapter[:2])}")))
+    return found
