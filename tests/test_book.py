@@ -168,6 +168,7 @@ def test_the_html_names_its_runs_and_no_cdn(html):
     assert all(text in records for text in ("base-s0-0123456789ab", "24.7", "512", "cccccccccc", "2.13.0", "Two pages"))
     assert not [p.name for p in html.glob("*.html") if "unpkg" in p.read_text() or "cdn." in p.read_text()]
     assert "nobody" not in (html / "04_evaluation.html").read_text(), "overridden parameters should be left out"
+    assert not list(html.rglob("*.map")) and not (html / "_static" / "locales").exists()
     with_plotly = [p.name for p in html.glob("*.html") if "plotly.min.js" in p.read_text()]
     assert with_plotly == ["07_cka.html"]
 

@@ -75,6 +75,7 @@ def build(profile: Profile) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     figures = stage(profile, work / "source")
     html = run_sphinx(work)
+    drop_unused(html)
     check_html(html, figures)
     target = store.BOOK / "_build" / "html"
     shutil.rmtree(target, ignore_errors=True)
@@ -95,6 +96,13 @@ def run_sphinx(work: Path) -> Path:
         raise BookError(f"expected a report without warnings, got from jupyter-book:\n{short}\n"
                         "Correct the notebooks or pages named and run `make book` again")
     return work / "_build" / "html"
+
+
+def drop_unused(html: Path) -> None:
+    """Remove what no page of the report loads: source maps, and the theme's translations into other languages."""
+    for file in html.rglob("*.map"):
+        file.unlink()
+    shutil.rmtree(html / "_static" / "locales", ignore_errors=True)
 
 
 def check_html(html: Path, figures: dict[str, int]) -> None:

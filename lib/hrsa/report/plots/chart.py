@@ -41,6 +41,7 @@ class Mark:
     high: np.ndarray | None = None
     width: float = 0.8  # of a bar, in units of x
     z: np.ndarray | None = None  # (len(y), len(x)) of a grid
+    group: str = ""  # entry of the legend that switches it; none: that of the first part of its name
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,8 @@ def _reference(rows: pd.DataFrame, x: str, column: str, names: tuple, look: styl
                name: str) -> c.Mark:
     rows, where = _at(rows.drop_duplicates(x), x, names)
     look = style.reference_look(look.colour, i)
-    return c.Mark("line", where, c.column_values(rows, column), look, _both(name, _reference_name(column)))
+    return c.Mark("line", where, c.column_values(rows, column), look, _both(name, _reference_name(column)),
+                  group=_reference_name(column))
 
 
 def scatter(table: pd.DataFrame, x: str, y: str, hue: str | None = None, facet: str | None = None,

@@ -156,7 +156,7 @@ def _trace(mark: Mark, chart: Chart, mode: str) -> dict[str, Any]:
     look = mark.look
     at = {"text": [chart.x.names[round(v)] for v in mark.x]} if chart.x.names else {}
     where = "%{text}" if chart.x.names else "%{x}"
-    return {"type": "scatter", "mode": mode, "name": mark.name, "legendgroup": mark.name.split(" · ")[0],
+    return {"type": "scatter", "mode": mode, "name": mark.name, "legendgroup": mark.group or mark.name.split(" · ")[0],
             "showlegend": False, "x": numbers(mark.x), "y": numbers(mark.y), **at,
             "line": {"color": look.colour, "width": look.width * 1.2, "dash": style.DASHES[look.dash][1]},
             "marker": {"color": look.colour, "size": 7, "symbol": style.MARKERS[look.marker or 0][1]},
