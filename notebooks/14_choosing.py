@@ -76,4 +76,8 @@ Markdown(prose.answer.cost_of_more(plan, verdicts, stated["margin"]))
 # Every embedder is an ordinary folder of sentence-transformers. A query carries an instruction, a passage none.
 
 # %%
-Markdown(prose.answer.loading(study))
+folders = prose.answer.embedder_folders(study)
+Markdown(prose.answer.loading(folders["folder"].iloc[0]))
+
+# %%
+plots.table(folders, "Folders of all embedders, in the repository that the run was made in")

@@ -135,7 +135,7 @@ def test_figures_are_drawn_from_file_without_a_network(html, browser):
         page: document.documentElement.scrollWidth - window.innerWidth}""")
     assert drawn["buttons"] and not [name for name in drawn["buttons"] if "hare" in name or "loud" in name], drawn
     assert drawn["cells"] == 1 and drawn["lines"] > 40 and min(drawn["wide"]) > 500 and drawn["page"] <= 0, drawn
-    labels = [x.get_attribute("aria-label") for x in browser.find_elements(By.CSS_SELECTOR, ".hrsa-plotly")]
+    labels = [x.get_attribute("aria-label") for x in browser.find_elements(By.CSS_SELECTOR, "figure.hrsa-figure")]
     assert labels == ['A grid with </script> & "quotes" in its description.', "Line."]
 
 

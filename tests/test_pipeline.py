@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import axe_core_python
 import pandas as pd
 import psutil
 import pytest
@@ -164,6 +165,24 @@ def test_the_report_reads_in_a_browser_without_a_network(study, browser):
             open_page(browser, f"{page.as_uri()}?#pair={pair}", ready=drawn)
             seen.add(browser.execute_script(f"return {shown}.map(x => x.dataset.figure).join()"))
         assert len(seen) == len(pairs), "each pair shows figures of its own"
+
+
+@pytest.mark.browser
+def test_every_page_is_open_to_those_who_do_not_see_it_or_use_no_mouse(study, browser):
+    html = study / "jupyter_book" / "_build" / "html"
+    axe = Path(axe_core_python.__file__).with_name("axe.min.js").read_text(encoding="utf8")
+    browser.set_script_timeout(60)
+    found = {}
+    for page in [*sorted(html.glob("[0-9]*.html")), html / "intro.html", html / "run_records.html"]:
+        for theme in ("light", "dark"):
+            open_page(browser, page)
+            browser.execute_script("for (const name of ['theme', 'mode']) document.documentElement.dataset[name] = "
+                                   "arguments[0];", theme)
+            browser.execute_script(axe)
+            said = browser.execute_async_script(
+                "const done = arguments[0]; axe.run({resultTypes: ['violations']}).then(x => done(x.violations))")
+            found |= {(page.stem, theme, rule["id"]): rule["nodes"][0]["html"][:200] for rule in said}
+    assert found == {}
 
 
 def test_a_broken_stage_stops_with_one_message_and_the_rest_stays(study):

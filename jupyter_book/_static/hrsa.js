@@ -70,7 +70,18 @@ function setUpSorting(table) {
   });
 }
 
+// What the theme and Sphinx leave undone for readers who do not see the page or use no mouse.
+function mendAccess() {
+  document.querySelector(".bd-sidebar-primary")?.setAttribute("role", "complementary");
+  document.querySelector(".bd-sidebar-primary")?.setAttribute("aria-label", "Chapters");
+  document.querySelectorAll(".citation-list, .citation").forEach((element) => element.removeAttribute("role"));
+  for (const block of document.querySelectorAll(".hrsa-table, .highlight pre, div.math, mjx-container")) {
+    if (block.scrollWidth > block.clientWidth) block.tabIndex = 0;  // can be scrolled with the keys
+  }
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  mendAccess();
   document.querySelectorAll(".hrsa-table table").forEach(setUpSorting);
   document.querySelectorAll(".hrsa-switch").forEach(setUpSwitch);
   drawShown();

@@ -47,7 +47,7 @@ def figure_html(figure: dict[str, Any]) -> str:
     links = " · ".join(f'<a href="_static/figures/{stem}.{end}">{label}</a>' for end, label in _FORMATS.items())
     static = f'<noscript><img src="_static/figures/{stem}.png" alt="{alt}"></noscript>' if stem else ""
     below = f'<figcaption class="hrsa-files">{links}</figcaption>' if stem else ""
-    return (f'<figure class="{FIGURE}"><div class="hrsa-plotly" role="img" aria-label="{alt}" '
+    return (f'<figure class="{FIGURE}" aria-label="{alt}"><div class="hrsa-plotly" '
             f'style="min-height:{int(layout.get("height", 400))}px" data-figure="{name}"></div>'
             f'<script type="application/json" class="{name}">{text}</script>{static}{below}</figure>')
 

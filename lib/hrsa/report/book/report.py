@@ -113,7 +113,7 @@ def check_html(html: Path, figures: dict[str, int]) -> None:
     faults = []
     for page, expected in figures.items():
         text = (html / f"{page}.html").read_text(encoding="utf8")
-        if (shown := text.count(f'<figure class="{FIGURE}"')) != expected:
+        if (shown := text.count(f'<figure class="{FIGURE}" ')) != expected:
             faults.append(f"{page}: expected {expected} interactive figures, got {shown}: is hrsa installed with its "
                           "entry points (`make setup`)?")
         faults += [f"{page}: expected {name}, got no such file: publish the figure again"

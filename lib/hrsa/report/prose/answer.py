@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from hrsa.analysis.ablations import RECIPE
+from hrsa.evaluation.evaluate import LEXICAL
 from hrsa.report.prose.verdict import power_advice, sight
 from hrsa.similarity.metrics import METRICS
 from hrsa.study import store
@@ -145,19 +147,23 @@ def choice_table(profile: Profile, scores: pd.DataFrame, gained: pd.DataFrame) -
     table = rows.assign(value=100 * rows["value"]).pivot_table(
         index=["arm", "condition"], columns="family", values="value", sort=False, observed=True)
     table = table[[*(name for name in table.columns if name != ALL_TASKS), ALL_TASKS]]
-    return table.reset_index().rename_axis(columns=None).rename(columns={"arm": "model"})
+    shown = {LEXICAL: "", RECIPE: "trained"}
+    return table.reset_index().rename_axis(columns=None).rename(columns={"arm": "model"}).replace({"condition": shown})
 
 
-def loading(profile: Profile) -> str:
-    """Markdown: how the first embedder is loaded, and the folders of all of them, which plain sentence-transformers
-    opens."""
+def embedder_folders(profile: Profile) -> pd.DataFrame:
+    """Where the embedders of the recipe lie: [embedder, folder], folders relative to the repository."""
     from hrsa.training.train import train_embedder
 
     ids = [model.id for model in profile.models() if model.seed is not None and model.ablation is None]
-    folders = {id: (train_embedder(profile, id) / "model").relative_to(store.ROOT).as_posix() for id in ids}
-    rows = "\n".join(f"| {id} | `{folder}` |" for id, folder in folders.items())
+    return pd.DataFrame([(id, (train_embedder(profile, id) / "model").relative_to(store.ROOT).as_posix())
+                         for id in ids], columns=["embedder", "folder"])
+
+
+def loading(folder: str) -> str:
+    """Markdown: how the embedder in `folder` is loaded and used."""
     return ("```python\nfrom sentence_transformers import SentenceTransformer\n\n"
-            f"model = SentenceTransformer({folders[ids[0]]!r})\n"
-            f"queries = model.encode([\"how do I read a file?\"], prompt={query_prompt(_INSTRUCTION)!r})\n"
+            f"model = SentenceTransformer({folder!r})\nprompt = {query_prompt(_INSTRUCTION)!r}\n"
+            "queries = model.encode([\"how do I read a file?\"], prompt=prompt)\n"
             "passages = model.encode([\"open(path).read() gives its text\"])\n"
-            f"model.similarity(queries, passages)\n```\n\n| embedder | folder |\n|---|---|\n{rows}")
+            "model.similarity(queries, passages)\n```")

@@ -218,9 +218,13 @@ def power_advice(table: pd.DataFrame, margin: float) -> str:
                 f"{best['queries']:.0f} queries per task) proves {best['provable']:.3g}. What limits it is not the "
                 "number of seeds and queries alone: more tasks, or less variation between runs, would be needed.")
     first = enough.sort_values(["seeds", "queries"]).iloc[0]
-    hours = "" if pd.isna(first["hours"]) else f", about {first['hours']:.1f} hours of training and scoring"
+    hours = "" if pd.isna(first["hours"]) else f", about {_spent(first['hours'])} of training and scoring"
     return (f"A margin of {margin:g} is proved with power {first['power']:.2f} by {first['seeds']:.0f} seeds and "
             f"{first['queries']:.0f} queries per task{hours}.")
+
+
+def _spent(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{max(60 * hours, 1):.0f} min"
 
 
 def committed_origin(record: dict[str, Any]) -> str:
