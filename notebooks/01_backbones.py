@@ -64,8 +64,7 @@ plots.table(prose.backbones.card_table(cards), f"Backbones of profile {study.nam
 # %% [markdown]
 # How to read it: perplexity says how well a model still predicts ordinary text, and lower is better; it has the arm's
 # tokenizer as its unit, which all arms share. The divergence says how far an arm's answers are from what the model it is
-# compared with would have said: its start, or for a second base the first. RLVR is known for moving little and SFT for moving more; a row where it is the other way round would be
-# surprising.
+# compared with would have said: its start, or for a second base the first. RLVR is known for moving little and SFT for moving more.
 
 # %%
 Markdown(prose.backbones.findings(cards))
@@ -148,8 +147,8 @@ plots.bars(prose.backbones.accuracy_by_family(cards), x="backbone", y="value", h
     study.name, "01_backbones", "families", "Sampled accuracy by family of problems, with 95% intervals.")
 
 # %% [markdown]
-# How to read it: families of equal length of whiskers were asked equally often. A gain in one family alone would say
-# that an arm learned that task and not to work answers out.
+# How to read it: whiskers are shorter where a family has more problems. A gain in one family alone would say that an arm
+# learned that task and not to work answers out.
 
 # %%
 plots.forest(prose.backbones.accuracy_differences(cards), label="backbone", value="value", low="low", high="high", hue="mode",

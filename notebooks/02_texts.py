@@ -69,7 +69,6 @@ plots.histogram(prose.texts.lengths(training), "words", hue="side", facet="task"
 # %% [markdown]
 # How to read it: one panel per task, the number of words on the x axis, the share of texts on the y axis. Terms and
 # titles make short queries, manuals make long passages; a pile at the right end is where the builder cut passages.
-# Queries longer than their passages would be surprising but in tasks that start from a description.
 
 # %% [markdown]
 # ## Hard negatives

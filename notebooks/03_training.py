@@ -115,7 +115,7 @@ plots.table(cut, f"Texts consumed by {model}, and how many of them were cut at {
 
 # %% [markdown]
 # How to read it: *passages* are positives and hard negatives; a text counts each time it is consumed. A cut passage
-# keeps its beginning. It would be surprising if many queries were cut.
+# keeps its beginning.
 
 # %%
 Markdown(f"A step took {curve['tokens'].mean():,.0f} tokens on average, padding not counted.")

@@ -53,7 +53,7 @@ plots.heatmap(heat, x="layer_x", y="layer_y", value="value", facet="models", qua
 # %% [markdown]
 # How to read it: a cell is the mean Pearson correlation over dimensions, from -1 to 1; 0 is the embedding output and
 # the last state is the one after the model's final norm. A bright diagonal says that both models use the same
-# dimensions for the same things at the same depth. A bright cell far from the diagonal would be surprising.
+# dimensions for the same things at the same depth; a bright cell far from it, that they do so at another depth.
 
 # %%
 maxima = store.read_table(folder / PairTable.MAXIMA)
@@ -77,8 +77,8 @@ plots.curves(curve, x="layer_x", y="value", hue="models", low="low", high="high"
 
 # %% [markdown]
 # How to read it: the higher, the more both models agree on what each dimension stands for. Embedders above backbones
-# would be a sign of realignment. A null far from zero would be surprising: it would say that length and position fix
-# the values of dimensions.
+# would be a sign of realignment. A null far from zero says that length and position fix the values of
+# dimensions.
 
 # %%
 Markdown(prose.yardsticks.sides_said(curve) + " " + prose.yardsticks.tokens_said(curve, ["correlation"]))
@@ -98,8 +98,8 @@ plots.histogram(dimensions[dimensions["layer_x"] == last], value="value", hue="m
     f"Histogram over dimensions of their correlation at the last state, pair {pair}")
 
 # %% [markdown]
-# How to read it: one count per dimension (and seed), heights are shares. Two separate heaps would be surprising: they
-# would say that training rewrote some dimensions and left others alone.
+# How to read it: one count per dimension (and seed), heights are shares. Two separate heaps say
+# that training rewrote some dimensions and left others alone.
 
 # %% [markdown]
 # ## Does it survive?

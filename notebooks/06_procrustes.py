@@ -57,8 +57,8 @@ plots.curves(whole[whole["metric"] == "inverse_row_entropy"], x="layer_x", y="va
 
 # %% [markdown]
 # How to read it: 1 is an unchanged basis, lower is drift. The map of unrelated states is not spread evenly either, so
-# compare with the null and not with 0. A curve that rises with depth would be surprising, since changes add up from
-# block to block.
+# compare with the null and not with 0. Changes add up from block to block, so that curves mostly
+# fall with depth.
 
 # %%
 Markdown(prose.yardsticks.sides_said(whole) + " " + prose.yardsticks.tokens_said(whole, METRIC_FAMILIES["procrustes"]))
@@ -103,8 +103,7 @@ plots.heatmap(cells, x="column", y="row", value="size of the entry", facet="mode
 
 # %% [markdown]
 # How to read it: a bright cell in row $i$ and column $j$ says that dimension $i$ of the first model became dimension
-# $j$ of the second. Bright cells off the diagonal would be surprising: a swap of dimensions, which no step of training
-# makes likely.
+# $j$ of the second. Bright cells off the diagonal are swaps of dimensions, which no step of training makes likely.
 
 # %% [markdown] tags=["suite-texts"]
 # ## Mathematics against general text

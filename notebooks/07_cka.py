@@ -53,8 +53,7 @@ plots.heatmap(heat[heat["metric"] == "cka"], x="layer_x", y="layer_y", value="va
 
 # %% [markdown]
 # How to read it: a cell is the CKA of a state of the one model and a state of the other, from 0 to 1; the last state
-# is taken after the final norm. Adjacent states are alike because each block only adds to the one before. A dark
-# diagonal would be surprising.
+# is taken after the final norm. Adjacent states are alike because each block only adds to the one before.
 
 # %%
 maxima = store.read_table(folder / PairTable.MAXIMA)

@@ -54,7 +54,7 @@ plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", lo
 # %% [markdown]
 # How to read it: 1 means the same neighbours, and unrelated models overlap by about $k / 2n$. At state 0 equal tokens
 # have equal states and are each other's neighbours in every model; ties are broken by row number in both, which lifts
-# the overlap there. An overlap that rises with depth would be surprising.
+# the overlap there.
 
 # %%
 Markdown(prose.yardsticks.sides_said(curve) + " " + prose.yardsticks.tokens_said(curve, ["knn"]))

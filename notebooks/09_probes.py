@@ -60,8 +60,8 @@ plots.bars(scores[scores["task"] == "classification"], x="split", y="value", hue
 
 # %% [markdown] tags=["classification"]
 # How to read it: own on the training texts shows how much the readout can memorise; judge by dev and test. Cross as
-# high as own says that the readout found what it needs in the other model, in the same place. Cross above own by more
-# than the intervals would be surprising.
+# high as own says that the readout found what it needs in the other model, in the same place. Cross above own is
+# chance, or a readout that the other model serves better.
 
 # %% [markdown] tags=["regression"]
 # ## A number to predict

@@ -115,8 +115,8 @@ plots.curves(deep, x="step", y="value", hue="pair", facet="similarity", quantity
     study.name, "10_dynamics", "layers", "Mean over layers of four similarities over training steps, by pair")
 
 # %% [markdown]
-# How to read it: as the first figure, without bands. A change here that is as large as at the last state would be
-# surprising, since short training mostly moves late layers.
+# How to read it: as the first figure, without bands. Short training mostly moves late layers, so that
+# changes are smaller here than at the last state.
 
 # %% [markdown]
 # ## What was found

@@ -48,11 +48,12 @@ def published_scores_said(table: pd.DataFrame) -> str:
     always = [f"{pair} on {benchmark}" for (pair, benchmark), n in by_cell.items() if n == readings]
     counts = same.groupby("reading").size().reindex(rlvr["reading"].unique(), fill_value=0)
     cells = len(rlvr) // readings
-    span = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.min()}"
+    span = f"{counts.min()} to {counts.max()} of {cells} cells, depending on the reading" \
+        if counts.min() < counts.max() else f"{counts.min()} of {cells} cells under every reading"
     told = f"differ from zero under every reading: {', '.join(always)}" if always else \
         "none differs from zero under every reading"
     return (f"Published, RLVR pairs, {cells} cells, Holm over all cells of a reading: {told}. Within a margin of "
-            f"{margin:g} points, equivalence is shown for {span} of {cells} cells, depending on the reading. "
+            f"{margin:g} {'point' if margin == 1 else 'points'}, equivalence is shown for {span}. "
             + ("\"Statistically identical\" is therefore not what the published numbers say: some differences are "
                "real." if always else "No published difference is beyond doubt."))
 
