@@ -125,6 +125,20 @@ def test_similarities_near_one_are_drawn_as_distance_from_it(rng, every):
     assert not every["curves"].chart.y.log
 
 
+def test_every_entry_of_a_legend_switches_something_and_hover_gives_the_interval(every):
+    for name in ("curves", "near one"):
+        data = every[name].plotly["data"]
+        keys = {trace["legendgroup"] for trace in data if trace.get("showlegend")}
+        assert {"null", "two runs of one recipe"} <= keys
+        drawn = [trace for trace in data if not trace.get("showlegend")]
+        assert keys <= {trace["legendgroup"] for trace in drawn}, "an entry that switches nothing"
+        told = [trace for trace in drawn if "customdata" in trace]
+        assert told and all("[%{customdata[0]:.4g}, %{customdata[1]:.4g}]" in t["hovertemplate"] for t in told)
+        for trace in told:
+            for value, (low, high) in zip(trace["y"], trace["customdata"], strict=True):
+                assert None in (value, low, high) or low <= value <= high
+
+
 def test_one_quantity_has_one_scale_everywhere(rng):
     first = plots.heatmap(_grid(rng), "layer_x", "layer_y", "value", facet="models", quantity="cka")
     second = plots.heatmap(_grid(rng).assign(value=0.5), "layer_x", "layer_y", "value", facet="models", quantity="cka")

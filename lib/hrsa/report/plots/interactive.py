@@ -168,6 +168,10 @@ def _line(mark: Mark, chart: Chart) -> list[dict]:
     trace["marker"]["maxdisplayed"] = MARKED
     if mark.low is None:
         return [trace]
+    ends = np.sort(np.stack([mark.low, mark.high], axis=1), axis=1)  # (n, 2); an axis may run downwards
+    trace["customdata"] = [numbers(pair) for pair in ends]
+    trace["hovertemplate"] = trace["hovertemplate"].replace(
+        "%{y:.4g}", "%{y:.4g} [%{customdata[0]:.4g}, %{customdata[1]:.4g}]")
     keep = np.isfinite(mark.low) & np.isfinite(mark.high)
     x, low, high = mark.x[keep], mark.low[keep], mark.high[keep]
     band = {"type": "scatter", "mode": "lines", "x": numbers(np.concatenate([x, x[::-1]])),
