@@ -60,8 +60,15 @@ def test_a_wrong_call_is_one_message_and_exit_code_2(arguments, capsys):
 
 @pytest.mark.parametrize(("arguments", "expected"), [
     (["plan", "--profile", "none"], "expected a profile"),
-    (["plan", "--gpus", "0"], "expected --gpus above 0, got 0"),
-    (["power", "--seeds", "two"], "expected whole numbers with commas between them for --seeds, got 'two'"),
+    (["plan", "--gpus", "0"], "expected --gpus above 0 and finite, got 0"),
+    (["power", "--seeds", "two"], "expected whole numbers above 0 with commas between them for --seeds, got 'two'"),
+    (["plan", "--tflops", "nan"], "expected --tflops above 0 and finite, got nan"),
+    (["power", "--margin", "0"], "expected --margin above 0 and below 1, got 0"),
+    (["power", "--queries", "0,5"], "expected whole numbers above 0"),
+    (["plan", "--profile", "007"], "expected a profile, one of"),
+    (["plan", "--profile", "../profiles/smoke"], "expected a profile, one of"),
+    (["plan", "--profile", "x" * 300], "expected a profile, one of"),
+    (["book", "--profile", "smollm2-arms"], "expected seeds in profile smollm2-arms, got none"),
     (["evidence"], "expected either --share FILE or evidence files, got neither"),
     (["backbones", "nobody"], "expected arms of profile smollm2-arms"),
     (["run", "measure", "nobody", "--profile", "smoke"], "expected a job of profile smoke"),

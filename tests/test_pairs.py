@@ -48,6 +48,15 @@ def test_identical_models_are_identical(tmp_path, rng):
     assert (overlap["value"] == 1).all() and set(overlap["k"]) == {3, 5}
 
 
+def test_more_neighbours_than_rows_are_refused_and_not_left_out(tmp_path, rng):
+    x = record(tmp_path, rng, "a")
+    for most in (len(x.tokens), 500):
+        with pytest.raises(ValueError, match=rf"analysis.ks below the {len(x.tokens)} rows .*got \[3, {most}\]: lower"):
+            layerwise.curve(x, x, "knn", ANALYSIS.model_copy(update={"ks": (3, most)}), calibrated=False)
+    fits = ANALYSIS.model_copy(update={"ks": (len(x.tokens) - 1,)})
+    assert (layerwise.curve(x, x, "knn", fits, calibrated=False)["value"] == 1).all()
+
+
 def test_unrelated_models_are_calibrated(two):
     x, y = two
     for metric in METRIC_FAMILIES:

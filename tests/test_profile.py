@@ -3,7 +3,8 @@ import yaml
 
 from hrsa.analysis.pairs import cases
 from hrsa.report import chapters
-from hrsa.study.profile import PROFILES, Profile, Recipe, load_profile
+from hrsa.study.profile import PROFILES, Backbone, Profile, Recipe, load_profile
+from hrsa.study.sections import fit_name
 
 
 @pytest.mark.parametrize("name", [p.stem for p in sorted(PROFILES.glob("*.yaml"))])
@@ -38,7 +39,58 @@ def _write(folder, **changes):
         ({"temprature": 1}, "temprature"),
         ({"recipe": {"stepz": 3}}, "recipe.stepz"),
         ({"recipe": {"temperature": 0}}, "recipe.temperature"),
-        ({"seeds": [0, 0]}, "every seed once"),
+        ({"seeds": [0, 0]}, r"every seed once, got \[0, 0\]"),
+        ({"seeds": [0, -1]}, r"line \d+: seeds.1: .*greater than or equal to 0, got -1"),
+        ({"seeds": [True]}, r"seeds: expected something other than true or false, got \[True\]"),
+        ({"seeds": [2**32]}, r"seeds.0: .*less than 4294967296"),
+        ({"seeds": [0.5]}, "seeds.0: .*integer"),
+        ({"recipe": {"learning_rate": float("nan")}}, r"line \d+: recipe.learning_rate: .*finite number, got nan"),
+        ({"recipe": {"learning_rate": -1e-3}}, "recipe.learning_rate"),
+        ({"recipe": {"temperature": float("inf")}}, "recipe.temperature: .*finite number, got inf"),
+        ({"recipe": {"weight_decay": -0.1}}, "recipe.weight_decay"), ({"recipe": {"steps": 0}}, "recipe.steps"),
+        ({"recipe": {"steps": True}}, "recipe.steps: expected something other than true"),
+        ({"recipe": {"batch_size": 1}}, r"recipe.batch_size: .*greater than or equal to 2, got 1"),
+        ({"recipe": {"steps": 5, "checkpoints": [6]}}, r"recipe: expected checkpoints within steps=5, got \[6\]"),
+        ({"recipe": {"checkpoints": [3, 3]}}, "recipe.checkpoints: expected every entry once"),
+        ({"recipe": {"checkpoints": [0]}}, "recipe.checkpoints.0"), ({"recipe": {"lora": {"r": 0}}}, "recipe.lora.r"),
+        ({"recipe": {"lora": {"dropout": 1}}}, "recipe.lora.dropout"),
+        ({"analysis": {"ks": []}}, "analysis.ks"), ({"analysis": {"ks": [0]}}, "analysis.ks.0"),
+        ({"analysis": {"ks": [5, 5]}}, "analysis.ks: expected every entry once"),
+        ({"analysis": {"ks": [5, 50], "max_tokens": 50}}, r"expected ks below max_tokens=50, .*got ks=\[5, 50\]"),
+        ({"analysis": {"max_tokens": 3}}, "analysis.max_tokens"),
+        ({"analysis": {"bootstrap": 0}}, "analysis.bootstrap"),
+        ({"analysis": {"max_length": 0}}, "analysis.max_length"), ({"analysis": {"texts": ""}}, "analysis.texts"),
+        ({"verdict": {"margin": 2}}, "verdict.margin"), ({"verdict": {"margin": 0}}, "verdict.margin"),
+        ({"verdict": {"resamples": 50}}, "at least 4 / alpha = 80, got 50"), ({"threads": 0}, "threads"),
+        ({"threads": 10_000}, "threads"), ({"backbones": []}, "backbones"), ({"chapters": []}, "chapters"),
+        ({"suite": {"tasks": ["ToolRetrieval"] * 2}}, "suite.tasks: expected every entry once"),
+        ({"suite": {"max_docs": 0}}, "suite.max_docs"), ({"suite": {"mining": {"margin": 1.5}}}, "suite.mining.margin"),
+        ({"suite": {"mining": {"skip_share": -0.1}}}, "suite.mining.skip_share"),
+        ({"suite": {"train": []}}, "suite.train"),
+        ({"zoo": {"hidden_size": 65, "heads": 2, "kv_heads": 1}}, "zoo: expected heads that .*hidden_size=65, heads=2"),
+        ({"zoo": {"heads": 3, "kv_heads": 2, "hidden_size": 96}}, "heads=3, kv_heads=2"),
+        ({"zoo": {"hidden_size": 6, "heads": 2, "kv_heads": 1}}, "even head_dim .*got 3"),
+        ({"zoo": {"terms": [4, 3]}}, r"terms as \[fewest, most\].*got \[4, 3\]"),
+        ({"zoo": {"layers": 0}}, "zoo.layers"),
+        ({"zoo": {"asked": [1, 3]}}, r"asked as .*got \[1, 3\]"), ({"title": "two\nlines"}, "title"),
+        ({"title": ""}, "title"), ({"title": "x" * 300}, "title"),
+        ({"backbones": [{"name": "base-s0", "source": "zoo", "arm": "base"}]}, "name that no run of the study has"),
+        ({"backbones": [{"name": "bm25", "source": "zoo", "arm": "base"}]}, "name that no run of the study has"),
+        ({"backbones": [{"name": 7, "source": "zoo", "arm": "base"}]}, "name: expected a name that reads as .*got 7"),
+        ({"backbones": [{"name": "1e3", "source": "zoo", "arm": "base"}]}, "expected a name that reads as text.*'1e3'"),
+        ({"backbones": [{"name": "../x", "source": "zoo", "arm": "base"}]}, "backbones.0.name"),
+        ({"backbones": [{"name": "x" * 81, "source": "zoo", "arm": "base"}]}, "backbones.0.name"),
+        ({"pairs": [{"name": "x", "a": "base", "b": "base", "kind": "SFT"}]},
+         "pair x: expected two models, got the same one twice as base and base"),
+        ({"pairs": [{"name": "study", "a": "base", "b": "sft", "kind": "SFT"}]}, "another name for the pair 'study'"),
+        ({"ablations": [{"name": "s1", "change": {"attention": "causal"}, "backbones": ["base"]}]}, "that no run of"),
+        ({"ablations": [{"name": "x", "change": {"attention": "bidirectional"}, "backbones": ["base"]}]},
+         "ablation x: expected a change of the recipe"),
+        ({"ablations": [{"name": "x", "change": {"steps": 0}, "backbones": ["base"]}]},
+         "ablation x: expected a valid recipe, got steps: .*got 0"),
+        ({"ablations": [{"name": "x", "change": {}, "backbones": ["base"]}]}, "ablations.0.change"),
+        ({"ablations": [{"name": "x", "change": {"attention": "causal"}, "backbones": ["base"], "seeds": []}]},
+         "ablations.0.seeds"),
         ({"pairs": [{"name": "x", "a": "base", "b": "nobody", "kind": "SFT"}]}, "nobody"),
         ({"ablations": [{"name": "x", "change": {"nothing": 1}, "backbones": ["base"]}]}, "nothing"),
         ({"name": "other"}, "expected the name of the profile"),
@@ -66,6 +118,58 @@ def _write(folder, **changes):
 def test_a_wrong_profile_says_which_key_and_what_came(tmp_path, changes, said):
     with pytest.raises(ValueError, match=said):
         load_profile(_write(tmp_path, **changes))
+
+
+def test_one_model_under_two_names_is_no_pair(tmp_path):
+    twice = [{"name": a, "source": "folder", "path": path, "arm": "base"} for a, path in (("a", "x"), ("b", "x/"))]
+    rest = {"pairs": [{"name": "a-vs-b", "a": "a", "b": "b", "kind": "other"}], "ablations": [], "controls": []}
+    with pytest.raises(ValueError, match="pair a-vs-b: expected two models, got the same one twice as a and b"):
+        load_profile(_write(tmp_path, **rest | {"backbones": twice}))
+    runs = [{"name": name, "source": "zoo", "arm": "base", "seed": seed} for name, seed in (("a", 0), ("b", 1))]
+    assert load_profile(_write(tmp_path, **rest | {"backbones": runs})).pair("a-vs-b").b == "b"
+    with pytest.raises(ValueError, match="got the same one twice"):  # `zoo.seed` is 0
+        load_profile(_write(tmp_path, **rest | {"backbones": [runs[0] | {"seed": None}, runs[1] | {"seed": 0}]}))
+
+
+@pytest.mark.parametrize("starts", ["ab bc ca", "aa"])
+def test_starts_lead_to_a_backbone_without_one(tmp_path, starts):
+    links = dict(starts.split())
+    backbones = [{"name": a, "source": "zoo", "arm": "sft", "start": b} for a, b in links.items()]
+    backbones.append({"name": "z", "source": "zoo", "arm": "base"})
+    pairs = [{"name": "x", "a": "z", "b": "a", "kind": "SFT"}]
+    with pytest.raises(ValueError, match=rf"backbone a: expected starts .*got {' <- '.join([*links, 'a'])}: correct"):
+        load_profile(_write(tmp_path, backbones=backbones, pairs=pairs, ablations=[], controls=[]))
+
+
+@pytest.mark.parametrize(("text", "name"), [
+    ("Qwen2.5_Math", "qwen2.5-math"), ("007", "model-007"), ("base-s0", "base-seed0"), ("true", "model-true"),
+    ("...", "model"), ("bm25", "model-bm25"), ("x" * 99, "x" * 74), ("<script>", "script"), ("-.a.-", "a"),
+    ("s1-s2-s3", "seed1-seed2-seed3")])
+def test_any_text_becomes_a_name_of_a_backbone(text, name):
+    assert fit_name(text) == name
+    assert Backbone(name=fit_name(text), source="zoo", arm="base").name == name
+
+
+@pytest.mark.parametrize("name", ["007", "1.5", "1e3", "true", "null", "2024-01-01"])
+def test_a_name_that_reads_as_something_else_is_refused(tmp_path, name):
+    path = _write(tmp_path, name=name).rename(tmp_path / f"{name}.yaml")
+    with pytest.raises(ValueError, match=f"name: expected a name that reads as text, such as run-7, .*got '{name}'"):
+        load_profile(path)
+
+
+@pytest.mark.parametrize("name", ["../smoke", "smoke/../smoke", "/etc/passwd", "x" * 300, "", "a\0b.yaml",
+                                  "x" * 300 + ".yaml"])
+def test_a_profile_is_asked_for_by_a_name_or_the_path_of_a_yaml_file(name):
+    with pytest.raises(ValueError, match=r"expected a profile, one of \[.*'smoke'.*or the path of a .yaml file, got"):
+        load_profile(name)
+
+
+def test_the_line_of_what_is_wrong_is_said(tmp_path):
+    text = (PROFILES / "smoke.yaml").read_text(encoding="utf8").replace("name: smoke", "name: own")
+    (tmp_path / "own.yaml").write_text(text.replace("texts_per_set: 12", "texts_per_set: 0"), encoding="utf8")
+    number = (tmp_path / "own.yaml").read_text().splitlines().index("  texts_per_set: 0") + 1
+    with pytest.raises(ValueError, match=rf"own.yaml is not .*\n  line {number}: analysis.texts_per_set: .*, got 0$"):
+        load_profile(tmp_path / "own.yaml")
 
 
 def test_backbones_of_analysis_pairs_alone_get_no_embedders(tmp_path):

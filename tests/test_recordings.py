@@ -157,7 +157,8 @@ def test_other_tokenizer_is_refused(tmp_path, rng):
 
 
 def test_written_rows_are_the_states_of_the_tokens_they_name(tmp_path, rng):
-    table, analysis = probe_table(rng), Analysis(texts_per_set=12, max_length=64, max_tokens=30, probe_texts=24)
+    table, analysis = probe_table(rng), Analysis(texts_per_set=12, max_length=64, max_tokens=30, ks=(3,),
+                                                       probe_texts=24)
     model = load(save_qwen3(tmp_path / "model", rng))
     recordings.write_states(tmp_path, model, table, analysis, "model")
     tokens, pooled = pd.read_parquet(tmp_path / "tokens.parquet"), np.load(tmp_path / "pooled.npy")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_state_of_a_word_is_the_mean_of_its_tokens(tmp_path, rng):
     model = load(save_qwen3(tmp_path / "model", rng))
     for unit in ("word", "text"):
         (tmp_path / unit).mkdir()
-        analysis = Analysis(texts_per_set=6, max_length=9, max_tokens=50, probe_texts=12, unit=unit)
+        analysis = Analysis(texts_per_set=6, max_length=9, max_tokens=60, probe_texts=12, unit=unit)
         recordings.write_states(tmp_path / unit, model, table, analysis, unit, ceiling=False)
         recorded = recordings.open_recording(tmp_path / unit)
         for row in recorded.tokens.iloc[::5].itertuples():
@@ -165,12 +166,19 @@ def test_a_comparison_runs_the_chapters_that_apply(pair, tmp_path):
 
 def test_chapters_depend_on_widths_and_labels(pair):
     a, _, texts = pair
-    profile, front, tags = compare_two.profile_of(str(a), str(a), texts, "token")
+    again = shutil.copytree(a, a.parent / "copy" / a.name, dirs_exist_ok=True)
+    profile, front, tags = compare_two.profile_of(str(a), str(again), texts, "token")
     assert profile.chapters == ("05_correlation", "06_procrustes", "07_cka", "08_knn", "09_probes")
     assert [b.name for b in profile.backbones] == ["tiny-1-a", "tiny-1-b"] and "Left out" not in front
     assert "classification" not in tags
-    few, front, _ = compare_two.profile_of(str(a), str(a), texts, "text")
+    few, front, _ = compare_two.profile_of(str(a), str(again), texts, "text")
     assert "06_procrustes" not in few.chapters and "not unique on these texts, which give 30 rows" in front
+
+
+def test_a_model_is_not_compared_with_itself(pair, capsys):
+    a, _, texts = map(str, pair)
+    assert main(["compare", "--a", a, "--b", f"{a}/.", "--texts", texts]) == 1
+    assert f"expected two models, got {a} twice" in capsys.readouterr().err
 
 
 def test_tokens_of_different_tokenizers_are_refused_by_a_message_that_names_word(pair, capsys):

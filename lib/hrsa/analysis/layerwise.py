@@ -55,7 +55,8 @@ def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrate
     `calibrated`, low, high and null are NaN; without `null`, the null is; without `null` or `split` there is no set but
     "all". `tied` adds, to knn, rows of metric "knn_tied": the share of tokens whose neighbours the tie rule decided;
     `drawn` adds a column with the value in each resample. States are read in blocks, within `analysis.memory_mb`.
-    `work` is a folder where finished layers, and blocks of the one at hand, outlive an interruption.
+    `work` is a folder where finished layers, and blocks of the one at hand, outlive an interruption. ValueError: a k of
+    `analysis.ks` that is not below n.
     """
     names = [*METRIC_FAMILIES[metric], *([TIED] if tied and metric == "knn" else [])]
     sets = dict(_sets(x, metric == "procrustes" and null and split))
@@ -77,7 +78,10 @@ def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrate
 
 def _options(tokens: pd.DataFrame, metric: str, analysis: Analysis, calibrated: bool, null: bool) -> dict[str, Any]:
     """Options of `compare_layers` for one layer of both models on `tokens` (n rows)."""
-    options = {"ks": [k for k in analysis.ks if k < len(tokens)], "layers": "matched", "memory_mb": analysis.memory_mb}
+    if metric == "knn" and max(analysis.ks) >= len(tokens):
+        raise ValueError(f"expected analysis.ks below the {len(tokens)} rows that are compared, for so many have fewer "
+                         f"neighbours, got {list(analysis.ks)}: lower analysis.ks, or raise analysis.texts_per_set")
+    options = {"ks": analysis.ks if metric == "knn" else (), "layers": "matched", "memory_mb": analysis.memory_mb}
     return options | (calibration(tokens, metric, analysis, null) if calibrated else {})
 
 

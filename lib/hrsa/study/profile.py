@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -18,10 +20,15 @@ from hrsa.study.sections import (
     Lora,
     Mining,
     Model,
+    Name,
+    Once,
     Pair,
     Recipe,
     Section,
+    Seed,
     Suite,
+    Text,
+    Title,
     Verdict,
     Zoo,
 )
@@ -34,14 +41,15 @@ PROFILES = store.NOTEBOOKS / "profiles"
 class Profile(Section):
     """A whole study."""
 
-    name: str = Field(pattern=NAME_PATTERN)
-    title: str
-    backbones: tuple[Backbone, ...]
+    name: Name
+    title: Title
+    backbones: tuple[Backbone, ...] = Field(min_length=1)
     pairs: tuple[Pair, ...]
     analysis_pairs: tuple[Pair, ...] = ()  # compared as they came: no embedders are made for their sake
-    seeds: tuple[int, ...]
-    chapters: tuple[str, ...] | None = None  # only these chapters, on the backbones as they came; None: the whole study
-    threads: int = 1  # per process; two processes of one thread beat one of two on two cores
+    seeds: tuple[Seed, ...]  # none where no embedder is trained: a profile that says how backbones are made
+    chapters: Annotated[tuple[Text, ...], Field(min_length=1), Once] | None = None  # only these, on the
+    # backbones as they came; None: the whole study
+    threads: int = Field(1, ge=1, le=512)  # per process; two processes of one thread beat one of two on two cores
     zoo: Zoo = Zoo()
     recipe: Recipe = Recipe()
     ablations: tuple[Ablation, ...] = ()
@@ -65,11 +73,42 @@ class Profile(Section):
         for user, name in uses:
             if name not in names:
                 raise ValueError(f"{user}: expected one of the backbones {names}, got {name!r}")
+        for backbone in self.backbones:
+            self._check_start(backbone)
+        for pair in self.compared():
+            self._check_pair(pair)
         for ablation in self.ablations:
-            self.varied(ablation.name)
+            if self.varied(ablation.name) == self.recipe:
+                raise ValueError(f"ablation {ablation.name}: expected a change of the recipe, got its own values "
+                                 f"{ablation.change}: change another, or leave the ablation out")
         for control in self.controls:
             self._check_control(control)
         return self
+
+    def _check_start(self, backbone: Backbone) -> None:
+        """ValueError for a backbone whose starts lead back to one of themselves."""
+        seen = [backbone.name]
+        while (start := self.backbone(seen[-1]).start) is not None:
+            seen.append(start)
+            if start in seen[:-1]:
+                raise ValueError(f"backbone {backbone.name}: expected starts that lead to a backbone without one, got "
+                                 f"{' <- '.join(seen)}: correct `start`")
+
+    def _check_pair(self, pair: Pair) -> None:
+        """ValueError for a pair of one model with itself, under one name or two."""
+        a, b = (self._origin(self.backbone(name)) for name in (pair.a, pair.b))
+        if a == b:
+            raise ValueError(f"pair {pair.name}: expected two models, got the same one twice as {pair.a} and {pair.b}: "
+                             "name another (a run beside another of the same recipe differs by its seed)")
+        if pair.name == "study":
+            raise ValueError("expected another name for the pair 'study': pages of the whole study are called so")
+
+    def _origin(self, backbone: Backbone) -> tuple:
+        """What a backbone's weights come from: equal for two backbones that are one model."""
+        if backbone.path is not None:
+            return backbone.source, backbone.path.rstrip("/"), backbone.revision
+        seed = self.zoo.seed if backbone.seed is None else backbone.seed
+        return backbone.source, backbone.arm, backbone.start, backbone.noise, seed
 
     def _check_control(self, control: Control) -> None:
         """ValueError for a control that compares an embedder with itself, or needs runs that there are none of."""
@@ -133,7 +172,11 @@ class Profile(Section):
         if ablation is None:
             return self.recipe
         change = _named("ablation", self.ablations, ablation).change
-        return Recipe.model_validate({**self.recipe.model_dump(), **change})
+        try:
+            return Recipe.model_validate({**self.recipe.model_dump(), **change})
+        except ValidationError as error:
+            said = "; ".join(f"{place}: {text}" for place, text in _faults(error))
+            raise ValueError(f"ablation {ablation}: expected a valid recipe, got {said}") from None
 
 
 def _named(what: str, sections: tuple, name: str):
@@ -168,22 +211,67 @@ class _PlainLoader(yaml.SafeLoader):
 def load_profile(name: str | Path) -> Profile:
     """Read `notebooks/profiles/<name>.yaml`, or the YAML file at a path.
 
-    Raises ValueError with what was expected and what came: no such profile, unknown key, wrong type, a pair of
-    unknown backbones.
+    Raises ValueError with what was expected, what came and on which line: no such profile, unknown key, wrong type, a
+    number without a meaning, a pair of unknown backbones.
     """
-    path = PROFILES / f"{name}.yaml"
-    if str(name).endswith((".yaml", ".yml")):
-        path = Path(name)
-    if not path.is_file():
+    path = Path(name)
+    if not str(name).endswith((".yaml", ".yml")):
+        fit = re.fullmatch(NAME_PATTERN, str(name)) and len(str(name)) <= 80
+        path = PROFILES / f"{name}.yaml" if fit else Path()
+    if not _is_file(path):
         known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
-        raise ValueError(f"expected a profile, one of {known} or the path of a .yaml file, got {str(name)!r}")
+        raise ValueError(f"expected a profile, one of {known} or the path of a .yaml file, got {str(name)[:200]!r}")
     try:
-        profile = Profile.model_validate(yaml.load(path.read_text(encoding="utf8"), _PlainLoader))  # a SafeLoader
-    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+        loader = _PlainLoader(path.read_text(encoding="utf8"))  # a SafeLoader
+        node = loader.get_single_node()
+        content = None if node is None else loader.construct_document(node)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # not UTF-8; a date or number that cannot be
         raise ValueError(f"expected YAML in UTF-8 and without aliases in {path}, got {error}: correct it") from error
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"[:300] for e in error.errors()]
-        raise ValueError(f"{path.name} is not a valid profile; correct these keys:\n" + "\n".join(lines)) from None
+    try:
+        profile = checked_profile(content, path.name, node)
+    except RecursionError as error:
+        raise ValueError(f"expected a profile in {path}, got {error}: nest it less") from error
     if profile.name != path.stem:
         raise ValueError(f"expected the name of the profile in {path.name} to be {path.stem!r}, got {profile.name!r}")
     return profile
+
+
+def checked_profile(content: Any, where: str, node: yaml.Node | None = None) -> Profile:
+    """The profile that `content` (keys and values) says; ValueError lists what is wrong in `where`, with the lines of
+    `node`, the YAML that the content was read from."""
+    try:
+        return Profile.model_validate(content)
+    except ValidationError as error:
+        lines = [f"  {_line(node, fault['loc'])}{place}{': ' if place else ''}{text}"
+                 for fault, (place, text) in zip(error.errors(), _faults(error), strict=True)]
+        raise ValueError(f"{where} is not a valid profile; correct these keys:\n" + "\n".join(lines)) from None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for the disk, or with a NUL
+        return False
+
+
+def _faults(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """Place and message, with what came, of everything that pydantic found wrong."""
+    for fault in error.errors():
+        text = fault["msg"].removeprefix("Value error, ")
+        came = "" if ", got " in text else f", got {fault['input']!r}"
+        yield ".".join(map(str, fault["loc"])), f"{text}{came}"[:400]
+
+
+def _line(node: yaml.Node | None, place: Sequence[str | int]) -> str:
+    """`line 7: ` for the innermost key or entry of a place that stands in the YAML; nothing for the whole file."""
+    found = None
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            inner = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            inner = node.value[part], node.value[part]
+        else:
+            inner = None
+        if inner:
+            found, node = inner[0].start_mark.line + 1, inner[1]
+    return f"line {found}: " if found else ""

@@ -2,18 +2,96 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import contextlib
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 CONTROLS = ("random", "noised")  # sources of backbones that are another with its weights changed
 NAME_PATTERN = r"^[a-z0-9][a-z0-9.]*(-[a-z0-9.]+)*$"
+_OF_A_RUN = re.compile(r"(?:^|-)s\d+(?=-|$)")  # in the ids of embedders: base-s0, base-s0-causal
+_RESERVED = ("bm25", "chance")  # ids of the baselines that stand beside the backbones
+MOST_SEEDS = 2**32  # libraries take no larger ones
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a name stays text when YAML, or Snakemake on its command line, reads it: not a number, a date, true."""
+    if not isinstance(value, str):
+        return False
+    with contextlib.suppress(ValueError):
+        float(value)
+        return False
+    with contextlib.suppress(yaml.YAMLError):
+        return isinstance(yaml.safe_load(value), str)
+    return True  # no YAML at all: the pattern of names says what is wrong
+
+
+def _named_by_text(value: Any) -> Any:
+    if not _is_text(value):
+        raise ValueError("expected a name that reads as text, such as run-7, and not as a number, a date or a word of "
+                         "YAML's own")
+    return value
+
+
+def _free(value: str) -> str:
+    if _OF_A_RUN.search(value) or value in _RESERVED:
+        raise ValueError(f"expected a name that no run of the study has: not one of {_RESERVED}, and without a part "
+                         "such as s0, which says the seed of an embedder")
+    return value
+
+
+def fit_name(text: str, most: int = 80) -> str:
+    """A name that a backbone of a profile can have, made from any text, of at most `most` characters."""
+    name = re.sub(r"[^a-z0-9.]+", "-", text.lower())[:most - len("model-")].strip("-.")
+    name = _OF_A_RUN.sub(lambda part: part[0].replace("s", "seed", 1), name)[:most - len("model-")].strip("-.")
+    return name if name not in ("", *_RESERVED) and _is_text(name) else f"model-{name}".strip("-.")
+
+
+def _once(values: Sequence) -> Sequence:
+    if len(set(values)) != len(values):
+        raise ValueError("expected every entry once")
+    return values
+
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80), BeforeValidator(_named_by_text)]
+ModelName = Annotated[Name, AfterValidator(_free)]  # part of the ids of embedders
+Text = Annotated[str, Field(min_length=1)]
+Title = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]*\S[^\x00-\x1f\x7f\u2028\u2029]*$")]
+Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=MOST_SEEDS)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Once = AfterValidator(_once)
 
 
 class Section(BaseModel):
-    """Base of all profile sections: frozen, unknown keys fail."""
+    """Base of all profile sections: frozen, unknown keys fail, and so do NaN and infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's `true` is no number, although Python counts it as 1."""
+        flag = cls.model_fields[info.field_name].annotation is bool
+        if not flag and any(isinstance(x, bool) for x in (value if isinstance(value, list | tuple) else [value])):
+            raise ValueError("expected something other than true or false")
+        return value
 
 
 class Backbone(Section):
@@ -22,18 +100,18 @@ class Backbone(Section):
     Controls are another backbone of the profile with its weights drawn anew (`random`) or with noise added (`noised`).
     """
 
-    name: str = Field(pattern=NAME_PATTERN)
+    name: ModelName
     source: Literal["zoo", "package", "folder", "hub", "random", "noised"]
-    path: str | None = None  # folder (relative to the repository), hub id, or package with a GGUF file
-    revision: str | None = Field(None, exclude_if=lambda value: value is None)  # of a hub model: branch, tag or commit;
-    # None: what `main` is when the study first uses it
-    card: str | None = None  # of a package: folder with its measurements, so that no run takes them again
+    path: Text | None = None  # folder (relative to the repository), hub id, or package with a GGUF file
+    revision: Text | None = Field(None, exclude_if=lambda value: value is None)  # of a hub model: branch, tag or
+    # commit; None: what `main` is when the study first uses it
+    card: Text | None = None  # of a package: folder with its measurements, so that no run takes them again
     arm: Literal["base", "cpt", "sft", "rlvr", "rlvr-long", "control"]  # how it was made; others start from `base`
-    start: str | None = None  # backbone that an arm other than base starts from
-    noise: float | None = Field(None, gt=0)  # of source noised: standard deviation of what is added to every matrix,
+    start: Text | None = None  # backbone that an arm other than base starts from
+    noise: Positive | None = None  # of source noised: standard deviation of what is added to every matrix,
     # as a share of that of its own entries
-    seed: int | None = None  # of a zoo backbone or a control, where it is not `zoo.seed`: the same recipe, other random
-    # numbers and training problems; the held-out ones are the same
+    seed: Seed | None = None  # of a zoo backbone or a control, where it is not `zoo.seed`: the same recipe, other
+    # random numbers and training problems; the held-out ones are the same
 
     @model_validator(mode="after")
     def _complete(self) -> Backbone:
@@ -67,9 +145,9 @@ class Backbone(Section):
 class Pair(Section):
     """Two backbones to compare; every difference is `b` minus `a`."""
 
-    name: str = Field(pattern=NAME_PATTERN)
-    a: str
-    b: str
+    name: Name
+    a: Text
+    b: Text
     kind: Literal["SFT", "RLVR", "RLVR, prolonged", "control", "other"]  # other: any two models, of no known relation
 
 
@@ -79,7 +157,7 @@ class Control(Section):
     Every difference is `b` minus `a`, seed by seed. What is not named is the same in both.
     """
 
-    name: str = Field(pattern=NAME_PATTERN)
+    name: Name
     expects: Literal["same", "different"]
     a: str  # backbone
     b: str  # backbone, the same one where only its training differs
@@ -90,70 +168,85 @@ class Control(Section):
 class Lora(Section):
     """LoRA adapters on all linear layers; the defaults are the published ones of contrastive training."""
 
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.1
+    r: Count = 16
+    alpha: Count = 32
+    dropout: float = Field(0.1, ge=0, lt=1)
 
 
 class Zoo(Section):
     """How zoo backbones are made: one small Qwen3-architecture LM, then real GRPO and real SFT from it, or from a
     model that a package brings."""
 
-    vocab_size: int = 2048  # half of what reads English best: the LM head is then a third of the cost, not half
-    hidden_size: int = 160
-    layers: int = 4  # five states with the embedding output: enough for a curve over depth
-    heads: int = 4
-    head_dim: int | None = None  # hidden_size / heads unless told
-    kv_heads: int = 2
-    intermediate_size: int = 448
-    context: int = 256
-    pretrain_steps: int = 1300
-    pretrain_batch: int = 16  # sequences of `pretrain_length` tokens; small, so that few tokens give many updates
-    pretrain_length: int = 128
-    pretrain_lr: float = 3e-3  # small models take large rates; warm-up and cosine follow
+    vocab_size: int = Field(2048, ge=300)  # half of what reads English best: the LM head is then a third of
+    # the cost, not half; 256 are the bytes
+    hidden_size: Count = 160
+    layers: Count = 4  # five states with the embedding output: enough for a curve over depth
+    heads: Count = 4
+    head_dim: Count | None = None  # hidden_size / heads unless told
+    kv_heads: Count = 2
+    intermediate_size: Count = 448
+    context: Count = 256
+    pretrain_steps: Count = 1300
+    pretrain_batch: Count = 16  # sequences of `pretrain_length` tokens; small, so that few tokens give many updates
+    pretrain_length: Count = 128
+    pretrain_lr: Rate = 3e-3  # small models take large rates; warm-up and cosine follow
     pretrain_precision: Literal["fp32", "bf16"] = "fp32"  # bf16 autocast is half as fast again on recent CPUs
     families: tuple[Literal["sums", "products"], ...] = Field(("sums",), min_length=1)  # of problems
     form: Literal["plain", "chat"] = Field("plain", exclude_if=lambda value: value == "plain")  # of problems: as
     # in the pretraining text of small models, or in a model's own chat template
-    terms: tuple[int, int] = (3, 4)  # fewest and most numbers in a problem of the pretraining text
-    asked: tuple[int, int] | None = None  # the same of the problems that GRPO and SFT learn from and that are measured;
-    # harder ones than those pretrained on leave room to learn. None: those of `terms`
+    terms: tuple[Count, Count] = (3, 4)  # fewest and most numbers in a problem of the pretraining text
+    asked: tuple[Count, Count] | None = None  # the same of the problems that GRPO and SFT learn from and that are
+    # measured; harder ones than those pretrained on leave room to learn. None: those of `terms`
     worked_share: float = Field(0.55, ge=0, lt=1)  # of pretraining tokens: problems with their answers
-    worked_documents: float = Field(0.5, ge=0, le=1)  # of these problems: with a worked solution
-    grpo_steps: int = 30
-    grpo_lr: float = 1e-4  # three times as much collapsed in trials
-    grpo_prompts: int = 32  # per step
-    grpo_completions: int = 8  # per prompt: the group whose mean is the baseline
-    grpo_beta: float = Field(0.0, ge=0)  # weight of the KL penalty against the reference, the policy a round began with
+    worked_documents: Share = 0.5  # of these problems: with a worked solution
+    grpo_steps: Count = 30
+    grpo_lr: Rate = 1e-4  # three times as much collapsed in trials
+    grpo_prompts: Count = 32  # per step
+    grpo_completions: int = Field(8, ge=2)  # per prompt: the group whose mean is the baseline
+    grpo_beta: NotNegative = 0.0  # weight of the KL penalty against the reference, the policy a round began with
     grpo_rounds: int = Field(4, ge=2)  # of the prolonged arm: reference and optimizer start anew with each
-    completion_tokens: int = 28  # the longest worked solution has 23
-    sft_steps: int = 50
-    sft_batch: int = 64
-    sft_lr: float = 5e-4
+    completion_tokens: Count = 28  # the longest worked solution has 23
+    sft_steps: Count = 50
+    sft_batch: Count = 64
+    sft_lr: Rate = 5e-4
     lora: Lora | None = Field(None, exclude_if=lambda value: value is None)  # of all arms but base; None: all weights
-    cpt_steps: int = 50  # updates of continued pretraining, on batches like those of pretraining
-    cpt_lr: float = 3e-4
+    cpt_steps: Count = 50  # updates of continued pretraining, on batches like those of pretraining
+    cpt_lr: Rate = 3e-4
     held_out_of: int = Field(10, ge=2, exclude_if=lambda value: value == 10)  # one multiset of terms in so
     # many is held out
-    problems_held_out: int = 400  # for accuracy with its interval; +-5 points at 50%
-    seed: int = 0
+    problems_held_out: Count = 400  # for accuracy with its interval; +-5 points at 50%
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _buildable(self) -> Zoo:
+        if self.heads % self.kv_heads or (self.head_dim is None and self.hidden_size % self.heads):
+            raise ValueError(f"expected heads that are a multiple of kv_heads, and a hidden_size that is one of heads "
+                             f"where head_dim is not told, got hidden_size={self.hidden_size}, heads={self.heads}, "
+                             f"kv_heads={self.kv_heads}")
+        if (self.head_dim or self.hidden_size // self.heads) % 2:
+            raise ValueError(f"expected an even head_dim (rotary positions turn pairs), got "
+                             f"{self.head_dim or self.hidden_size // self.heads}")
+        for name, (least, most) in (("terms", self.terms), ("asked", self.asked or self.terms)):
+            if not 2 <= least <= most:
+                raise ValueError(f"expected {name} as [fewest, most], 2 <= fewest <= most, got {[least, most]}")
+        return self
 
 
 class Recipe(Section):
     """Contrastive training. Defaults are the published recipe; profiles scale it down."""
 
-    temperature: float = Field(0.02, gt=0)
+    temperature: Positive = 0.02
     batch_size: int = Field(2048, ge=2)  # queries; the more, the more in-batch negatives
-    steps: int = Field(782, ge=1)  # one epoch of 1,603,172 triples
-    hard_negatives: int = Field(3, ge=0)
-    learning_rate: float = 2e-5
-    warmup_ratio: float = Field(0.03, ge=0, le=1)
-    weight_decay: float = 0.05
+    steps: Count = 782  # one epoch of 1,603,172 triples
+    hard_negatives: Whole = 3
+    learning_rate: Rate = 2e-5
+    warmup_ratio: Share = 0.03
+    weight_decay: Share = 0.05
     max_length: int = Field(512, ge=8)  # tokens, of query and of passage
     precision: Literal["fp32", "bf16"] = "bf16"
     gradient_checkpointing: bool = True  # memory for one more forward pass
     chunk_tokens: int = Field(65536, ge=64)  # tokens per forward pass of the cached gradient
-    near_positive_margin: float | None = Field(None, ge=0)  # mask a negative this much nearer to the query than its
+    near_positive_margin: NotNegative | None = None  # mask a negative this much nearer to the query than its
     # positive: likely right too. Qwen3-Embedding takes 0.1; the published study masks none
     attention: Literal["bidirectional", "causal"] = "bidirectional"
     layers: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)  # the first n blocks and the final
@@ -161,26 +254,32 @@ class Recipe(Section):
     lora: Lora | None = None
     shuffled_positives: bool = Field(False, exclude_if=lambda value: not value)  # a control: every query of a task gets
     # the positive of another, so that there is nothing to learn but how the texts are distributed
-    checkpoints: tuple[int, ...] = ()  # steps kept for the dynamics chapter; 0 is the backbone itself
+    checkpoints: Annotated[tuple[Count, ...], Once] = ()  # steps kept for the dynamics chapter; 0: the backbone
+
+    @model_validator(mode="after")
+    def _reached(self) -> Recipe:
+        if late := [step for step in self.checkpoints if step > self.steps]:
+            raise ValueError(f"expected checkpoints within steps={self.steps}, got {late}: remove them")
+        return self
 
 
 class Ablation(Section):
     """A variant of the recipe: the named fields take these values, all else stays."""
 
-    name: str = Field(pattern=NAME_PATTERN)
-    change: dict[str, float | int | str | dict]
-    backbones: tuple[str, ...]
-    seeds: tuple[int, ...] = (0,)
+    name: ModelName
+    change: dict[str, float | int | str | dict] = Field(min_length=1)
+    backbones: Annotated[tuple[Text, ...], Field(min_length=1), Once]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Once] = (0,)
 
 
 class Mining(Section):
     """Hard negatives."""
 
-    embedder: str = "Qwen/Qwen3-Embedding-0.6B"  # the published reference; `minilm` is offline, `bm25` the quickest
-    revision: str | None = Field(None, exclude_if=lambda value: value is None)  # of one on the hub, as a backbone's
+    embedder: Text = "Qwen/Qwen3-Embedding-0.6B"  # the published reference; `minilm` is offline, `bm25` the quickest
+    revision: Text | None = Field(None, exclude_if=lambda value: value is None)  # of one on the hub, as a backbone's
     margin: float = Field(0.95, gt=0, le=1)  # keep a candidate only below this share of the positive's similarity
-    skip_ranks: int = Field(100, ge=0)  # take from ranks below min(this, skip_share of N): nearer ones may be right
-    skip_share: float = Field(0.10, ge=0, le=1)
+    skip_ranks: Whole = 100  # take from ranks below min(this, skip_share of N): nearer ones may be right
+    skip_share: Share = 0.10
     passages: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)  # of a task, to search: those of
     # so many of its pairs, so that few training pairs still find negatives near by; None: those trained on alone
 
@@ -188,38 +287,52 @@ class Mining(Section):
 class Suite(Section):
     """Texts to train on and tasks to score."""
 
-    train: tuple[str, ...] | Literal["all"] = "all"  # task names in data/suite/train, or a path to jsonl or parquet
-    max_pairs: int | None = None  # per training task, the first of a seeded shuffle
-    tasks: tuple[str, ...] = ()  # local evaluation tasks, names in data/suite/eval
-    benchmarks: tuple[str, ...] = ()  # mteb benchmarks by name (needs the hub)
+    train: Annotated[tuple[Text, ...], Field(min_length=1), Once] | Literal["all"] = "all"  # task names in
+    # data/suite/train, or a path to jsonl or parquet
+    max_pairs: Count | None = None  # per training task, the first of a seeded shuffle
+    tasks: Annotated[tuple[Text, ...], Once] = ()  # local evaluation tasks, names in data/suite/eval
+    benchmarks: Annotated[tuple[Text, ...], Once] = ()  # mteb benchmarks by name (needs the hub)
     uninstructed: Literal["refuse", "generic", "bare"] = "refuse"  # a benchmark task that brings no instruction: stop,
     # or mteb's phrase for the task type, or the text alone; silence here changes scores unseen
-    max_docs: int | None = None  # cap on each local corpus; relevant documents always stay
-    max_queries: int | None = None
+    max_docs: Count | None = None  # cap on each local corpus; relevant documents always stay
+    max_queries: Count | None = None
     mining: Mining = Mining()
 
 
 class Analysis(Section):
     """HRSA."""
 
-    texts: str | None = None  # probe texts of one's own: a .txt (one text a line), .jsonl or .parquet file
+    texts: Text | None = None  # probe texts of one's own: a .txt (one text a line), .jsonl or .parquet file
     unit: Literal["token", "word", "text"] = "token"  # what is compared; words and texts fit tokenizers that differ
-    texts_per_set: int = 200  # probe texts of each set whose token states are compared
-    max_length: int = 128  # tokens per probe text
-    max_tokens: int = Field(4000, le=50_000)  # seeded sample of tokens, the same for every model
-    ks: tuple[int, ...] = (5, 10, 50)  # neighbours, as published
+    texts_per_set: Count = 200  # probe texts of each set whose token states are compared
+    max_length: Count = 128  # tokens per probe text
+    max_tokens: int = Field(4000, ge=4, le=50_000)  # seeded sample of tokens, the same for every model
+    ks: Annotated[tuple[Count, ...], Field(min_length=1), Once] = (5, 10, 50)  # neighbours, as published
     memory_mb: int = Field(512, ge=64)  # states of both models held at once by a comparison of layers
-    bootstrap: int = 200  # resamples of texts for an interval
-    permutations: int = 20  # row shuffles for a null
-    probe_texts: int = 1200  # split 80/10/10
+    bootstrap: int = Field(200, ge=2)  # resamples of texts for an interval
+    permutations: Count = 20  # row shuffles for a null
+    probe_texts: Count = 1200  # split 80/10/10
+
+    @model_validator(mode="after")
+    def _enough_rows(self) -> Analysis:
+        if max(self.ks) >= self.max_tokens:
+            raise ValueError(f"expected ks below max_tokens={self.max_tokens}, for so many tokens have fewer "
+                             f"neighbours, got ks={list(self.ks)}: lower ks, or take more tokens")
+        return self
 
 
 class Verdict(Section):
     """Stated before the run and hashed into its results."""
 
-    margin: float = Field(0.02, gt=0)  # on 0..1: a smaller difference would not change a choice
+    margin: Rate = 0.02  # on 0..1: a smaller difference would not change a choice
     alpha: float = Field(0.05, gt=0, lt=0.5)
-    resamples: int = 2000
+    resamples: int = Field(2000, ge=20)
+
+    @model_validator(mode="after")
+    def _fine_enough(self) -> Verdict:
+        if self.resamples * self.alpha < 4:
+            raise ValueError(f"expected resamples of at least 4 / alpha = {4 / self.alpha:g}, got {self.resamples}")
+        return self
 
 
 class Model(Section):

@@ -37,7 +37,7 @@ def profile_names() -> list[str]:
 
 ProfileOption = Annotated[str, typer.Option("--profile", autocompletion=profile_names,
                                             help="A file of notebooks/profiles/, by its name.")]
-Cores = Annotated[int, typer.Option(help="Jobs at a time; 0 is as many as there are cores.")]
+Cores = Annotated[int, typer.Option(min=0, help="Jobs at a time; 0 is as many as there are cores.")]
 
 
 @app.command()
@@ -54,7 +54,8 @@ def book(profile: ProfileOption = "mini", cores: Cores = 0) -> None:
 
 @app.command()
 def run(rule: str, name: str, profile: ProfileOption = "mini",
-        gpus: Annotated[int, typer.Option(help="Graphics cards to wait for and hold while the job runs.")] = 0) -> None:
+        gpus: Annotated[int, typer.Option(min=0, help="Graphics cards to wait for and hold while the job runs.")] = 0
+        ) -> None:
     """Run one job of a study, as the Snakefile does: a rule (measure, 07_cka, ...) and what it is run for."""
     from hrsa.workflow import graph, job
     from hrsa.workflow.gpus import hold_cards
@@ -95,8 +96,8 @@ def plan(profile: ProfileOption = "mini",
     from hrsa.workflow.plan import assumed_machine, plan_text
 
     for name, value in (("tflops", tflops), ("tflops-fp32", tflops_fp32), ("gpus", gpus), ("gpu-memory", gpu_memory)):
-        if value is not None and value <= 0:
-            raise ValueError(f"expected --{name} above 0, got {value}")
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"expected --{name} above 0 and finite, got {value}")
     study = load_profile(profile)
     sys.stdout.write(plan_text(study, assumed_machine(study, tflops, tflops_fp32, gpus, gpu_memory)))
 
@@ -117,6 +118,9 @@ def power(files: Annotated[list[Path] | None, typer.Argument(help="Evidence file
     from hrsa.verdict.evidence import join_evidence
 
     sizes = _numbers(seeds, "--seeds"), _numbers(queries, "--queries")
+    for option, value, most in (("--margin", margin, 1), ("--tasks", tasks, 10**6), ("--tflops", tflops, 10**9)):
+        if value is not None and not 0 < value < most:
+            raise ValueError(f"expected {option} above 0 and below {most:,}, got {value}")
     study = load_profile(profile)
     per_query = join_evidence(files)[0] if files else paired_scores.read_query_scores(study)[0]
     hours, kind = paired_scores.hours_per_seed(study), "training and scoring both arms, measured here"
@@ -185,7 +189,8 @@ def train(profile: Annotated[str, typer.Argument(help="Name in notebooks/profile
 @app.command()
 def backbones(arms: Annotated[list[str] | None, typer.Argument(help="Arms of the profile; all when none is named.")]
               = None, profile: ProfileOption = "smollm2-arms",
-              jobs: Annotated[int, typer.Option(help="Arms at a time; 0 is as many as the cores carry.")] = 0) -> None:
+              jobs: Annotated[int, typer.Option(min=0, help="Arms at a time; 0 is as many as the cores carry.")] = 0
+              ) -> None:
     """Make the shipped backbones again and write them, with their cards, to data/backbones/."""
     from hrsa.models.zoo.ship import ship
 
@@ -236,9 +241,12 @@ def _cores() -> int:
 def _numbers(text: str, option: str) -> list[int]:
     """`2,3,5` as numbers."""
     try:
-        return [int(number) for number in text.split(",")]
+        numbers = [int(number) for number in text.split(",")]
     except ValueError:
-        raise ValueError(f"expected whole numbers with commas between them for {option}, got {text!r}") from None
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise ValueError(f"expected whole numbers above 0 with commas between them for {option}, got {text!r}")
+    return numbers
 
 
 def _estimated_hours(profile: Profile, tera_flops: float) -> float:

@@ -22,7 +22,8 @@ from hrsa.report.chapters import PAIR_CHAPTERS
 from hrsa.report.notebooks import chapter_without
 from hrsa.report.prose.pages import front_page
 from hrsa.study import store
-from hrsa.study.profile import Analysis, Profile
+from hrsa.study.profile import Analysis, Profile, checked_profile
+from hrsa.study.sections import fit_name
 from hrsa.texts import own_probes
 
 UNITS = ("token", "word", "text")
@@ -44,7 +45,7 @@ def read_description(model: str) -> dict[str, Any]:
 
 def names_of(a: str, b: str) -> tuple[str, str]:
     """Short names of two models, from the last part of each path; told apart by -a and -b where they are equal."""
-    one, two = (re.sub(r"[^a-z0-9.]+", "-", Path(model).name.lower()).strip("-.") or "model" for model in (a, b))
+    one, two = (fit_name(Path(model).name, 36) for model in (a, b))
     return (one, two) if one != two else (f"{one}-a", f"{two}-b")
 
 
@@ -89,6 +90,8 @@ def profile_of(a: str, b: str, texts: Path, unit: str, max_length: int = 64) -> 
     if len(table) < LEAST_TEXTS:
         raise ValueError(f"expected at least {LEAST_TEXTS} texts in {texts.name}, got {len(table)}: add some")
     models = [read_description(model) for model in (a, b)]
+    if models[0]["path"] == models[1]["path"]:
+        raise ValueError(f"expected two models, got {models[0]['path']} twice: name another for a or b")
     check_unit(unit, *models, table)
     used = table.groupby("set").head(MOST_TEXTS)["text"]
     rows = len(used) if unit == "text" else sum(min(len(text.split()), max_length) for text in used)
@@ -96,7 +99,7 @@ def profile_of(a: str, b: str, texts: Path, unit: str, max_length: int = 64) -> 
     names = names_of(a, b)
     pair = "-vs-".join(names)
     sets = table["set"].nunique()
-    profile = Profile.model_validate({
+    profile = checked_profile({
         "name": pair, "title": f"{names[0]} and {names[1]}, compared", "seeds": (), "chapters": chapters,
         "backbones": [{"name": name, "source": model["source"], "path": model["path"], "arm": "base"}
                       for name, model in zip(names, models, strict=True)],
@@ -104,7 +107,7 @@ def profile_of(a: str, b: str, texts: Path, unit: str, max_length: int = 64) -> 
         "analysis": {"texts": str(texts.resolve()), "unit": unit, "max_length": max_length,
                      "texts_per_set": min(MOST_TEXTS, int(table.groupby("set").size().max())),
                      "probe_texts": max(sets, min(len(table), 1200)),
-                     "ks": tuple(k for k in (5, 10, 50) if 4 * k <= rows) or (1,)}})
+                     "ks": tuple(k for k in (5, 10, 50) if 4 * k <= rows) or (1,)}}, f"the comparison of {a} and {b}")
     tags = ["suite-texts", "embedders", *(task for task in TASKS if task not in tasks)]
     return profile, front_page(profile, models, table, left_out), tags
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 
 from hrsa.study import hub, store
-from hrsa.study.profile import Profile
+from hrsa.study.profile import PROFILES, Profile
 from hrsa.verdict import statement
 from hrsa.workflow import gpus
 from hrsa.workflow.job import OWNER_VARIABLE, follow_owner, kill_children
@@ -154,8 +154,20 @@ def _read(child: subprocess.Popen, copy, display: Display) -> None:
         display.step(line)
 
 
+def _check_startable(profile: Profile) -> None:
+    """EngineError for a profile that jobs would not find by its name, or that has nothing to train or to compare."""
+    if not (place := PROFILES / f"{profile.name}.yaml").is_file():
+        raise EngineError(f"expected the profile in {PROFILES.relative_to(store.ROOT)}, where every job reads it, got "
+                          f"no {place.name} there: copy it there and give its name")
+    missing = [part for part in ("pairs", "seeds") if not getattr(profile, part) and profile.chapters is None]
+    if missing:
+        raise EngineError(f"expected {' and '.join(missing)} in profile {profile.name}, got none: it says how "
+                          "backbones are made, and not what to study; add them, or give another profile")
+
+
 def run_study(profile: Profile, cores: int) -> None:
     """Run a study under this checkout's lock, with its statement recorded first; EngineError when it stopped."""
+    _check_startable(profile)
     try:
         with only_engine():
             follow_owner()
