@@ -62,6 +62,98 @@ def test_a_killed_writer_never_leaves_a_half_written_file_under_the_name(tmp_pat
     assert not target.exists()
 
 
+def start(code):
+    """A process that runs `code` and has printed its first line."""
+    imports = "import os, time; from pathlib import Path; from hrsa.study import store"
+    child = subprocess.Popen([sys.executable, "-c", f"{imports}\n{code}"], stdout=subprocess.PIPE, text=True)
+    child.stdout.readline()
+    return child
+
+
+def end(child):
+    with child:
+        child.kill()
+
+
+def test_what_the_dead_left_is_swept_and_what_the_living_write_is_not(tmp_path):
+    writing = "with store.atomic(Path({!r})) as t:\n    t.mkdir(); (t / 'x').write_text('1'); print(1, flush=True); " \
+        "time.sleep(60)"
+    dead, living = (start(writing.format(str(tmp_path / "stage" / name))) for name in ("dead", "living"))
+    try:
+        end(dead)
+        left = {file.name.split(".")[1]: file for file in (tmp_path / "stage").iterdir()}
+        assert set(left) == {"dead", "living"}
+        other = left["dead"].with_name(".other.00000000-1.partial")  # of another machine that writes here
+        users = left["dead"].with_name(".notes.partial")
+        for file in (other, users):
+            file.write_text("kept")
+        assert store.sweep(tmp_path / "stage", deep=False) == [left["dead"]] and store.sweep(tmp_path) == []
+        assert set((tmp_path / "stage").iterdir()) == {left["living"], other, users}
+    finally:
+        end(living)
+    assert store.make(tmp_path / "stage" / "next", lambda folder: None, (store.make,)).is_dir()
+    assert {file.name for file in (tmp_path / "stage").iterdir()} == {"next", other.name, users.name}
+    assert store.sweep(tmp_path / "nowhere") == []
+
+
+def test_a_number_that_is_now_another_processs_protects_nothing(tmp_path):
+    with store.atomic(tmp_path / "x") as temporary:
+        temporary.write_text("1")
+        assert store.sweep(tmp_path) == []
+        os.utime(temporary, (1, 1))  # older than this process, which has its number
+        assert store.sweep(tmp_path) == [temporary]
+        temporary.write_text("1")
+
+
+def test_a_process_killed_between_two_renames_loses_nothing(tmp_path):
+    target = tmp_path / "results"
+    target.mkdir()
+    (target / "record.json").write_text('{"written": "", "versions": {}}')
+    child = start("real = os.replace\ndef slow(a, b):\n    real(a, b); print(1, flush=True); time.sleep(60)\n"
+                  f"os.replace = slow\nwith store.atomic(Path({str(target)!r})) as t: t.mkdir()")
+    end(child)
+    assert not target.exists() and len(store.sweep(tmp_path)) == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["results"] and (target / "record.json").is_file()
+
+
+def test_only_what_this_project_wrote_is_replaced(tmp_path, monkeypatch):
+    mine = tmp_path / "mine"
+    (mine / "letters").mkdir(parents=True)
+    for name, text in (("provenance.json", "{}"), ("record.json", "[1]"), ("card.json", "not JSON")):
+        (mine / name).write_text(text)
+    before = sorted(tmp_path.rglob("*"))
+    for path in (mine, tmp_path):
+        with pytest.raises(ValueError, match=r"what this project wrote, .*got a folder of another"), store.atomic(path):
+            raise AssertionError("expected a refusal before the work")
+        with pytest.raises(ValueError, match="move the folder away"):
+            store.write_json(path, 1)
+    with pytest.raises(ValueError, match="move the folder away"):
+        store.make(tmp_path, lambda folder: None, (store.make,))
+    assert sorted(tmp_path.rglob("*")) == before
+    made = store.make(tmp_path / "made-0", lambda folder: None, (store.make,))
+    (tmp_path / "empty").mkdir()
+    (mine / "card.json").write_text('{"made": {"written": "", "versions": {}}}')
+    for path in (made, tmp_path / "empty", mine):
+        with pytest.raises(ValueError, match="expected a file, or nothing, in"):
+            store.write_json(path, 1)
+        with store.atomic(path) as temporary:
+            temporary.mkdir()
+            (temporary / "new").touch()
+        assert [file.name for file in path.iterdir()] == ["new"]
+    monkeypatch.setattr(store, "RUNS", tmp_path)
+    with store.atomic(tmp_path / "mine") as temporary:  # part of data/runs: half of an artefact, say
+        temporary.mkdir()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["empty", "made-0", "mine"]
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    kept = store.make(tmp_path / "kept-0", lambda folder: None, (store.make,))
+    (tmp_path / "link").symlink_to(kept)
+    with store.atomic(tmp_path / "link") as temporary:
+        temporary.mkdir()
+    assert (kept / "provenance.json").is_file() and not (tmp_path / "link").is_symlink()
+
+
 def test_tables_and_json_round_trip_and_say_what_is_wrong(tmp_path, rng):
     table = pd.DataFrame({"a": rng.normal(size=5), "b": list("vwxyz")})
     store.write_table(tmp_path / "t.parquet", table)

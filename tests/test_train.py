@@ -342,7 +342,7 @@ def test_bf16_is_near(trained, backbones, tmp_path):
 
 
 def test_errors(backbones, tmp_path):
-    with pytest.raises(ValueError, match=r"within recipe.steps=2, got \[3\]"):
+    with pytest.raises(ValueError, match=r"checkpoints within steps=2, got \[3\]"):
         run(backbones[0], tmp_path, steps=2)
     with pytest.raises(FloatingPointError, match="at step"):
         run(backbones[0], tmp_path, learning_rate=1e30, steps=4, warmup_ratio=0, checkpoints=())

@@ -179,6 +179,19 @@ def test_a_model_is_not_compared_with_itself(pair, capsys):
     a, _, texts = map(str, pair)
     assert main(["compare", "--a", a, "--b", f"{a}/.", "--texts", texts]) == 1
     assert f"expected two models, got {a} twice" in capsys.readouterr().err
+    for given in ("", " ", "./nowhere", "/nowhere/at/all", "a/b/c"):
+        assert main(["compare", "--a", a, "--b", given, "--texts", texts]) == 1
+        said = capsys.readouterr().err
+        assert "expected the folder or the hub name" in said and f"got {given!r}" in said
+
+
+def test_a_report_replaces_no_folder_of_anothers(pair, tmp_path, capsys):
+    a, b, texts = map(str, pair)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "Snakefile").write_text("mine")
+    assert main(["compare", "--a", a, "--b", b, "--texts", texts, "--out", str(tmp_path / "mine")]) == 1
+    assert "expected a new folder, an empty one, or one of an earlier comparison" in capsys.readouterr().err
+    assert [file.read_text() for file in (tmp_path / "mine").iterdir()] == ["mine"]
 
 
 def test_tokens_of_different_tokenizers_are_refused_by_a_message_that_names_word(pair, capsys):

@@ -61,7 +61,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any],
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     failed.unlink(missing_ok=True)
     with store.atomic(output) as temporary:
-        working = temporary.with_suffix(".ipynb")
+        working = temporary.with_name(f"{temporary.name}.ipynb")  # papermill goes by the ending
         try:
             nbformat.write(chapter_without(notebook, without), working)
             papermill.execute_notebook(str(working), str(working), parameters=parameters, progress_bar=False,
@@ -73,6 +73,8 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any],
             if working.exists():
                 os.replace(working, failed)
             raise JobError(f"{message}\nThe notebook as far as it ran: {failed.name} beside {output.name}") from error
+        finally:
+            working.unlink(missing_ok=True)
     return output
 
 

@@ -72,7 +72,6 @@ Title = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f\u2028\u2
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=MOST_SEEDS)]
-Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -189,7 +188,7 @@ class Zoo(Section):
     pretrain_steps: Count = 1300
     pretrain_batch: Count = 16  # sequences of `pretrain_length` tokens; small, so that few tokens give many updates
     pretrain_length: Count = 128
-    pretrain_lr: Rate = 3e-3  # small models take large rates; warm-up and cosine follow
+    pretrain_lr: Positive = 3e-3  # small models take large rates; warm-up and cosine follow
     pretrain_precision: Literal["fp32", "bf16"] = "fp32"  # bf16 autocast is half as fast again on recent CPUs
     families: tuple[Literal["sums", "products"], ...] = Field(("sums",), min_length=1)  # of problems
     form: Literal["plain", "chat"] = Field("plain", exclude_if=lambda value: value == "plain")  # of problems: as
@@ -200,7 +199,7 @@ class Zoo(Section):
     worked_share: float = Field(0.55, ge=0, lt=1)  # of pretraining tokens: problems with their answers
     worked_documents: Share = 0.5  # of these problems: with a worked solution
     grpo_steps: Count = 30
-    grpo_lr: Rate = 1e-4  # three times as much collapsed in trials
+    grpo_lr: Positive = 1e-4  # three times as much collapsed in trials
     grpo_prompts: Count = 32  # per step
     grpo_completions: int = Field(8, ge=2)  # per prompt: the group whose mean is the baseline
     grpo_beta: NotNegative = 0.0  # weight of the KL penalty against the reference, the policy a round began with
@@ -208,10 +207,10 @@ class Zoo(Section):
     completion_tokens: Count = 28  # the longest worked solution has 23
     sft_steps: Count = 50
     sft_batch: Count = 64
-    sft_lr: Rate = 5e-4
+    sft_lr: Positive = 5e-4
     lora: Lora | None = Field(None, exclude_if=lambda value: value is None)  # of all arms but base; None: all weights
     cpt_steps: Count = 50  # updates of continued pretraining, on batches like those of pretraining
-    cpt_lr: Rate = 3e-4
+    cpt_lr: Positive = 3e-4
     held_out_of: int = Field(10, ge=2, exclude_if=lambda value: value == 10)  # one multiset of terms in so
     # many is held out
     problems_held_out: Count = 400  # for accuracy with its interval; +-5 points at 50%
@@ -239,7 +238,7 @@ class Recipe(Section):
     batch_size: int = Field(2048, ge=2)  # queries; the more, the more in-batch negatives
     steps: Count = 782  # one epoch of 1,603,172 triples
     hard_negatives: Whole = 3
-    learning_rate: Rate = 2e-5
+    learning_rate: Positive = 2e-5
     warmup_ratio: Share = 0.03
     weight_decay: Share = 0.05
     max_length: int = Field(512, ge=8)  # tokens, of query and of passage
@@ -324,7 +323,7 @@ class Analysis(Section):
 class Verdict(Section):
     """Stated before the run and hashed into its results."""
 
-    margin: Rate = 0.02  # on 0..1: a smaller difference would not change a choice
+    margin: float = Field(0.02, gt=0, lt=1)  # on 0..1: a smaller difference would not change a choice
     alpha: float = Field(0.05, gt=0, lt=0.5)
     resamples: int = Field(2000, ge=20)
 

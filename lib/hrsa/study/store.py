@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 
 from hrsa.study.code_hash import check_unchanged
 
@@ -33,6 +35,9 @@ NOTEBOOKS = ROOT / "notebooks"
 BOOK = ROOT / "jupyter_book"
 PROVENANCE = "provenance.json"  # in every finished artefact, written last
 VERSIONS_OF = ("torch", "transformers", "sentence-transformers", "mteb", "trl", "numpy", "scikit-learn")
+_MARKS = (PROVENANCE, "record.json", "card.json")  # of artefacts, committed results and shipped backbones
+_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # folders may be shared by several
+_TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)\.(partial|replaced)(\.[a-z]+)?")
 _LARGE = 2**20  # bytes of a file whose hash a process keeps
 _HASHES: dict[tuple[int, int, int, int], str] = {}  # device, inode, size and time of a large file -> its SHA-256
 
@@ -78,19 +83,84 @@ def provenance(**extra: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise."""
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
+
+    A folder at `path` is replaced when this project wrote it, by a folder. ValueError for any other, before the block.
+    """
+    if path.is_dir() and not is_own(path):
+        raise ValueError(f"expected a place for something new, or what this project wrote, in {path}, got a folder of "
+                         "another kind: give another name, or move the folder away")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary, old = (path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}.{end}") for end in ("partial", "replaced"))
+    _remove(temporary)
     try:
         yield temporary
         if path.is_dir():
-            shutil.rmtree(path)
+            if not temporary.is_dir():
+                raise ValueError(f"expected a file, or nothing, in {path}, got a folder: move it away")
+            os.replace(path, old)
         os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        _remove(temporary)
+        _remove(old)
+
+
+def is_own(folder: Path) -> bool:
+    """Whether a folder may be replaced: it is empty, part of `data/runs`, or says that this project wrote it."""
+    place = folder.resolve()
+    if RUNS in place.parents or any(_TEMPORARY.fullmatch(part) for part in place.parts) or not any(place.iterdir()):
+        return True
+    for mark in _MARKS:
+        with contextlib.suppress(OSError, ValueError):
+            said = json.loads((place / mark).read_text(encoding="utf8"))
+            if isinstance(said, dict) and {"written", "versions"} <= said.get("made", said).keys():
+                return True
+    return False
+
+
+def sweep(*folders: Path, deep: bool = True) -> list[Path]:
+    """Remove what processes of this machine that were killed left half-written in these folders and (`deep`) below
+    them; return what it was.
+
+    What was to be replaced when its process was killed gets its name back, where nothing new has it.
+    """
+    gone = []
+    for folder in folders:
+        for place, inside, files in os.walk(folder):
+            for name in sorted((*inside, *files)):
+                file, found = Path(place, name), _TEMPORARY.fullmatch(name)
+                if found and found[2] == _MACHINE and not _is_written(file, int(found[3])):
+                    _give_back(file, file.with_name(found[1]), found[4] == "replaced")
+                    gone.append(file)
+            inside[:] = [name for name in inside if deep and not _TEMPORARY.fullmatch(name)]
+    return gone
+
+
+def _give_back(file: Path, named: Path, replaced: bool) -> None:
+    """Remove a temporary file or folder, or give it its name back."""
+    with contextlib.suppress(FileNotFoundError):  # another process sweeps too
+        if replaced and not named.exists():
+            os.replace(file, named)
         else:
-            temporary.unlink(missing_ok=True)
+            _remove(file)
+
+
+def _is_written(file: Path, pid: int) -> bool:
+    """Whether the process that began a temporary file is alive: its number may be another's by now."""
+    try:
+        owner = psutil.Process(pid)
+        return owner.status() != psutil.STATUS_ZOMBIE and owner.create_time() <= file.lstat().st_mtime + 1
+    except (psutil.Error, FileNotFoundError):
+        return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -150,8 +220,9 @@ def make(folder: Path, build: Callable[[Path], None], by: tuple[Callable, ...], 
         return folder
     check_unchanged(*by)
     start = time.monotonic()
+    if folder.parent.is_dir():
+        sweep(folder.parent, deep=False)
     with atomic(folder) as temporary:
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         build(temporary)
         seconds = round(time.monotonic() - start, 1)

@@ -140,10 +140,27 @@ def received(profile: Profile) -> list[Path]:
 
 
 def share_evidence(profile: Profile, path: Path, source: str) -> Path:
-    """Write what has been scored here as an evidence file for others; `source` names machine or laboratory."""
+    """Write what has been scored here as an evidence file for others; `source` names machine or laboratory.
+
+    ValueError when there is something else under this path already.
+    """
+    _check_place(path)
     per_query, families = paired_scores.read_query_scores(profile)
     write_evidence(path, profile, per_query, source, families)
     return path
+
+
+def _check_place(path: Path) -> None:
+    """ValueError unless there is nothing under `path`, or an evidence file, which is replaced."""
+    if path.is_dir():
+        raise ValueError(f"expected a file to write evidence to, got the folder {path}: name a file in it, such as "
+                         f"{path / 'evidence.parquet'}")
+    if path.exists():
+        try:
+            read_evidence(path)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"expected a new file, or an older evidence file, to write evidence to, got {path}, which "
+                             "is something else: give another name, or move it away") from error
 
 
 def make_pool(profile: Profile) -> Pool:

@@ -36,6 +36,9 @@ def record_statement(profile: Profile) -> list[dict[str, Any]]:
     """
     file = store.RUNS / profile.name / "statements.json"
     stated = store.read_json(file) if file.is_file() else []
+    if not isinstance(stated, list) or not all(isinstance(entry, dict) and "hash" in entry for entry in stated):
+        raise ValueError(f"expected a list of statements in {file}, got {str(stated)[:80]}: restore the file; without "
+                         "it a study is stated anew, on the day of the next run")
     current = statement(profile)
     if not stated or stated[-1]["hash"] != current["hash"]:
         stated.append({**current, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})

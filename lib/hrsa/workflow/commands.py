@@ -75,8 +75,9 @@ def compare(a: Annotated[str, typer.Option(help="Folder or hub name of a model."
             out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("compare"),
             cores: Cores = 0) -> None:
     """Compare any two models on a file of texts: chapters 05 to 09 as a report of their own."""
-    from hrsa.workflow.compare_two import profile_of, write_study
+    from hrsa.workflow.compare_two import check_place, profile_of, write_study
 
+    check_place(out.resolve())
     study, front, tags = profile_of(a, b, texts, unit, max_length)
     write_study(out.resolve(), study, front, tags)
     here = Path(sys.executable).parent

@@ -27,6 +27,7 @@ from hrsa.study.sections import fit_name
 from hrsa.texts import own_probes
 
 UNITS = ("token", "word", "text")
+MARK = ".hrsa-comparison"  # in the folder of a comparison: what this module may write into
 LEAST_TEXTS = 8  # fewer say nothing about texts in general, and intervals are over texts
 MOST_TEXTS = 400  # of a set: the states of more are not needed for a sample of `analysis.max_tokens`
 CHECKED = 50  # texts on which two tokenizers are compared
@@ -36,7 +37,12 @@ def read_description(model: str) -> dict[str, Any]:
     """Source, path, configuration and tokenizer of a model given as a folder or a hub name. ValueError: no model."""
     from hrsa.models.language_model import read_config_and_tokenizer
 
+    if not model.strip():
+        raise ValueError(f"expected the folder or the hub name of a model, got {model!r}: give --a and --b (A=… B=…)")
     folder = Path(model).resolve() if Path(model).is_dir() else None
+    if folder is None and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise ValueError(f"expected the folder or the hub name (owner/name) of a model, got {model!r}, and no such "
+                         "folder: correct the path")
     config, tokenizer = read_config_and_tokenizer(str(folder or model))
     shape = config.get_text_config()
     return {"source": "folder" if folder else "hub", "path": str(folder or model), "tokenizer": tokenizer,
@@ -112,9 +118,21 @@ def profile_of(a: str, b: str, texts: Path, unit: str, max_length: int = 64) -> 
     return profile, front_page(profile, models, table, left_out), tags
 
 
+def check_place(folder: Path) -> None:
+    """ValueError unless `folder` is new, empty, or that of an earlier comparison: what is in it is written over."""
+    if folder.exists() and not (folder.is_dir() and ((folder / MARK).is_file() or not any(folder.iterdir()))):
+        raise ValueError(f"expected a new folder, an empty one, or one of an earlier comparison for the report, got "
+                         f"{folder}, which is something else: give another one by --out (OUT=…)")
+
+
 def write_study(folder: Path, profile: Profile, front: str, without: list[str]) -> None:
-    """Make `folder` a study of this profile; a file that would not change keeps its time, so that nothing reruns."""
+    """Make `folder` a study of this profile; a file that would not change keeps its time, so that nothing reruns.
+
+    ValueError as `check_place`.
+    """
+    check_place(folder)
     source = store.ROOT
+    _write(folder / MARK, "The folder of a report by `hrsa compare`, which may write it anew.\n")
     _write(folder / "Snakefile", (source / "Snakefile").read_text(encoding="utf8"))
     _write(folder / "jupyter_book" / "references.bib", (source / "jupyter_book" / "references.bib").read_bytes())
     for file in sorted((source / "jupyter_book" / "_static").rglob("*")):

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from hrsa.report.chapters import RESULTS
 from hrsa.study import hub, store
 from hrsa.study.profile import PROFILES, Profile
 from hrsa.verdict import statement
@@ -171,6 +172,7 @@ def run_study(profile: Profile, cores: int) -> None:
     try:
         with only_engine():
             follow_owner()
+            store.sweep(store.RUNS, store.FIGURES, store.BOOK / "executed", RESULTS)
             statement.record_statement(profile)
             for sentence in hub.moved(profile):
                 log.warning(sentence)
