@@ -35,7 +35,7 @@ from IPython.display import Markdown
 
 from hrsa.report import plots, prose
 from hrsa.study import load_profile
-from hrsa.training import fingerprint, train
+from hrsa.training import train
 
 study, model = load_profile(profile), f"{backbone}-s{seed}"
 folder = train.train_embedder(study, model)
@@ -48,10 +48,9 @@ curve = train.read_training_curve(folder)
 # The last column says what was published.
 
 # %%
-recipe = pd.Series(fingerprint.flat(study.recipe.model_dump(mode="json")))
-published = pd.Series(fingerprint.flat(type(study.recipe)().model_dump(mode="json")))
-plots.table(pd.DataFrame({"this run": recipe.astype(str), "published": published.astype(str)}).rename_axis("setting")
-            .reset_index(), "The recipe, and the published one")
+recipe, published = (pd.Series(dict(settings)).astype(str) for settings in (study.recipe, type(study.recipe)()))
+plots.table(pd.DataFrame({"this run": recipe, "published": published}).rename_axis("setting").reset_index(),
+            "The recipe, and the published one")
 
 # %% [markdown]
 # ## How the loss fell

@@ -53,8 +53,8 @@ Markdown(prose.training.arms_sentence(study))
 #
 # mteb runs every task. A query carries its task's instruction and a document carries none; in symmetric tasks (pairs,
 # clustering, classification) there are no documents, and every text carries the instruction. Two baselines stand
-# beside the embedders: the *untrained* backbones, mean-pooled as they came, and BM25, which matches words and cannot
-# be scored outside retrieval.
+# beside the embedders: the *untrained* backbones as they came, pooled as the embedders are, and BM25, which matches
+# words and cannot be scored outside retrieval.
 #
 # Beside each task's score there is a value for every item behind it, whose mean is that score: nDCG@10 of a query, the
 # precision at a true pair, the share of classifiers that get a text right, the v-measure of a bootstrap sample.

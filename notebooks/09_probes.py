@@ -17,10 +17,10 @@
 # # Probes: does a readout carry over?
 #
 # Function, at last. Fit a linear readout on the embeddings of one model, freeze it, and apply it to those of the
-# other: does what one model knows lie where the readout looks for it in the other? Embeddings are mean-pooled,
-# L2-normalised and standardised by each model's own training texts; the readout is softmax regression for the topic
-# of a text and ridge regression for a number. *Own* is the score on the model it was fitted on, *cross* on the other,
-# *delta* own minus cross. Texts are split 80/10/10, and each set of texts has readouts of its own.
+# other: does what one model knows lie where the readout looks for it in the other? Embeddings are pooled as
+# the model pools, L2-normalised and standardised by each model's own training texts; the readout is softmax regression
+# for the topic of a text and ridge regression for a number. *Own* is the score on the model it was fitted on, *cross*
+# on the other, *delta* own minus cross. Texts are split 80/10/10, and each set of texts has readouts of its own.
 
 # %% tags=["parameters"]
 profile = "smoke"

@@ -171,6 +171,22 @@ def test_written_rows_are_the_states_of_the_tokens_they_name(tmp_path, rng):
     np.testing.assert_allclose(pooled[5], streamed(model, [table["text"][5]])[0][-1].mean(axis=0), atol=1e-5)
 
 
+def test_a_text_is_its_last_token_where_the_model_pools_that(tmp_path, rng):
+    table = probe_table(rng)
+    analysis = Analysis(unit="text", texts_per_set=12, max_length=64, max_tokens=30, probe_texts=24)
+    model = load(save_qwen3(tmp_path / "model", rng))
+    model[1].pooling_mode = "lasttoken"
+    recordings.write_states(tmp_path, model, table, analysis, "model")
+    rows = pd.read_parquet(tmp_path / "tokens.parquet")
+    texts = table.set_index("id")["text"]
+    expected = np.stack([streamed(model, [texts[name]])[0][:, -1] for name in rows["text"]], axis=1)  # (l, n, d)
+    for layer in range(4):
+        np.testing.assert_allclose(np.load(tmp_path / f"layer-{layer:02d}.npy"), expected[layer], atol=1e-5)
+    pooled = dict(zip(pd.read_parquet(tmp_path / "pooled.parquet")["id"], np.load(tmp_path / "pooled.npy"),
+                      strict=True))
+    np.testing.assert_allclose([pooled[name] for name in rows["text"]], expected[3], atol=1e-5)
+
+
 def test_memory_does_not_hold_the_layers(tmp_path):
     files = recordings._open_layers(tmp_path, 3, (5, 4))
     files[1][2] = 7

@@ -151,6 +151,34 @@ def test_pooling_leaves_out_the_instruction_and_nothing_else(backbones, rng):
         assert np.allclose(model.encode(text, show_progress_bar=False), whole, atol=1e-6)
 
 
+def test_the_last_token_is_the_last_that_is_not_padding(backbones):
+    """By hand: states (b=2, t=4, d=2) of 3 and 2 real tokens, padded right and left; the instruction is one token."""
+    pool = assemble(backbones[0], "causal", 48, pooling="last")[1]
+    right = torch.tensor([[[1.0, 2], [3, 4], [5, 6], [9, 9]], [[7, 8], [0, 1], [9, 9], [9, 9]]])
+    left = torch.tensor([[[9.0, 9], [1, 2], [3, 4], [5, 6]], [[9, 9], [9, 9], [7, 8], [0, 1]]])
+    real = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    for states, mask in ((right, real), (left, real.flip(1))):
+        for prompt in ({}, {"prompt_length": 1}):
+            found = pool({"token_embeddings": states, "attention_mask": mask, **prompt})["sentence_embedding"]
+            assert found.tolist() == [[5, 6], [0, 1]]
+
+
+def test_pooling_by_the_last_token_from_training_to_folder(backbones, tmp_path):
+    record = run(backbones[0], tmp_path, pooling="last", steps=3, checkpoints=(2,))
+    assert record["pooling"]["mode"] == record["recipe"]["pooling"] == "last"
+    texts = ["moon", "a green stone", "wander to seven rivers of paper"]
+    for part in ("model", "checkpoints/step-000002"):
+        assert store.read_json(tmp_path / part / "1_Pooling/config.json")["pooling_mode"] == "lasttoken"
+        model = SentenceTransformer(str(tmp_path / part), device="cpu")
+        with torch.no_grad():
+            alone = [model[0].model(torch.tensor([model.tokenizer(text)["input_ids"]])).last_hidden_state[0, -1]
+                     for text in texts]
+        for side in ("right", "left"):
+            model.tokenizer.padding_side = side
+            assert np.allclose(model.encode(texts, show_progress_bar=False), np.stack(alone), atol=1e-5)
+    assert "pooling" not in recipe().model_dump(mode="json")  # what was trained before has the key it had
+
+
 def test_instruction_length_survives_saving_for_a_tokenizer_that_rebuilds_itself(tmp_path):
     backend = json.loads(tiny_tokenizer().backend_tokenizer.to_str())["model"]
     qwen = Qwen2Tokenizer(vocab=backend["vocab"], merges=[tuple(pair) for pair in backend["merges"]],
@@ -367,7 +395,8 @@ def study(backbones, tmp_path, monkeypatch):
                       for name, path in zip("ab", backbones, strict=True)],
         "pairs": [{"name": "a-vs-b", "a": "a", "b": "b", "kind": "control"}],
         "recipe": recipe(steps=3, checkpoints=(2,)).model_dump(),
-        "ablations": [{"name": "causal", "change": {"attention": "causal"}, "backbones": ["a"]}],
+        "ablations": [{"name": "causal", "change": {"attention": "causal"}, "backbones": ["a"]},
+                      {"name": "last", "change": {"pooling": "last"}, "backbones": ["a"]}],
         "suite": {"train": ["stones.jsonl"], "mining": {"embedder": "bm25"}}})
 
 
@@ -378,6 +407,7 @@ def test_the_stage(study):
                                                   "export.json", "provenance.json"}
     other = train_embedder(study, "b-s0")
     causal = train_embedder(study, "a-s0-causal")
+    assert make_model(study, "a-s0-last")[1].pooling_mode == "lasttoken"
     assert len({folder, other, causal}) == 3 and set(make_fingerprints(study, "b-s0")) == {"a-s0", "b-s0"}
     assert set(make_fingerprints(study, "a-s0-causal")) == {"a-s0-causal"}
     for model_id, step, attention in (("a", None, "causal"), ("a-s0", 0, "causal"), ("a-s0", 2, "bidirectional"),
@@ -426,6 +456,9 @@ def test_the_first_blocks_of_embedder_and_untrained_backbone_alike(study):
         assert len(make_model(cut, model_id, step)[0].model.layers) == 1
     assert len(make_model(study, "a")[0].model.layers) == 2
     assert make_weights_key(cut, "a") == f"{make_weights_key(study, 'a')}-first-1"
+    last = cut.model_copy(update={"recipe": cut.recipe.model_copy(update={"pooling": "last"})})
+    assert make_weights_key(last, "a") == f"{make_weights_key(study, 'a')}-first-1-last"
+    assert make_model(last, "a")[1].pooling_mode == "lasttoken"
     assert set(study.recipe.model_dump(mode="json")) == set(cut.recipe.model_dump(mode="json")) - {"layers"}
 
 

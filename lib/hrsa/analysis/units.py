@@ -1,8 +1,9 @@
 """Rows that two models share: tokens where their tokenizers are equal, else words or whole texts, by character spans.
 
 A tokenizer says which characters of the text each token stands for. A word (characters between white space) has the
-tokens whose span meets its own, and its state is their mean; a text has the tokens of all its words. Rows are sampled
-before any tokenizer is asked, so that models with different tokenizers get the same rows.
+tokens whose span meets its own, and its state is their mean; a text has the tokens of all its words, or where its
+embedder pools the last token, that one. Rows are sampled before any tokenizer is asked, so that models with different
+tokenizers get the same rows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from scipy.sparse import csr_matrix
 from hrsa.analysis.hidden_states import Batch, tokenise
 
 Unit = Literal["token", "word", "text"]
+ONE_TOKEN = {"lasttoken": -1, "cls": 0}  # pooling by one token of a text (sentence-transformers' names): its place
 WORD = re.compile(r"\S+")
 SAMPLE_SEED = 0  # of tokens, words or texts; one value, because every model must see the same rows
 
@@ -52,12 +54,13 @@ class Units:
 
 
 def units(table: pd.DataFrame, tokenizer: Any, unit: Unit, max_length: int, max_rows: int,
-          positions: int | None = None) -> Units:
+          positions: int | None = None, pooling: str = "mean") -> Units:
     """The rows to record of texts (`table` with id, set, difficulty and text) for one model.
 
     "token": texts cut at `max_length` tokens; rows equal those of another model only if the tokenizers are equal.
     "word" and "text": texts cut at `max_length` words, equal rows for every model. At most `max_rows`, sampled.
-    `positions` is the longest text, in tokens, that the model was made for. ValueError: an unknown unit, a tokenizer
+    `positions` is the longest text, in tokens, that the model was made for. `pooling`: a text is the token of
+    `ONE_TOKEN`, or for any other mode the mean over its words' tokens. ValueError: an unknown unit, a tokenizer
     that gives no character spans, a longer text, a word without a token.
     """
     if unit == "token":
@@ -75,7 +78,7 @@ def units(table: pd.DataFrame, tokenizer: Any, unit: Unit, max_length: int, max_
     if unit == "text":
         rows = sample_units(table, [[i] for i in range(len(texts))], max_rows)
         rows["length"] = [len(words[i]) for i in rows["place"]]
-        pairs = [(np.unique(token), np.zeros(len(np.unique(token)), int)) for token, _ in pairs]
+        pairs = [_of_text(token, len(part), pooling) for (token, _), part in zip(pairs, spans, strict=True)]
         words = [[(0, len(text))] for text in texts]
     else:
         ids = [[zlib.crc32(text[a:b].encode()) for a, b in part] for text, part in zip(texts, words, strict=True)]
@@ -88,6 +91,13 @@ def units(table: pd.DataFrame, tokenizer: Any, unit: Unit, max_length: int, max_
     row[place] = np.arange(len(place))
     chosen = row[of] >= 0
     return Units(texts, int(np.diff(token_start).max()), rows, tokens[chosen], row[of[chosen]], int(token_start[-1]))
+
+
+def _of_text(token: np.ndarray, count: int, pooling: str) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (m,) that make the row of a text of `count` tokens, of which `token` are those of words; zeros (m,)."""
+    place = ONE_TOKEN.get(pooling)
+    members = np.unique(token) if place is None else np.arange(count)[[place]]
+    return members, np.zeros(len(members), int)
 
 
 def first_words(text: str, count: int) -> str:

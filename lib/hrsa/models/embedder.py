@@ -1,4 +1,4 @@
-"""Backbone -> SentenceTransformer, and its folder: mean pooling without the instruction, plain loading, LoRA merged.
+"""Backbone -> SentenceTransformer, and its folder: pooling without the instruction, plain loading, LoRA merged.
 
 Pooling leaves out the first `prompt_length` tokens of a query, and sentence-transformers takes that number from the
 instruction tokenised alone. A byte-level tokenizer joins the instruction's last space with the query's first word, so
@@ -12,7 +12,7 @@ import copy
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hrsa.models.adapters import merged
 from hrsa.models.language_model import Attention, leak_probe, load_encoder
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from sentence_transformers import SentenceTransformer
 
+Pooled = Literal["mean", "last"]
+_MODES = {"mean": "mean", "last": "lasttoken"}  # what sentence-transformers calls them
 EXPORT_TOLERANCE = 1e-5  # between unit vectors of the model as trained and as loaded from its folder, in float32
 _PROBE = "word"
 
@@ -60,12 +62,12 @@ def prompt_tokens(tokenizer: Any, prompt: str) -> int:
 
 
 def assemble(folder: str, attention: Attention, max_length: int, prompts: Mapping[str, str] | None = None,
-             layers: int | None = None) -> SentenceTransformer:
-    """The backbone in `folder` (or hub id) as a SentenceTransformer with mean pooling and cosine similarity.
+             layers: int | None = None, pooling: Pooled = "mean") -> SentenceTransformer:
+    """The backbone in `folder` (or hub id) as a SentenceTransformer with cosine similarity.
 
     attention: as `language_model.load_encoder`, which proves it. max_length: tokens of a text, instruction included.
-    prompts: name -> instruction prompt, saved with the model. layers: blocks kept, as `load_encoder`. Raises
-    ValueError when a prompt fills `max_length`.
+    prompts: name -> instruction prompt, saved with the model. layers: blocks kept, as `load_encoder`. pooling: the mean
+    over a text's tokens, or the last of them that is not padding. Raises ValueError when a prompt fills `max_length`.
     """
     from safetensors.torch import save_model
     from sentence_transformers import SentenceTransformer
@@ -86,8 +88,8 @@ def assemble(folder: str, attention: Attention, max_length: int, prompts: Mappin
         with quiet_loading():
             transformer = Transformer(temporary, max_seq_length=max_length)
     transformer.model.config.name_or_path = transformer.tokenizer.name_or_path = ""  # the folder is gone
-    pooling = Pooling(transformer.get_embedding_dimension(), "mean", include_prompt=False)
-    return SentenceTransformer(modules=[transformer, pooling], prompts=dict(prompts or {}),
+    pool = Pooling(transformer.get_embedding_dimension(), _MODES[pooling], include_prompt=False)
+    return SentenceTransformer(modules=[transformer, pool], prompts=dict(prompts or {}),
                                similarity_fn_name="cosine", device=str(device()))
 
 

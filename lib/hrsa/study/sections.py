@@ -248,6 +248,9 @@ class Recipe(Section):
     near_positive_margin: NotNegative | None = None  # mask a negative this much nearer to the query than its
     # positive: likely right too. Qwen3-Embedding takes 0.1; the published study masks none
     attention: Literal["bidirectional", "causal"] = "bidirectional"
+    pooling: Literal["mean", "last"] = Field("mean", exclude_if=lambda value: value == "mean")  # of a text's token
+    # states, the instruction's left out: their mean, as published, or the last of them; of embedder and untrained
+    # backbone alike
     layers: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)  # the first n blocks and the final
     # norm, of embedder and untrained backbone alike (arXiv 2410.14578); None: all of them
     lora: Lora | None = None

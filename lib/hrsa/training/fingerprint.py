@@ -62,7 +62,7 @@ def run_fingerprint(curve: pd.DataFrame, recipe: Recipe, seed: int, start: dict[
         "processes": distributed.count(),
         "seed": seed,
         "recipe": recipe.model_dump(mode="json"),
-        "pooling": {"mode": "mean", "include_prompt": False},
+        "pooling": {"mode": recipe.pooling, "include_prompt": False},
         "optimiser": {"name": "AdamW", "schedule": "cosine", "clip": MAX_GRAD_NORM},
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "code": code,

@@ -63,10 +63,13 @@ def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Re
     first = triples.drop_duplicates("task")
     prompts = {task: query_prompt(text) for task, text in zip(first["task"], first["instruction"], strict=True)}
 
-    def fresh() -> SentenceTransformer:
-        return _with_adapters(assemble(backbone, recipe.attention, recipe.max_length, prompts, recipe.layers), recipe)
+    def bare() -> SentenceTransformer:
+        return assemble(backbone, recipe.attention, recipe.max_length, prompts, recipe.layers, recipe.pooling)
 
-    model = assemble(backbone, recipe.attention, recipe.max_length, prompts, recipe.layers)
+    def fresh() -> SentenceTransformer:
+        return _with_adapters(bare(), recipe)
+
+    model = bare()
     start = start_of(model, name)
     leak_probe(_with_adapters(model, recipe)[0].model, model.tokenizer, recipe.attention)
     steps = work / _CHECKPOINTS
@@ -187,13 +190,15 @@ def make_weights_key(profile: Profile, model_id: str) -> str:
     """What stands for a model's weights in keys.
 
     For an embedder its artefact's name (it is trained first where missing); for a backbone its key, with the number of
-    blocks where the recipe keeps the first ones.
+    blocks where the recipe keeps the first ones, and its pooling where that is not the mean.
     """
     model = profile.model(model_id)
     if model.seed is not None:
         return train_embedder(profile, model_id).name
-    key, layers = make_backbone_key(profile, model.backbone), profile.recipe.layers
-    return key if layers is None else f"{key}-first-{layers}"
+    recipe = profile.recipe
+    parts = [make_backbone_key(profile, model.backbone), "" if recipe.layers is None else f"first-{recipe.layers}",
+             "" if recipe.pooling == "mean" else recipe.pooling]
+    return "-".join(part for part in parts if part)
 
 
 def _finished_arms(profile: Profile, model: Model, arm: str) -> dict[str, dict[str, Any]]:
@@ -227,9 +232,9 @@ def read_export_check(folder: Path) -> dict[str, Any]:
 def make_model(profile: Profile, model_id: str, step: int | None = None) -> SentenceTransformer:
     """A model of the study, made first where missing, as a SentenceTransformer on `hrsa.study.runtime.device()`.
 
-    A backbone's id gives the backbone as it came: causal, untrained, with mean pooling. An embedder's id gives its
-    final state or, with `step`, one of `recipe.checkpoints`; step 0 is its backbone as it came. Raises ValueError
-    for a step that was not kept.
+    A backbone's id gives the backbone as it came, causal and untrained, pooled as the recipe pools. An embedder's id
+    gives its final state or, with `step`, one of `recipe.checkpoints`; step 0 is its backbone as it came. Raises
+    ValueError for a step that was not kept.
     """
     from hrsa.models.embedder import assemble, open_embedder
 
@@ -239,7 +244,7 @@ def make_model(profile: Profile, model_id: str, step: int | None = None) -> Sent
         if step:
             raise ValueError(f"expected step 0 or None for the backbone {model_id}, got {step}: leave the step out")
         backbone = make_backbone_folder(profile, model.backbone)
-        return assemble(backbone, "causal", recipe.max_length, layers=recipe.layers)
+        return assemble(backbone, "causal", recipe.max_length, layers=recipe.layers, pooling=recipe.pooling)
     folder = train_embedder(profile, model_id)
     if step is None:
         return open_embedder(folder / _MODEL)

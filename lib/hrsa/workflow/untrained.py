@@ -74,7 +74,8 @@ def _page(profile: Profile, settings: str, tables: dict[str, pd.DataFrame], reco
         compared = _table(by_pair(tables["levels"]))
     return filled_page(
         "untrained.md", title=profile.title, profile=settings, machine=record["machine"], written=record["written"],
-        commit=record["commit"][:12], hours=record["hours"], origin=backbones.where_backbones_come_from(profile),
+        commit=record["commit"][:12], hours=record["hours"], pooling=profile.recipe.pooling,
+        origin=backbones.where_backbones_come_from(profile),
         models=_table(tables["models"]), findings=backbones.findings(backbones.make_cards(profile)),
         scores=_table(scores[[b.name for b in profile.backbones]].reset_index()), levels=compared)
 
