@@ -345,6 +345,24 @@ def test_causal(backbones, tmp_path):
     leak_probe(model[0].model, model.tokenizer, "causal")
 
 
+def test_the_kernel_of_the_recipe_is_the_one_that_computes(backbones, tmp_path, study):
+    for kernel, expected in (("auto", "sdpa"), ("eager", "eager"), ("flash_attention_2", "sdpa")):
+        change = study.recipe.model_copy(update={"kernel": kernel})
+        made = study.model_copy(update={"recipe": change})
+        for model_id, step in (("a", None), ("a-s0", 2)):
+            if kernel != "flash_attention_2" or model_id == "a":
+                assert make_model(made, model_id, step)[0].model.config._attn_implementation == expected
+    assert make_weights_key(study, "a") in make_weights_key(made, "a") and "kernel" not in recipe().model_dump()
+    with pytest.raises(ValueError, match="bf16 for the attention kernel flash_attention_2, got fp32"):
+        recipe(kernel="flash_attention_2")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_flash_attention_without_a_card_is_refused(backbones, tmp_path):
+    with pytest.raises(ValueError, match=r"expected FlashAttention 2 for Qwen3Model on cpu, .*recipe.kernel: auto"):
+        run(backbones[0], tmp_path, kernel="flash_attention_2", precision="bf16", steps=2, checkpoints=())
+
+
 def test_lora_trains_linear_layers_and_is_merged(backbones, tmp_path):
     run(backbones[0], tmp_path, lora={"r": 4, "alpha": 8, "dropout": 0.1}, steps=3, checkpoints=(2,),
         learning_rate=1e-2)

@@ -93,7 +93,7 @@ def write_states(folder: Path, embedder: Any, texts: pd.DataFrame, analysis: Ana
     module, tokenizer = embedder[0].auto_model.eval(), embedder.tokenizer
     positions = getattr(module.config, "max_position_embeddings", None)
     rows = units.units(chosen, tokenizer, analysis.unit, analysis.max_length, analysis.max_tokens, positions,
-                       embedder[1].pooling_mode)
+                       str(embedder[1].pooling_mode))
     probes = select_texts(texts, analysis.probe_texts // texts["set"].nunique())
     more = probes[~probes["id"].isin(chosen["id"])]
     place = {name: at for at, name in enumerate([*chosen["id"], *more["id"]])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -46,6 +47,14 @@ def task_instruction(metadata: Any, uninstructed: Uninstructed = "refuse") -> st
     return get_abstask_prompt(metadata.name) or None
 
 
+def own_prompt(prompts: Mapping[str, str], task: str, kind: str, side: PromptType | None) -> str:
+    """A model's own prompt for one side of a task (None: a symmetric task): that of the task, of its kind (mteb's, such
+    as `Retrieval`), or of queries and documents; "" where it has none."""
+    part = side.value if side else "query"
+    names = [f"{task}-{part}", task, f"{kind}-{part}", kind, part, *(["passage"] if part == "document" else [])]
+    return next((prompts[name] for name in names if name in prompts), "")
+
+
 class InstructedEncoder(AbsEncoder):
     """Encodes what mteb hands over: the task's instruction goes before queries, documents get none.
 
@@ -53,27 +62,28 @@ class InstructedEncoder(AbsEncoder):
     there and carries the instruction, which is mteb's convention for instructed models and that of the published
     embedders. The instruction travels as `prompt`, so that pooling can leave its tokens out as in training.
 
-    attention: what the recipe says; RuntimeError when the network that is to be scored attends otherwise, whatever its
-    configuration claims (`leak_probe`). Embeddings are kept by content (prompt and text) as long as the object lives,
-    and in `store` beyond that; equal texts are encoded once. One object per task: a resumed run then meets the same
-    batches, and gets the same bits, as an unbroken one. Embeddings that another list of tasks left in the store may
-    differ from fresh ones in the last bits, since texts that are embedded together are padded together.
+    attention: what the recipe, or a model as it came, says; RuntimeError when the network that is to be scored attends
+    otherwise, whatever its configuration claims (`leak_probe`). own: prompts of a model that came with some
+    (`as_it_came.Manner.own_prompts`), which then go before its texts in place of instructions. Embeddings are kept by
+    content (prompt and text) as long as the object lives, and in `store` beyond that; equal texts are encoded once. One
+    object per task: a resumed run then meets the same batches, and gets the same bits, as an unbroken one. Embeddings
+    that another list of tasks left in the store may differ from fresh ones in the last bits, since texts that are
+    embedded together are padded together.
     """
 
     def __init__(self, model: SentenceTransformer, meta: ModelMeta, attention: Attention,
-                 uninstructed: Uninstructed = "refuse", store: Embeddings | None = None):
+                 uninstructed: Uninstructed = "refuse", store: Embeddings | None = None,
+                 own: Mapping[str, str] | None = None):
         leak_probe(model[0].model, model.tokenizer, attention)
         self.model, self.mteb_model_meta, self.uninstructed, self.store = model, meta, uninstructed, store
+        self.own = own
         self.kept: dict[bytes, np.ndarray] = {}
 
     def encode(self, inputs: Any, *, task_metadata: Any, hf_split: str, hf_subset: str,
                prompt_type: PromptType | None = None, **kwargs: Any) -> np.ndarray:
         """Embeddings of the texts of an mteb dataloader: (b, d) float32, in order."""
         texts = [text for batch in inputs for text in batch["text"]]
-        instruction = None
-        if prompt_type != PromptType.document:
-            instruction = task_instruction(task_metadata, self.uninstructed)
-        prompt = query_prompt(instruction) if instruction else ""
+        prompt = self._prompt(task_metadata, prompt_type)
         names = [text_key(prompt, text) for text in texts]
         new = {name: text for name, text in zip(names, texts, strict=True) if name not in self.kept}
         if new and self.store is not None:
@@ -86,6 +96,15 @@ class InstructedEncoder(AbsEncoder):
             if self.store is not None:
                 self.store.add(list(new), fresh)
         return np.stack([self.kept[name] for name in names])  # (b, d)
+
+    def _prompt(self, task_metadata: Any, prompt_type: PromptType | None) -> str:
+        """What goes before the texts of one side of a task (None: a symmetric task)."""
+        if self.own is not None:
+            return own_prompt(self.own, task_metadata.name, task_metadata.type, prompt_type)
+        if prompt_type == PromptType.document:
+            return ""
+        instruction = task_instruction(task_metadata, self.uninstructed)
+        return query_prompt(instruction) if instruction else ""
 
     def _embed(self, texts: list[str], prompt: str, task: str, batch_size: int) -> np.ndarray:
         """Encode distinct texts (sentence-transformers batches them by length); a vector of zeros or NaN raises.

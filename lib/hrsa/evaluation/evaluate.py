@@ -91,16 +91,22 @@ def _encoder_maker(profile: Profile, model_id: str, revision: str) -> partial:
     """Load a model of the study; what makes a fresh mteb encoder around it, which checks its attention each time."""
     from hrsa.evaluation.embedding_cache import Embeddings
     from hrsa.evaluation.encoder import InstructedEncoder, model_meta
+    from hrsa.models.as_it_came import read_manner
+    from hrsa.models.resolve import make_backbone_folder
     from hrsa.study import runtime
     from hrsa.training import train
 
     model = profile.model(model_id)
     runtime.prepare(profile.threads, model.seed or 0)
     loaded = train.make_model(profile, model_id)
-    attention = "causal" if model.seed is None else profile.varied(model.ablation).attention
+    if model.seed is None:
+        manner = read_manner(make_backbone_folder(profile, model.backbone))
+        attention, own = manner.attention, manner.own_prompts
+    else:
+        attention, own = profile.varied(model.ablation).attention, None
     kept = Embeddings(embedding_folder(profile, model_id))
     return partial(InstructedEncoder, loaded, model_meta(model_id, revision), attention, profile.suite.uninstructed,
-                   kept)
+                   kept, own)
 
 
 def _made_by(profile: Profile, model_id: str) -> dict[str, Any]:

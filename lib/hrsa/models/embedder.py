@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hrsa.models.adapters import merged
 from hrsa.models.language_model import Attention, leak_probe, load_encoder
-from hrsa.models.loading import quiet_loading
+from hrsa.models.loading import Kernel, quiet_loading
 from hrsa.study import store
 from hrsa.study.runtime import device
 
@@ -41,7 +41,7 @@ def exact_prompts(tokenizer: Any) -> Any:
     backend = copy.deepcopy(tokenizer.backend_tokenizer)
     strip = normalizers.Strip(left=False, right=True)
     backend.normalizer = normalizers.Sequence([backend.normalizer, strip]) if backend.normalizer else strip
-    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    names = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
     special = {name: str(value) for name in names if (value := getattr(tokenizer, name)) is not None}
     return PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="right", **special)
 
@@ -62,18 +62,19 @@ def prompt_tokens(tokenizer: Any, prompt: str) -> int:
 
 
 def assemble(folder: str, attention: Attention, max_length: int, prompts: Mapping[str, str] | None = None,
-             layers: int | None = None, pooling: Pooled = "mean") -> SentenceTransformer:
+             layers: int | None = None, pooling: Pooled = "mean", kernel: Kernel = "auto") -> SentenceTransformer:
     """The backbone in `folder` (or hub id) as a SentenceTransformer with cosine similarity.
 
     attention: as `language_model.load_encoder`, which proves it. max_length: tokens of a text, instruction included.
     prompts: name -> instruction prompt, saved with the model. layers: blocks kept, as `load_encoder`. pooling: the mean
-    over a text's tokens, or the last of them that is not padding. Raises ValueError when a prompt fills `max_length`.
+    over a text's tokens, or the last of them that is not padding. kernel: of attention, as `loading.load_weights`.
+    Raises ValueError when a prompt fills `max_length`.
     """
     from safetensors.torch import save_model
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    encoder, tokenizer = load_encoder(folder, attention, layers=layers)
+    encoder, tokenizer = load_encoder(folder, attention, kernel, layers)
     tokenizer = exact_prompts(tokenizer)
     for prompt in (prompts or {}).values():
         if (length := prompt_tokens(tokenizer, prompt)) >= max_length:
@@ -84,9 +85,10 @@ def assemble(folder: str, attention: Attention, max_length: int, prompts: Mappin
         encoder.config.save_pretrained(temporary)
         save_model(encoder, str(Path(temporary) / "model.safetensors"), metadata={"format": "pt"})
         tokenizer.save_pretrained(temporary)
+        used = {"attn_implementation": encoder.config._attn_implementation}
         del encoder
         with quiet_loading():
-            transformer = Transformer(temporary, max_seq_length=max_length)
+            transformer = Transformer(temporary, max_seq_length=max_length, model_kwargs=used)
     transformer.model.config.name_or_path = transformer.tokenizer.name_or_path = ""  # the folder is gone
     pool = Pooling(transformer.get_embedding_dimension(), _MODES[pooling], include_prompt=False)
     return SentenceTransformer(modules=[transformer, pool], prompts=dict(prompts or {}),
@@ -99,12 +101,14 @@ def save_embedder(model: SentenceTransformer, folder: Path) -> None:
         merged(model).save_pretrained(str(temporary), create_model_card=False)
 
 
-def open_embedder(folder: Path) -> SentenceTransformer:
-    """The embedder in `folder`, on `hrsa.study.runtime.device()`."""
+def open_embedder(folder: Path, kernel: Kernel = "auto") -> SentenceTransformer:
+    """The embedder in `folder`, on `hrsa.study.runtime.device()`; kernel: of attention, auto is the library's choice,
+    and flash_attention_2, which computes nothing in float32, is auto here."""
     from sentence_transformers import SentenceTransformer
 
+    used = {} if kernel in ("auto", "flash_attention_2") else {"attn_implementation": kernel}
     with quiet_loading():
-        return SentenceTransformer(str(folder), device=str(device()), local_files_only=True)
+        return SentenceTransformer(str(folder), device=str(device()), local_files_only=True, model_kwargs=used)
 
 
 def embed(model: SentenceTransformer, texts: list[str], prompt: str | None = None) -> np.ndarray:

@@ -8,12 +8,14 @@ torch and transformers are imported inside the functions: chapters that only rea
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hrsa.models.loading import Kernel, load_weights
+from hrsa.study import store
 from hrsa.study.errors import first_line
 from hrsa.study.runtime import device
 
@@ -28,6 +30,7 @@ PROBE_LENGTHS = (8, 5)  # tokens of the two rows of the leak probe: the second i
 HEAD_SIZE = 8  # of a miniature: the least that rotary positions turn in several frequencies
 _TOLERANCE = 1e-6  # of the largest state: masked positions have weight 0, so that what is not seen moves nothing
 _SAME = 1e-3  # of the largest state: between batches of other shapes, whose sums are rounded in another order
+_SAME_BF16 = 3e-2  # the same in bfloat16, of 8 bits
 
 
 def load_lm(folder_or_id: str | Path, kernel: Kernel = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -61,31 +64,62 @@ def load_encoder(folder_or_id: str | Path, attention: Attention = "causal", kern
     config.is_causal = attention == "causal"
     model = _load(AutoModel, folder_or_id, config, tokenizer, kernel)
     if layers is not None:
-        _keep_first(model, layers, folder_or_id)
+        keep_first(model, layers, folder_or_id)
     leak_probe(model, tokenizer, attention)
     return model, tokenizer
 
 
-def _keep_first(model: PreTrainedModel, layers: int, folder_or_id: str | Path) -> None:
-    """Drop all but the first `layers` blocks of a network; what its configuration lists per block is cut alike."""
+def keep_first(model: PreTrainedModel, layers: int, folder_or_id: str | Path) -> None:
+    """Drop all but the first `layers` blocks of a network; what its configuration lists per block is cut alike.
+    ValueError when it has fewer, or none in one list."""
+    import torch
+
     config, depth = model.config, model.config.num_hidden_layers
     if layers > depth:
         raise ValueError(f"expected recipe.layers of at most the {depth} blocks of {folder_or_id}, got {layers}: lower "
                          "it, or leave it out to keep them all")
-    model.layers = model.layers[:layers]
+    found = [(module, name, child) for module in model.modules() for name, child in module.named_children()
+             if isinstance(child, torch.nn.ModuleList) and len(child) == depth]
+    if not found:
+        raise ValueError(f"expected a network with a list of {depth} blocks to keep the first {layers} of, got "
+                         f"{type(model).__name__}: leave recipe.layers out")
+    module, name, blocks = found[0]
+    setattr(module, name, blocks[:layers])
     for name, value in vars(config).items():  # layer_types, no_rope_layers, ...
         if "layer" in name and isinstance(value, list | tuple) and len(value) == depth:
             setattr(config, name, value[:layers])
     config.num_hidden_layers = layers
 
 
-def leak_probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, attention: Attention) -> None:
+@contextlib.contextmanager
+def flash_attention(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, attention: Attention) -> Iterator[None]:
+    """Inside, `model` attends by FlashAttention 2; a `leak_probe` in bfloat16 proves how, since libraries that ignore
+    `is_causal` under this kernel are known. ValueError where it cannot be had (no card, no package, architecture)."""
+    import torch
+
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation("flash_attention_2")
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"expected FlashAttention 2 for {type(model).__name__} on {device()}, got {first_line(error)} "
+                         "Give recipe.kernel: auto, or install flash-attn on a machine with a card") from error
+    try:
+        with torch.autocast(device().type, torch.bfloat16):
+            leak_probe(model, tokenizer, attention, _SAME_BF16)
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def leak_probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, attention: Attention,
+               same: float = _SAME) -> None:
     """Prove by perturbation that `model` attends as `attention` says and never to padding, in batches of every kind.
 
     On a row alone, rows of equal length, and rows of different length padded left and padded right: changing a row's
     last token must move its first state when bidirectional and must not when causal; changing the tokens under the
     padding must move nothing; and a row has the same states alone and in any batch (padding on the left, which shifts
-    absolute positions, excepted). Some architectures are bidirectional only where a batch has padding.
+    absolute positions, excepted), within `same` of the largest state. Some architectures are bidirectional only where a
+    batch has padding.
     Works for any model that returns hidden states, with or without LM head or adapters. Raises RuntimeError.
     """
     expected = attention == "bidirectional"
@@ -108,7 +142,7 @@ def leak_probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, atten
     second = _states(model, *_rows(model, tokenizer, (whole, short), "right", only=1))
     for what, first, other in (("rows of equal length", alone[0], equal[0]), ("a padded batch", alone[0], padded[0]),
                                ("a padded batch", second[0], padded[1, :short])):
-        if not (difference := float((first - other).abs().max() / first.abs().max())) <= _SAME:
+        if not (difference := float((first - other).abs().max() / first.abs().max())) <= same:
             raise RuntimeError(
                 f"expected a row to have the same states alone and in {what}, got a difference of {difference:.2g} of "
                 f"the largest state in {type(model).__name__} with {attention} attention: take another attention "
@@ -200,10 +234,20 @@ def _states(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> to
     return output.hidden_states[-1].double().cpu()
 
 
+def network_folder(folder_or_id: str | Path) -> str | Path:
+    """Where in an embedder's folder the network is (older ones have `0_Transformer`); any other is returned as it is.
+    """
+    modules = Path(folder_or_id) / "modules.json"
+    if not modules.is_file() or (Path(folder_or_id) / "config.json").is_file():
+        return folder_or_id
+    return Path(folder_or_id) / store.read_json(modules)[0]["path"]
+
+
 def read_config_and_tokenizer(folder_or_id: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
     """Configuration, and tokenizer with a pad token (the end-of-text token where it has none)."""
     from transformers import AutoConfig, AutoTokenizer
 
+    folder_or_id = network_folder(folder_or_id)
     _check(folder_or_id)
     try:
         config = AutoConfig.from_pretrained(folder_or_id)
@@ -237,7 +281,7 @@ def _load(auto: Any, folder_or_id: str | Path, config: Any, tokenizer: PreTraine
     """`load_weights` on `device()`, in eval mode, with the tokenizer's pad token in the configuration."""
     config.pad_token_id = tokenizer.pad_token_id
     try:
-        model = load_weights(auto, folder_or_id, config, kernel)
+        model = load_weights(auto, network_folder(folder_or_id), config, kernel)
     except OSError as error:
         raise _unreachable(folder_or_id, error) from error
     return model.to(device()).eval()

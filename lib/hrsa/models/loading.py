@@ -18,7 +18,8 @@ from hrsa.study.errors import first_line
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Kernel = Literal["auto", "sdpa", "eager"]
+Kernel = Literal["auto", "sdpa", "eager", "flash_attention_2"]
+_UNUSED = "pooler."  # of an encoder: a layer behind its states, for classifiers of sentences
 _LFS = b"version https://git-lfs"
 _LOG = logging.getLogger(__name__)
 
@@ -75,11 +76,13 @@ def _fault(file: Path) -> str | None:
 def load_weights(auto: Any, folder_or_id: str | Path, config: Any, kernel: Kernel) -> PreTrainedModel:
     """The model of the class that `auto` picks with the weights in a folder or of a hub id, in float32.
 
-    kernel: of attention; auto is SDPA, or eager for an architecture that has no SDPA. Raises ValueError when a weight
-    is missing, unexpected, of another shape or not finite, and OSError when there is no such model.
+    kernel: of attention; auto is SDPA, or eager for an architecture that has no SDPA; so is flash_attention_2, which
+    computes nothing in float32 (`language_model.flash_attention` switches to it for training). Raises ValueError when a
+    weight is missing, unexpected, of another shape or not finite, and OSError when there is no such model.
     """
     if Path(folder_or_id).is_dir():
         check_weight_files(Path(folder_or_id))
+    kernel = "auto" if kernel == "flash_attention_2" else kernel
     with quiet_loading():
         try:
             model, report = _read(auto, folder_or_id, config, "sdpa" if kernel == "auto" else kernel)
@@ -108,8 +111,8 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], folder_or_id: 
 
     head = _head_names(model) if report["unexpected_keys"] else set()
     found = {
-        "missing": sorted(report["missing_keys"]),
-        "unexpected": sorted(set(report["unexpected_keys"]) - head),
+        "missing": sorted(name for name in report["missing_keys"] if not name.startswith(_UNUSED)),
+        "unexpected": sorted(name for name in set(report["unexpected_keys"]) - head if not name.startswith(_UNUSED)),
         "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
         "NaN or infinite": [name for name, weights in model.named_parameters() if not torch.isfinite(weights).all()],
     }
@@ -122,14 +125,17 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], folder_or_id: 
 
 
 def _head_names(model: PreTrainedModel) -> set[str]:
-    """Names of the weights that the causal LM of a network has beyond the network: a checkpoint may bring them."""
+    """Names of the weights that a network's causal LM, or what it was pretrained as, has beyond the network: a
+    checkpoint may bring them."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForPreTraining
 
-    try:
-        with torch.device("meta"):
-            whole = AutoModelForCausalLM.from_config(model.config)
-    except (ValueError, TypeError, AttributeError):
-        return set()
-    inner = f"{whole.base_model_prefix}."
-    return {name for name in whole.state_dict() if not name.startswith(inner)}
+    found = set()
+    for auto in (AutoModelForCausalLM, AutoModelForPreTraining):
+        try:
+            with torch.device("meta"), quiet_loading():
+                whole = auto.from_config(model.config)
+        except (ValueError, TypeError, AttributeError):
+            continue
+        found |= {name for name in whole.state_dict() if not name.startswith(f"{whole.base_model_prefix}.")}
+    return found

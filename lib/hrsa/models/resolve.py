@@ -7,7 +7,7 @@ from pathlib import Path
 from hrsa.models.adapters import FILES, apply
 from hrsa.models.derived import add_noise, randomise, unpack
 from hrsa.models.gguf_package import package_origin
-from hrsa.models.language_model import check_folder, load_lm
+from hrsa.models.language_model import check_folder, load_lm, network_folder
 from hrsa.models.zoo.make import make_backbone
 from hrsa.study import hub, store
 from hrsa.study.backbone_kinds import are_adapters, is_derived, is_measured
@@ -33,12 +33,12 @@ def make_backbone_folder(profile: Profile, name: str) -> str:
         return str(make_derived(profile, name) / "model")
     if backbone.source == "hub":
         folder = hub.make_snapshot(profile, str(backbone.path), backbone.revision)
-        check_folder(folder)
+        check_folder(Path(network_folder(folder)))
         return str(folder)
     folder = (store.ROOT / str(backbone.path)).resolve()
     if are_adapters(backbone):
         return str(make_merged(profile, name, folder))
-    check_folder(folder)
+    check_folder(Path(network_folder(folder)))
     return str(folder)
 
 
@@ -51,9 +51,11 @@ def make_backbone_key(profile: Profile, name: str) -> str:
     folder = make_backbone_folder(profile, name)
     if is_measured(backbone) or is_derived(backbone) or are_adapters(backbone):
         return Path(folder).parent.name
-    files = sorted(f for f in Path(folder).iterdir() if f.name != "card.json"
+    modules = Path(folder) / "modules.json"  # of an embedder, whose modules may lie in folders of their own
+    parts = {Path(folder), *(Path(folder) / m["path"] for m in (store.read_json(modules) if modules.is_file() else ()))}
+    files = sorted(f for part in parts if part.is_dir() for f in part.iterdir() if f.name != "card.json"
                    and (f.suffix in (".safetensors", ".json", ".jinja", ".model") or f.name in _LOADED))
-    return store.key(files={f.name: store.file_hash(f) for f in files})
+    return store.key(files={str(f.relative_to(folder)): store.file_hash(f) for f in files})
 
 
 def make_merged(profile: Profile, name: str, folder: Path) -> Path:

@@ -251,6 +251,9 @@ class Recipe(Section):
     pooling: Literal["mean", "last"] = Field("mean", exclude_if=lambda value: value == "mean")  # of a text's token
     # states, the instruction's left out: their mean, as published, or the last of them; of embedder and untrained
     # backbone alike
+    kernel: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field("auto", exclude_if=lambda v: v == "auto")
+    # of attention; auto: SDPA, or eager where an architecture lacks it. flash_attention_2 is for training, in bf16 on a
+    # card; scores and states are float32, which it does not compute, and take auto
     layers: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)  # the first n blocks and the final
     # norm, of embedder and untrained backbone alike (arXiv 2410.14578); None: all of them
     lora: Lora | None = None
@@ -262,6 +265,13 @@ class Recipe(Section):
     def _reached(self) -> Recipe:
         if late := [step for step in self.checkpoints if step > self.steps]:
             raise ValueError(f"expected checkpoints within steps={self.steps}, got {late}: remove them")
+        return self
+
+    @model_validator(mode="after")
+    def _computable(self) -> Recipe:
+        if self.kernel == "flash_attention_2" and self.precision != "bf16":
+            raise ValueError(f"expected precision bf16 for the attention kernel flash_attention_2, got "
+                             f"{self.precision}: change one of them")
         return self
 
 

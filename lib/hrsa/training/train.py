@@ -9,6 +9,7 @@ import are imported inside the functions.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hrsa.models.language_model import leak_probe
+from hrsa.models.language_model import flash_attention, leak_probe
 from hrsa.models.resolve import make_backbone_folder, make_backbone_key
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
@@ -64,7 +65,8 @@ def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Re
     prompts = {task: query_prompt(text) for task, text in zip(first["task"], first["instruction"], strict=True)}
 
     def bare() -> SentenceTransformer:
-        return assemble(backbone, recipe.attention, recipe.max_length, prompts, recipe.layers, recipe.pooling)
+        return assemble(backbone, recipe.attention, recipe.max_length, prompts, recipe.layers, recipe.pooling,
+                        recipe.kernel)
 
     def fresh() -> SentenceTransformer:
         return _with_adapters(bare(), recipe)
@@ -78,7 +80,9 @@ def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Re
     def keep(step: int, weights: dict[str, Any] | None) -> None:
         _export(model, weights, fresh, steps / _step(step))
 
-    curve, weights = fit(model, triples, batches, recipe, seed, work, run, keep)
+    flash = recipe.kernel == "flash_attention_2"
+    with flash_attention(model[0].model, model.tokenizer, recipe.attention) if flash else contextlib.nullcontext():
+        curve, weights = fit(model, triples, batches, recipe, seed, work, run, keep)
     record = run_fingerprint(curve, recipe, seed, start, code_hash(train_on_triples))
     final = _export(model, weights, fresh, folder / _MODEL)
     if distributed.rank() == 0:
@@ -190,14 +194,16 @@ def make_weights_key(profile: Profile, model_id: str) -> str:
     """What stands for a model's weights in keys.
 
     For an embedder its artefact's name (it is trained first where missing); for a backbone its key, with the number of
-    blocks where the recipe keeps the first ones, and its pooling where that is not the mean.
+    blocks where the recipe keeps the first ones, its pooling where that is not the mean, and the attention kernel where
+    the recipe names one for float32.
     """
     model = profile.model(model_id)
     if model.seed is not None:
         return train_embedder(profile, model_id).name
     recipe = profile.recipe
     parts = [make_backbone_key(profile, model.backbone), "" if recipe.layers is None else f"first-{recipe.layers}",
-             "" if recipe.pooling == "mean" else recipe.pooling]
+             "" if recipe.pooling == "mean" else recipe.pooling,
+             "" if recipe.kernel in ("auto", "flash_attention_2") else recipe.kernel]
     return "-".join(part for part in parts if part)
 
 
@@ -232,11 +238,12 @@ def read_export_check(folder: Path) -> dict[str, Any]:
 def make_model(profile: Profile, model_id: str, step: int | None = None) -> SentenceTransformer:
     """A model of the study, made first where missing, as a SentenceTransformer on `hrsa.study.runtime.device()`.
 
-    A backbone's id gives the backbone as it came, causal and untrained, pooled as the recipe pools. An embedder's id
-    gives its final state or, with `step`, one of `recipe.checkpoints`; step 0 is its backbone as it came. Raises
-    ValueError for a step that was not kept.
+    A backbone's id gives the backbone as it came (`as_it_came`), untrained, pooled as the recipe pools where it has no
+    pooling of its own. An embedder's id gives its final state or, with `step`, one of `recipe.checkpoints`; step 0 is
+    its backbone as it came. Raises ValueError for a step that was not kept.
     """
-    from hrsa.models.embedder import assemble, open_embedder
+    from hrsa.models.as_it_came import open_as_it_came
+    from hrsa.models.embedder import open_embedder
 
     model = profile.model(model_id)
     recipe = profile.varied(model.ablation)
@@ -244,11 +251,11 @@ def make_model(profile: Profile, model_id: str, step: int | None = None) -> Sent
         if step:
             raise ValueError(f"expected step 0 or None for the backbone {model_id}, got {step}: leave the step out")
         backbone = make_backbone_folder(profile, model.backbone)
-        return assemble(backbone, "causal", recipe.max_length, layers=recipe.layers, pooling=recipe.pooling)
+        return open_as_it_came(backbone, recipe.max_length, recipe.layers, recipe.pooling, recipe.kernel)
     folder = train_embedder(profile, model_id)
     if step is None:
-        return open_embedder(folder / _MODEL)
+        return open_embedder(folder / _MODEL, recipe.kernel)
     if not (folder / _CHECKPOINTS / _step(step)).is_dir():
         raise ValueError(f"expected a step kept for {model_id}, one of {[0, *recipe.checkpoints]}, got {step}: add it "
                          "to recipe.checkpoints and train again")
-    return open_embedder(folder / _CHECKPOINTS / _step(step))
+    return open_embedder(folder / _CHECKPOINTS / _step(step), recipe.kernel)

@@ -34,7 +34,8 @@ CHECKED = 50  # texts on which two tokenizers are compared
 
 
 def read_description(model: str) -> dict[str, Any]:
-    """Source, path, configuration and tokenizer of a model given as a folder or a hub name. ValueError: no model."""
+    """Source, path, sizes, manner and tokenizer of a model given as a folder or a hub name. ValueError: no model."""
+    from hrsa.models.as_it_came import read_manner
     from hrsa.models.language_model import read_config_and_tokenizer
 
     if not model.strip():
@@ -46,6 +47,7 @@ def read_description(model: str) -> dict[str, Any]:
     config, tokenizer = read_config_and_tokenizer(str(folder or model))
     shape = config.get_text_config()
     return {"source": "folder" if folder else "hub", "path": str(folder or model), "tokenizer": tokenizer,
+            "manner": read_manner(str(folder or model)),
             "width": shape.hidden_size, "layers": shape.num_hidden_layers, "vocabulary": shape.vocab_size}
 
 

@@ -14,7 +14,8 @@ import yaml
 
 from hrsa.analysis.layerwise import MAPS, REFITS
 from hrsa.analysis.pairs import cases
-from hrsa.models.language_model import prove_architecture
+from hrsa.models.as_it_came import read_manner
+from hrsa.models.language_model import network_folder, prove_architecture
 from hrsa.report.prose.pages import filled_page
 from hrsa.study import store
 from hrsa.study.backbone_kinds import are_adapters
@@ -82,7 +83,7 @@ def shape_of(profile: Profile, backbone: Backbone) -> dict[str, Any]:
                 "head_dim": zoo.head_dim or zoo.hidden_size // zoo.heads, "intermediate_size": zoo.intermediate_size,
                 "vocab_size": zoo.vocab_size, "tie_word_embeddings": True}
     if backbone.source == "folder":
-        return store.read_json(store.ROOT / str(backbone.path) / "config.json")
+        return store.read_json(Path(network_folder(store.ROOT / str(backbone.path))) / "config.json")
     entries = yaml.safe_load(Path(__file__).with_name("shapes.yaml").read_text(encoding="utf8"))
     shapes = {known: entry["config"] for entry in entries for known in entry["models"]}
     if backbone.path not in shapes:
@@ -230,7 +231,9 @@ def stage_costs(profile: Profile, machine: Machine) -> pd.DataFrame:
 def plan_text(profile: Profile, machine: Machine) -> str:
     """The whole plan. ValueError: a model of unknown shape; RuntimeError: one whose mask cannot be switched."""
     for backbone in profile.backbones:
-        for attention in ("causal", profile.recipe.attention):
+        shaped = backbone.source == "folder" and not are_adapters(backbone)
+        came = read_manner(store.ROOT / str(backbone.path)).attention if shaped else "causal"
+        for attention in (came, profile.recipe.attention):
             prove_architecture(shape_of(profile, backbone), attention)
     stages = stage_costs(profile, machine)
     return filled_page(
