@@ -25,7 +25,7 @@
 profile = "smoke"
 
 # %%
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 
 from hrsa.evaluation import evaluate
 from hrsa.report import plots, prose
@@ -193,3 +193,22 @@ plots.scatter(points, x="a", y="b", hue="family", facet="pair", xlabel="score of
 
 # %%
 Markdown(prose.scores.items_alike(points))
+
+# %% [markdown]
+# ## From geometry to behaviour
+#
+# Does what changed around a query before contrastive training say on which queries the embedders will differ after it?
+# Around a query the two untrained backbones are compared by the ten documents they put nearest to it, by the ten
+# documents nearest to its right ones, and by its cosines with all documents. A ridge regression foretells the absolute
+# difference of the trained arms' scores on queries it was not fitted on: from the backbones' scores alone, and with local
+# change beside them. Two runs of one arm are the yardstick: what is foretold of them too is which queries are unstable,
+# and says nothing of the arms.
+
+# %%
+foretold = prose.scores.foretold_by_pair(study, per_query)
+Markdown(prose.scores.foretold_said(foretold))
+
+# %%
+if len(foretold):
+    display(plots.table(foretold, "Share of the variance within tasks that is foretold out of sample, with 95% intervals "
+                        "over queries; gain: both less scores alone"))

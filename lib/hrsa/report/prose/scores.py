@@ -9,6 +9,7 @@ import pandas as pd
 
 from hrsa.analysis import intervals
 from hrsa.analysis.ablations import RECIPE, UNTRAINED
+from hrsa.evaluation import foretelling
 from hrsa.evaluation.evaluate import LEXICAL, embedding_folder
 from hrsa.study.profile import Profile
 from hrsa.verdict.differences import ALIKE, ALL_TASKS, described
@@ -166,4 +167,46 @@ def likeness_sentences(table: pd.DataFrame) -> str:
                 side = intervals.order(*bounds, recipe["low"], recipe["high"])
                 line += {1: ", above the recipe", -1: ", below the recipe", 0: ", not told apart from the recipe"}[side]
             lines.append(line + ".")
+    return "\n".join(lines)
+
+
+_FORETOLD = {foretelling.DIFFERING[0]: "how far the two arms' embedders differ on a query",
+             foretelling.DIFFERING[1]: "how far two runs of one arm differ on it"}
+
+
+def foretold_by_pair(profile: Profile, per_query: pd.DataFrame) -> pd.DataFrame:
+    """What is foretold out of sample of the embedders' scores, by pair: [pair, of, predictors, share, low, high,
+    queries]; empty without a local retrieval task, NaN for an outcome that `foretelling.foretold` refuses."""
+    rows = []
+    for pair in profile.pairs if foretelling.has_local_retrieval(profile) else ():
+        table = foretelling.behaviour_table(profile, pair.name, per_query)
+        for outcome in foretelling.DIFFERING:
+            known = table.dropna(subset=[outcome])
+            try:
+                found = foretelling.foretold(known, outcome, foretelling.KNOWN_SCORES)
+            except ValueError:  # too few queries, or none that differ, as `foretold_said` says
+                found = pd.DataFrame({"predictors": [*foretelling.PREDICTORS, "gain"], "share": np.nan, "low": np.nan,
+                                      "high": np.nan})
+            rows.append(found.assign(pair=pair.name, of=_FORETOLD[outcome], queries=len(known)))
+    columns = ["pair", "of", "predictors", "share", "low", "high", "queries"]
+    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+
+
+def foretold_said(table: pd.DataFrame) -> str:
+    """Markdown list: whether local change adds to what scores foretell, from `foretold_by_pair`."""
+    if table.empty:
+        return "The profile scores no local retrieval task: this was not asked."
+    lines = []
+    for (pair, of), part in table.groupby(["pair", "of"], sort=False):
+        rows = part.set_index("predictors")
+        gain, alone = rows.loc["gain"], rows.loc[foretelling.PREDICTORS[0]]
+        if np.isnan(gain["share"]):
+            lines.append(f"- {pair}, {of}: not asked, since of {part['queries'].iloc[0]} queries too few are there or "
+                         "none differs.")
+            continue
+        word = "adds to it" if gain["low"] > 0 else "takes from it" if gain["high"] < 0 else "adds nothing that shows"
+        lines.append(f"- {pair}, {of}: scores of the untrained models foretell {alone['share']:.1%} of its variance "
+                     f"within tasks [{alone['low']:.1%}, {alone['high']:.1%}], and local change {word}: "
+                     f"{100 * gain['share']:+.1f} points [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}], "
+                     f"{part['queries'].iloc[0]:,} queries.")
     return "\n".join(lines)

@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hrsa.evaluation import foretelling
+from hrsa.evaluation.foretelling import LOCAL, PREDICTORS, foretold, local_change
+from hrsa.report.prose import scores
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def rotated(rng, *arrays):
+    turn = np.linalg.qr(rng.normal(size=(arrays[0].shape[1],) * 2))[0]
+    return [x @ turn for x in arrays]
+
+
+def test_a_rotation_changes_nothing_around_a_query_and_another_model_does(rng):
+    q, d = unit(rng.normal(size=(7, 8))), unit(rng.normal(size=(40, 8)))
+    right = [np.array([int(i)]) for i in rng.integers(40, size=7)]
+    turned_q, turned_d = rotated(rng, q, d)
+    same = local_change((q, turned_q), (d, turned_d), right)
+    assert list(same) == LOCAL and np.allclose(same, 1)
+    other_q, other_d = unit(rng.normal(size=(7, 5))), unit(rng.normal(size=(40, 5)))
+    other = local_change((q, other_q), (d, other_d), right)
+    assert (other["retrieved"] < 1).all() and (other["around"] < 1).all() and (other["cosines"] < 0.99).all()
+
+
+def test_near_documents_worked_by_hand():
+    d = np.array([[1, 0], [0.8, 0.6], [0, 1], [-1, 0.0]])
+    q = np.array([[1, 0.0]])
+    moved = d[[0, 2, 1, 3]]  # documents 1 and 2 change places
+    found = local_change((q, q), (d, moved), [np.array([0, 3])], k=2)
+    assert found["retrieved"].item() == pytest.approx(1 / 3)  # {0, 1} and {0, 2}
+    # document 0 is near {1, 2} in both; document 3 near {2, 1} in both: sets, not orders
+    assert found["around"].item() == 1
+    cosines = np.array([1, 0.8, 0, -1]), np.array([1, 0, 0.8, -1])
+    assert found["cosines"].item() == pytest.approx(np.corrcoef(*cosines)[0, 1])
+    with pytest.raises(ValueError, match="expected more than 4 documents to have 4 near ones, got 4: raise"):
+        local_change((q, q), (d, d), [np.array([0])], k=4)
+
+
+def queries(rng, n=300):
+    table = pd.DataFrame(rng.random((n, 5)), columns=[*LOCAL, "level", "apart"])
+    return table.assign(task=rng.choice(["one", "two", "three"], n))
+
+
+def test_what_local_change_foretells_is_found_and_what_it_does_not_is_not(rng):
+    table = queries(rng)
+    noise = 0.1 * rng.normal(size=len(table))
+    table["arms"] = 1 - table["retrieved"] + table["task"].map({"one": 0, "two": 5, "three": -3}) + noise
+    shares = foretold(table, "arms", ["level", "apart"]).set_index("predictors")
+    assert list(shares.index) == [*PREDICTORS, "gain"]
+    assert shares.loc["local change alone", "low"] > 0.7 and shares.loc["gain", "low"] > 0.7
+    assert shares.loc["scores alone", "high"] < 0.1
+    table["arms"] = table["level"] + noise
+    shares = foretold(table, "arms", ["level", "apart"]).set_index("predictors")
+    assert shares.loc["scores alone", "low"] > 0.7 and abs(shares.loc["gain", "share"]) < 0.05
+    table["arms"] = rng.random(len(table))
+    assert foretold(table, "arms", ["level", "apart"]).set_index("predictors").loc["both", "share"] < 0.1
+
+
+def test_too_few_queries_or_none_that_vary_are_refused(rng):
+    few = queries(rng, 40).assign(arms=0.5)
+    with pytest.raises(ValueError, match=r"expected at least 50 queries .* got 40, all alike"):
+        foretold(few, "arms", ["level"])
+    with pytest.raises(ValueError, match="expected embeddings of 2 texts in nowhere, got 0"):
+        foretelling._taken(Path("nowhere"), "", pd.Series(["a", "b"]))
+
+
+
+def test_the_sentence_follows_the_interval_of_the_gain():
+    rows = {"scores alone": (0.1, 0.05, 0.2), "local change alone": (0.1, 0, 0.2), "both": (0.2, 0.1, 0.3)}
+    for gain, word in (((0.1, 0.05, 0.2), "adds to it"), ((-0.1, -0.2, -0.05), "takes from it"),
+                       ((0.1, -0.05, 0.2), "adds nothing that shows")):
+        table = pd.DataFrame([("a-vs-b", "x", name, *values, 120) for name, values in {**rows, "gain": gain}.items()],
+                             columns=["pair", "of", "predictors", "share", "low", "high", "queries"])
+        said = scores.foretold_said(table)
+        assert said.startswith("- a-vs-b, x: ") and f"local change {word}: " in said and "120 queries" in said
+    assert "not asked, since of 120 queries" in scores.foretold_said(table.assign(share=np.nan))
+    assert "was not asked" in scores.foretold_said(table.iloc[:0])
