@@ -1,12 +1,16 @@
 """Claims follow the data: every outcome can be reached, evidence joins only when it may."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hrsa.evaluation.chance import CHANCE
+from hrsa.report import results
 from hrsa.report.prose import paper, verdict
 from hrsa.report.results import read_committed
 from hrsa.study import store
@@ -276,6 +280,82 @@ def test_not_evidence(rng, tmp_path):
         evidence.read_evidence(tmp_path / "broken.parquet")
     with pytest.raises(ValueError, match="got none"):
         evidence.join_evidence([])
+
+
+@pytest.fixture
+def shared(rng, tmp_path):
+    file = tmp_path / "one.parquet"
+    return file, *evidence.write_evidence(file, load_profile("smoke"), scores(rng, queries=4), "one", FAMILIES)
+
+
+def rewritten(file, rows=lambda table: table, meta=lambda said: said):
+    """The evidence file with other rows or metadata, as somebody with a parquet library would write it."""
+    table = pq.read_table(file)
+    said = json.dumps(meta(json.loads(table.schema.metadata[b"hrsa.evidence"])))
+    pq.write_table(pa.Table.from_pandas(rows(table.to_pandas()), preserve_index=False).replace_schema_metadata(
+        {b"hrsa.evidence": said.encode()}), file)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"rows": lambda table: table.assign(value=table["value"].where(table.index != 3, 0.123))}, "with hash .*, got "),
+    ({"rows": lambda table: table.iloc[:-1]}, "with hash .*, got "),
+    ({"rows": lambda table: table.iloc[::-1]}, "with hash .*, got "),
+    ({"rows": lambda table: table.assign(query=table["query"] + "x")}, "changed or damaged; copy it again"),
+    ({"meta": lambda said: said | {"source": "another"}}, "with hash .*, got "),
+    ({"meta": lambda said: said | {"families": {}}}, "with hash .*, got "),
+    ({"meta": lambda said: {k: v for k, v in said.items() if k != "hash"}}, "with hash no hash, got "),
+    ({"meta": lambda said: {}}, "got none or another kind of source, profile"),
+    ({"meta": lambda said: []}, "got none or another kind of source, profile"),
+    ({"meta": lambda said: said | {"fingerprint": "x"}}, "another kind of fingerprint: write"),
+    ({"rows": lambda table: table.assign(value="0.5")}, "expected finite numbers .*, got '0.5' in row 0"),
+    ({"rows": lambda table: table.assign(value=table["value"] * 100)}, "scores on 0..1 .*, the mean over its queries"),
+    ({"rows": lambda table: table.assign(value=table["value"].where(table.index != 2))}, "got 'nan' in row 2"),
+    ({"rows": lambda table: table.assign(value=table["value"].where(table.index != 2, np.inf))}, "got 'inf' in row 2"),
+    ({"rows": lambda table: table.drop(columns="task")}, "expected columns"),
+])
+def test_evidence_that_was_changed_is_refused(shared, change, said):
+    file, *_ = shared
+    rewritten(file)
+    evidence.read_evidence(file)
+    rewritten(file, **change)
+    with pytest.raises(ValueError, match=said) as refused:
+        evidence.read_evidence(file)
+    assert str(file) in str(refused.value)
+
+
+def test_no_flipped_bit_and_no_cut_of_evidence_is_read_as_something_else(shared, rng):
+    file, table, meta = shared
+    content = file.read_bytes()
+    refused = 0
+    for place in rng.integers(8 * len(content), size=300):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        file.write_bytes(flipped)
+        try:
+            read, said = evidence.read_evidence(file)
+        except ValueError as error:
+            assert str(file) in str(error)
+            refused += 1
+        else:  # a bit that says nothing, such as the name of the library that wrote the file
+            pd.testing.assert_frame_equal(read, table, check_exact=True, check_dtype=False)
+            assert said == meta
+    assert refused > 150
+    for size in (0, 4, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:size])
+        with pytest.raises(ValueError, match=r"expected an evidence file in .*copy it again"):
+            evidence.read_evidence(file)
+
+
+def test_evidence_of_before_the_hash_counts_where_a_record_names_its_bytes(shared):
+    file, table, _ = shared
+    rewritten(file, meta=lambda said: {key: value for key, value in said.items() if key != "hash"})
+    store.write_json(file.with_name("record.json"), {"sha256": {"one": store.file_hash(file)}})
+    pd.testing.assert_frame_equal(evidence.read_evidence(file)[0], table)
+    store.write_json(file.with_name("record.json"), {"sha256": {"one": "0" * 64}})
+    with pytest.raises(ValueError, match="with hash no hash"):
+        evidence.read_evidence(file)
+    for committed in results.RESULTS.glob("*/scores.parquet"):
+        assert len(evidence.read_evidence(committed)[0])
 
 
 def test_a_later_change_of_the_statement_shows(tmp_path, monkeypatch):

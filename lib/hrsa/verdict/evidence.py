@@ -1,12 +1,14 @@
 """What a verdict rests on: scores per query of this run, and evidence files of other machines.
 
 An evidence file is one parquet table of scores per query that carries the fingerprint of the recipe, suite, models and
-verdict section it was made under, and the statement made before the run (`verdict.statement`). Files of several
-machines join only when the fingerprints agree.
+verdict section it was made under, the statement made before the run (`verdict.statement`), and a hash of all this and
+of its rows. Files of several machines join only when the fingerprints agree; a file that is no longer what was written
+is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +24,7 @@ import pyarrow.parquet as pq
 from hrsa.evaluation.evaluate import evaluate_model
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
+from hrsa.study.errors import first_line
 from hrsa.study.profile import Profile
 from hrsa.verdict import paired_scores
 from hrsa.verdict.competence import GATE
@@ -29,6 +33,8 @@ from hrsa.verdict.statement import ESTIMAND, statement
 
 OWN_SOURCE = "this run"
 _META = b"hrsa.evidence"
+_HASH = "hash"  # of rows and metadata, in the metadata
+_CARRIED = {"source": str, "profile": str, "fingerprint": dict, "statement": dict, "families": dict, "provenance": dict}
 _OF_A_SEED = r"-s\d+(?:-|$)"  # in the id of an embedder
 
 
@@ -66,25 +72,79 @@ def write_evidence(path: Path, profile: Profile, per_query: pd.DataFrame, source
     meta = {"source": source, "profile": profile.name, "fingerprint": study_fingerprint(profile),
             "statement": statement(profile), "families": dict(families),
             "provenance": store.provenance(code=code_hash(evaluate_model))}
-    written = json.dumps(meta).encode()
-    table = pa.Table.from_pandas(checked_scores(per_query, str(path))[QUERY_COLUMNS], preserve_index=False)
-    table = table.replace_schema_metadata({_META: written})
+    rows = checked_scores(per_query, str(path))[QUERY_COLUMNS].reset_index(drop=True)
+    meta = json.loads(json.dumps(meta | {_HASH: _hash(rows, meta)}))
+    table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata({_META: json.dumps(meta).encode()})
     with store.atomic(Path(path)) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-    return table.to_pandas(), json.loads(written)
+    return table.to_pandas(), meta
 
 
 def read_evidence(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Scores per query and metadata of an evidence file; ValueError when it is not one."""
+    """Scores per query and metadata of an evidence file.
+
+    ValueError, with file, expected and got: it is not one, its rows or metadata are no longer what was written, or its
+    values are no scores. FileNotFoundError: there is no such file.
+    """
     try:
         table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"expected an evidence file in {path}, got {error}: copy it again") from error
-    meta = (table.schema.metadata or {}).get(_META)
+        said = (table.schema.metadata or {}).get(_META)
+        meta = None if said is None else json.loads(said)
+        rows = table.to_pandas()
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+        raise ValueError(f"expected an evidence file in {path}, got {first_line(error)}: copy it again") from error
     if meta is None:
         raise ValueError(f"expected an evidence file in {path}, got parquet without a fingerprint: "
                          "write it with hrsa evidence")
-    return checked_scores(table.to_pandas(), str(path)), json.loads(meta)
+    if wrong := [key for key, kind in _CARRIED.items() if not isinstance(meta, dict) or
+                 not isinstance(meta.get(key), kind)]:
+        raise ValueError(f"expected an evidence file in {path} that says its {', '.join(_CARRIED)}, got none or "
+                         f"another kind of {', '.join(wrong)}: write it with hrsa evidence")
+    rows = checked_scores(rows, str(path))[QUERY_COLUMNS]
+    _check_values(path, rows)
+    _check_hash(path, rows, meta)
+    return rows, meta
+
+
+def _check_values(path: Path, rows: pd.DataFrame) -> None:
+    """ValueError unless every score is a finite number and those of a model on a task have a mean that a score has."""
+    numbers = pd.to_numeric(rows["value"], errors="coerce")
+    if not (pd.api.types.is_numeric_dtype(rows["value"]) and np.isfinite(numbers).all()):
+        row = int(np.argmin(np.isfinite(numbers))) if not np.isfinite(numbers).all() else 0
+        raise ValueError(f"expected finite numbers in column value of {path}, got {str(rows['value'].iloc[row])!r} in "
+                         f"row {row}: leave out what was not scored")
+    means = numbers.groupby([rows["model"], rows["task"]]).mean()
+    if (means.abs() > 1 + 1e-6).any():
+        (model, task), mean = means.abs().idxmax(), means.abs().max()
+        raise ValueError(f"expected scores on 0..1 (correlations on -1..1) in {path}, got {mean:g} for {model} on "
+                         f"{task}, the mean over its queries: divide percentages by 100")
+
+
+def _check_hash(path: Path, rows: pd.DataFrame, meta: Mapping[str, Any]) -> None:
+    """ValueError unless an evidence file holds what was written, by its own hash; files that are older than the hash
+    count when a record beside them names their bytes, as in data/results."""
+    found = _hash(rows, {key: value for key, value in meta.items() if key != _HASH})
+    if meta.get(_HASH) == found:
+        return
+    record = Path(path).with_name("record.json")
+    if _HASH not in meta and record.is_file():
+        found, said = store.file_hash(Path(path)), store.read_json(record).get("sha256", {}).get(Path(path).stem)
+        if found == said:
+            return
+    said = meta.get(_HASH, "no hash")
+    raise ValueError(f"expected rows and metadata in {path} as they were written, with hash {said}, got {found}: the "
+                     "file was changed or damaged; copy it again, or write it again with hrsa evidence")
+
+
+def _hash(rows: pd.DataFrame, meta: Mapping[str, Any]) -> str:
+    """SHA-256 of scores per query and of what is carried with them, whatever the file's encoding."""
+    digest = hashlib.sha256(store.canonical(meta).encode())
+    for name in QUERY_COLUMNS[:-1]:
+        digest.update(json.dumps(rows[name].astype(str).tolist()).encode())
+    digest.update(rows[QUERY_COLUMNS[-1]].to_numpy(dtype="<f8").tobytes())
+    return digest.hexdigest()
 
 
 def join_evidence(files: Sequence[Path]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
