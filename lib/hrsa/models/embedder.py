@@ -1,9 +1,11 @@
 """Backbone -> SentenceTransformer, and its folder: pooling without the instruction, plain loading, LoRA merged.
 
 Pooling leaves out the first `prompt_length` tokens of a query, and sentence-transformers takes that number from the
-instruction tokenised alone. A byte-level tokenizer joins the instruction's last space with the query's first word, so
-that the number would be one too large and that word left out of the mean. The tokenizer of an embedder therefore drops
-white space at the end of a text: the instruction alone then has exactly the tokens that hold nothing of the query.
+instruction tokenised alone. A byte-level tokenizer joins the instruction's last space with the query's first word, and
+so does one that writes spaces as letters (Gemma, Llama): the number would be one too large and that word left out of
+the mean. The tokenizer of an embedder therefore drops white space at the end of a text, before all else: the
+instruction alone then has exactly the tokens that hold nothing of the query, but perhaps a last space, and
+`prompt_tokens` proves it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 Pooled = Literal["mean", "last"]
 _MODES = {"mean": "mean", "last": "lasttoken"}  # what sentence-transformers calls them
 EXPORT_TOLERANCE = 1e-5  # between unit vectors of the model as trained and as loaded from its folder, in float32
-_PROBE = "word"
+_STARTS = ("word", "Word", "7", "(", "é", "中")  # of queries, by which it is tried where an instruction ends
 
 
 def exact_prompts(tokenizer: Any) -> Any:
@@ -40,25 +42,32 @@ def exact_prompts(tokenizer: Any) -> Any:
         raise ValueError(f"expected a fast tokenizer, got {type(tokenizer).__name__}: save the backbone with one")
     backend = copy.deepcopy(tokenizer.backend_tokenizer)
     strip = normalizers.Strip(left=False, right=True)
-    backend.normalizer = normalizers.Sequence([backend.normalizer, strip]) if backend.normalizer else strip
+    backend.normalizer = normalizers.Sequence([strip, backend.normalizer]) if backend.normalizer else strip
     names = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
     special = {name: str(value) for name in names if (value := getattr(tokenizer, name)) is not None}
     return PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="right", **special)
 
 
 def prompt_tokens(tokenizer: Any, prompt: str) -> int:
-    """How many leading tokens of an instructed query hold nothing of the query (a begin token counts).
+    """How many leading tokens of an instructed query pooling leaves out: those of the instruction tokenised alone, but
+    for an end token (a begin token counts), as sentence-transformers counts them.
 
-    ValueError when the instruction tokenised alone has another number, which pooling would use.
+    ValueError when before some query one of them holds something of the query, or the next one something of the
+    instruction other than white space.
     """
-    coded = tokenizer(prompt + _PROBE, return_offsets_mapping=True)["offset_mapping"]
-    inside = next(i for i, (_, end) in enumerate(coded) if end > len(prompt))
     alone = tokenizer(prompt)["input_ids"]
-    count = len(alone) - (alone[-1] in tokenizer.all_special_ids)
-    if inside != count:
-        raise ValueError(f"expected the instruction to end where a token ends, got {count} tokens alone and {inside} "
-                         f"before a query in {prompt!r}: end the instruction template otherwise")
-    return inside
+    count = len(alone) - (bool(alone) and alone[-1] in tokenizer.all_special_ids)
+    for start in _STARTS:
+        spans = tokenizer(prompt + start, return_offsets_mapping=True)["offset_mapping"]
+        inside = next((i for i, (_, end) in enumerate(spans) if end > len(prompt)), None)
+        if inside is None:  # a character that the tokenizer drops
+            continue
+        if inside < count or prompt[spans[count][0] :].strip():
+            raise ValueError(f"expected the instruction to end where a token ends, got {count} tokens alone and "
+                             f"{inside} before the query {start!r} in {prompt!r} by {type(tokenizer).__name__}, so "
+                             "that pooling would cut the query or take in the instruction: end the instruction "
+                             "template otherwise, or take a model with another tokenizer")
+    return count
 
 
 def assemble(folder: str, attention: Attention, max_length: int, prompts: Mapping[str, str] | None = None,
