@@ -279,7 +279,7 @@ class Ablation(Section):
     """A variant of the recipe: the named fields take these values, all else stays."""
 
     name: ModelName
-    change: dict[str, float | int | str | dict] = Field(min_length=1)
+    change: dict[str, float | int | str | dict | None] = Field(min_length=1)  # None: lora off, all weights are trained
     backbones: Annotated[tuple[Text, ...], Field(min_length=1), Once]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Once] = (0,)
 
