@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hrsa.report.chapters import RESULTS
 from hrsa.study import hub, store
@@ -52,8 +52,8 @@ def only_engine() -> Iterator[None]:
 
 
 def snakemake_command(profile: Profile, cores: int, *more: str) -> list[str]:
-    """Snakemake's command line for a profile."""
-    return [*SNAKEMAKE, "--cores", str(cores), *OPTIONS, *_cards(), *more, "--config", f"profile={profile.name}"]
+    """Snakemake's command line for a profile; `more`: further options, or records to make in place of the report's."""
+    return [*SNAKEMAKE, *more, "--cores", str(cores), *OPTIONS, *_cards(), "--config", f"profile={profile.name}"]
 
 
 def _cards() -> list[str]:
@@ -121,8 +121,8 @@ def progress_line(state: dict, now: float) -> str:
     return text
 
 
-def _run_jobs(profile: Profile, cores: int) -> None:
-    """Run all jobs of a profile that are missing or out of date; EngineError lists those that failed."""
+def _run_jobs(profile: Profile, cores: int, records: Sequence[str]) -> None:
+    """Run the jobs of a profile that are missing or out of date; EngineError lists those that failed."""
     display = Display(profile)
     for old in display.folder.glob("*"):
         old.unlink()
@@ -130,8 +130,8 @@ def _run_jobs(profile: Profile, cores: int) -> None:
     environment = {**os.environ, OWNER_VARIABLE: str(os.getpid())}
     written = store.RUNS / profile.name / "snakemake.log"
     with open(written, "w", encoding="utf8") as copy:
-        child = subprocess.Popen(snakemake_command(profile, cores), cwd=store.ROOT, env=environment, text=True,
-                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(snakemake_command(profile, cores, *records), cwd=store.ROOT, env=environment,
+                                 text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         reader = threading.Thread(target=_read, args=(child, copy, display), daemon=True)
         reader.start()
         while child.poll() is None:
@@ -166,8 +166,11 @@ def _check_startable(profile: Profile) -> None:
                           "backbones are made, and not what to study; add them, or give another profile")
 
 
-def run_study(profile: Profile, cores: int) -> None:
-    """Run a study under this checkout's lock, with its statement recorded first; EngineError when it stopped."""
+def run_study(profile: Profile, cores: int, records: Sequence[str] = ()) -> None:
+    """Run a study under this checkout's lock, with its statement recorded first; EngineError when it stopped.
+
+    `records`: files of the jobs to do, with all that they need; none: the whole study.
+    """
     _check_startable(profile)
     try:
         with only_engine():
@@ -176,7 +179,7 @@ def run_study(profile: Profile, cores: int) -> None:
             statement.record_statement(profile)
             for sentence in hub.moved(profile):
                 log.warning(sentence)
-            _run_jobs(profile, cores)
+            _run_jobs(profile, cores, records)
     except KeyboardInterrupt:
         kill_children()
         raise
