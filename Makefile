@@ -4,6 +4,7 @@ PROFILE ?= mini
 PYTHON ?= python3
 CORES ?=
 ARMS ?=
+export PROFILE CORES ARMS A B TEXTS UNIT LENGTH OUT MARGIN HOURS_OF EVIDENCE FILES SOURCE  # read by the shell, whatever they hold
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/hrsa
@@ -31,10 +32,10 @@ browser:
 	  { echo "expected chromium and chromedriver on the PATH, got none: install both (Debian: apt install chromium chromium-driver)"; exit 1; }
 
 book: setup ## run the study PROFILE and write jupyter_book/_build/html/index.html
-	@$(RUN) book --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
+	@$(RUN) book --profile "$$PROFILE" $${CORES:+--cores "$$CORES"}
 
-compare: setup ## chapters 05-09 for any two models: A=folder-or-hub-id B=… TEXTS=file [UNIT=word] [OUT=compare]
-	@$(RUN) compare --a "$(A)" --b "$(B)" --texts "$(TEXTS)" --unit "$(or $(UNIT),word)" --out "$(or $(OUT),compare)" $(if $(CORES),--cores $(CORES))
+compare: setup ## chapters 05-09 for any two models: A=folder-or-hub-id B=… TEXTS=file [UNIT=word] [LENGTH=64] [OUT=compare]
+	@$(RUN) compare --a "$$A" --b "$$B" --texts "$$TEXTS" --unit "$${UNIT:-word}" --out "$${OUT:-compare}" $${LENGTH:+--max-length "$$LENGTH"} $${CORES:+--cores "$$CORES"}
 
 smoke: setup ## every stage at toy size, in minutes
 	@$(MAKE) --no-print-directory book PROFILE=smoke
@@ -47,16 +48,16 @@ lab: setup ## JupyterLab on notebooks/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --notebook-dir=notebooks
 
 plan: setup ## the graph of PROFILE, its runs and their estimated size; runs nothing
-	@$(RUN) plan --profile $(PROFILE)
+	@$(RUN) plan --profile "$$PROFILE"
 
 power: setup ## seeds, queries and hours that prove MARGIN, from what PROFILE measured [EVIDENCE="…"] [HOURS_OF=paper]
-	@$(RUN) power $(EVIDENCE) --profile $(PROFILE) $(if $(MARGIN),--margin $(MARGIN)) $(if $(HOURS_OF),--hours-of $(HOURS_OF))
+	@$(RUN) power $(EVIDENCE) --profile "$$PROFILE" $${MARGIN:+--margin "$$MARGIN"} $${HOURS_OF:+--hours-of "$$HOURS_OF"}
 
 evidence: setup ## write PROFILE's scores to OUT=file for others [SOURCE=name], or judge those of FILES="…" joined
-	@$(RUN) evidence $(FILES) --profile $(PROFILE) $(if $(FILES),,--share "$(OUT)" --source "$(or $(SOURCE),unnamed)")
+	@$(RUN) evidence $(FILES) --profile "$$PROFILE" $(if $(FILES),,--share "$$OUT" --source "$${SOURCE:-unnamed}")
 
 results: setup ## commit-ready tables of a finished run of PROFILE, in data/results/
-	@$(RUN) results --profile $(PROFILE)
+	@$(RUN) results --profile "$$PROFILE"
 
 backbones: setup ## make the shipped arms again (hours on a CPU); ARMS="rlvr sft" for some of them
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/hrsa backbones $(ARMS)

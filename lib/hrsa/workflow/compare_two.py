@@ -52,8 +52,11 @@ def read_description(model: str) -> dict[str, Any]:
 
 
 def names_of(a: str, b: str) -> tuple[str, str]:
-    """Short names of two models, from the last part of each path; told apart by -a and -b where they are equal."""
-    one, two = (fit_name(Path(model).name, 36) for model in (a, b))
+    """Short names of two models, from the last part of each path (the one before it where that is `model`, as in
+    artefacts); told apart by -a and -b where they are equal."""
+    paths = [Path(model) for model in (a, b)]
+    one, two = (fit_name(path.parent.name if path.name == "model" and path.parent.name else path.name, 36)
+                for path in paths)
     return (one, two) if one != two else (f"{one}-a", f"{two}-b")
 
 
