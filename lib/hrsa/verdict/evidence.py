@@ -88,6 +88,7 @@ def read_evidence(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """
     try:
         table = pq.read_table(path)
+        table.validate(full=True)  # texts that are no UTF-8 are found here, and not where they are used
         said = (table.schema.metadata or {}).get(_META)
         meta = None if said is None else json.loads(said)
         rows = table.to_pandas()
