@@ -17,6 +17,7 @@ import pandas as pd
 
 from hrsa.analysis.recordings import make_recording
 from hrsa.evaluation.evaluate import make_scores
+from hrsa.report.foreign import as_markdown
 from hrsa.report.prose import backbones
 from hrsa.report.prose.pages import filled_page
 from hrsa.report.results import RESULTS, hours, make_levels
@@ -73,9 +74,9 @@ def _page(profile: Profile, settings: str, tables: dict[str, pd.DataFrame], reco
     if "levels" in tables:
         compared = _table(by_pair(tables["levels"]))
     return filled_page(
-        "untrained.md", title=profile.title, profile=settings, machine=record["machine"], written=record["written"],
-        commit=record["commit"][:12], hours=record["hours"], pooling=profile.recipe.pooling,
-        origin=backbones.where_backbones_come_from(profile),
+        "untrained.md", title=as_markdown(profile.title), profile=settings,
+        machine=as_markdown(record["machine"]), written=record["written"], commit=record["commit"][:12],
+        hours=record["hours"], pooling=profile.recipe.pooling, origin=backbones.where_backbones_come_from(profile),
         models=_table(tables["models"]), findings=backbones.findings(backbones.make_cards(profile)),
         scores=_table(scores[[b.name for b in profile.backbones]].reset_index()), levels=compared)
 

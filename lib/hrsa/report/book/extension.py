@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from docutils import nodes
 from myst_nb.core.render import MimeRenderPlugin
 
+from hrsa.report.foreign import as_html
 from hrsa.report.plots.drawing import PLOTLY
 
 FIGURE = "hrsa-figure"  # class of a figure's container: counted when the report is checked
@@ -43,7 +43,7 @@ def figure_html(figure: dict[str, Any]) -> str:
     name = "figure-" + hashlib.sha256(text.encode()).hexdigest()[:12]
     layout = figure.get("layout", {})
     meta = layout.get("meta") or {}
-    alt, stem = escape(meta.get("alt", "Figure"), quote=True), meta.get("files", "")
+    alt, stem = as_html(meta.get("alt", "Figure")), meta.get("files", "")
     links = " · ".join(f'<a href="_static/figures/{stem}.{end}">{label}</a>' for end, label in _FORMATS.items())
     static = f'<noscript><img src="_static/figures/{stem}.png" alt="{alt}"></noscript>' if stem else ""
     below = f'<figcaption class="hrsa-files">{links}</figcaption>' if stem else ""

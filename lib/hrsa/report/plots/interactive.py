@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hrsa.report.foreign import as_label
 from hrsa.report.plots import style
 from hrsa.report.plots.chart import Axis, Chart, Mark
 from hrsa.report.plots.static import MARKED, legend_rows, point_opacity, ticks
@@ -52,7 +53,7 @@ def _layout(chart: Chart, alt: str, files: str) -> dict[str, Any]:
     if any(mark.kind == "grid" for panel in chart.panels for mark in panel.marks):
         layout["coloraxis"] = {
             "cmin": chart.scale.low, "cmax": chart.scale.high, "colorscale": style.colour_scale(chart.scale.colours),
-            "colorbar": {"title": {"text": f"<br>{chart.scale.label}", "side": "right"}, "thickness": 12,
+            "colorbar": {"title": {"text": f"<br>{as_label(chart.scale.label)}", "side": "right"}, "thickness": 12,
                          "outlinewidth": 0, "x": round((1 + _share(chart)) / 2 + 0.01, 4), "xanchor": "left"}}
     return layout
 
@@ -87,10 +88,10 @@ def _axes(chart: Chart, i: int) -> tuple[dict, dict]:
     common = {"automargin": True, "ticks": "outside", "ticklen": 4, "linecolor": "#444444", "gridcolor": style.PALE,
               "zeroline": False, "showline": not grid, "showgrid": not grid}
     x = {**common, **_ticks(chart.x, chart), "domain": across, "anchor": _name("y", i),
-         "title": {"text": chart.x.label if last else "", "standoff": 8, "font": {"size": 12.5}},
+         "title": {"text": as_label(chart.x.label) if last else "", "standoff": 8, "font": {"size": 12.5}},
          "showticklabels": last or grid}
     y = {**common, **_ticks(chart.y, chart), "domain": up, "anchor": _name("x", i),
-         "title": {"text": chart.y.label if i % columns == 0 else "", "standoff": 8, "font": {"size": 12.5}},
+         "title": {"text": as_label(chart.y.label) if i % columns == 0 else "", "standoff": 8, "font": {"size": 12.5}},
          "showticklabels": i % columns == 0}
     if chart.square:
         x["constrain"] = y["constrain"] = "domain"
@@ -106,7 +107,7 @@ def _ticks(axis: Axis, chart: Chart) -> dict[str, Any]:
     if axis.names:
         shown, angle = ticks(axis, chart)
         ends = [-0.5, len(axis.names) - 0.5]
-        found = {"tickmode": "array", "tickvals": list(shown), "ticktext": [text.replace("\n", "<br>") for text in
+        found = {"tickmode": "array", "tickvals": list(shown), "ticktext": [as_label(text) for text in
                  shown.values()], "range": ends[::-1] if axis.down else ends, "tickangle": -angle}
     elif axis.whole:
         found = {"dtick": 1} if axis.whole < 8 else {"nticks": 8}
@@ -121,7 +122,7 @@ def _ticks(axis: Axis, chart: Chart) -> dict[str, Any]:
 
 def _title(text: str, chart: Chart, i: int) -> dict[str, Any]:
     across, up = _domains(chart, i)
-    return {"text": text, "x": round(sum(across) / 2, 5), "y": up[1], "xref": "paper", "yref": "paper",
+    return {"text": as_label(text), "x": round(sum(across) / 2, 5), "y": up[1], "xref": "paper", "yref": "paper",
             "xanchor": "center", "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
 
 
@@ -153,14 +154,15 @@ def numbers(values: np.ndarray | None) -> list | None:
 
 
 def _trace(mark: Mark, chart: Chart, mode: str) -> dict[str, Any]:
-    look = mark.look
-    at = {"text": [chart.x.names[round(v)] for v in mark.x]} if chart.x.names else {}
+    look, name = mark.look, as_label(mark.name)
+    at = {"text": [as_label(chart.x.names[round(v)]) for v in mark.x]} if chart.x.names else {}
     where = "%{text}" if chart.x.names else "%{x}"
-    return {"type": "scatter", "mode": mode, "name": mark.name, "legendgroup": mark.group or mark.name.split(" · ")[0],
+    return {"type": "scatter", "mode": mode, "name": name,
+            "legendgroup": as_label(mark.group) or name.split(" · ")[0],
             "showlegend": False, "x": numbers(mark.x), "y": numbers(mark.y), **at,
             "line": {"color": look.colour, "width": look.width * 1.2, "dash": style.DASHES[look.dash][1]},
             "marker": {"color": look.colour, "size": 7, "symbol": style.MARKERS[look.marker or 0][1]},
-            "hovertemplate": f"{where}: %{{y:.4g}}<extra>{mark.name}</extra>"}
+            "hovertemplate": f"{where}: %{{y:.4g}}<extra>{name}</extra>"}
 
 
 def _line(mark: Mark, chart: Chart) -> list[dict]:
@@ -177,7 +179,7 @@ def _line(mark: Mark, chart: Chart) -> list[dict]:
     band = {"type": "scatter", "mode": "lines", "x": numbers(np.concatenate([x, x[::-1]])),
             "y": numbers(np.concatenate([high, low[::-1]])), "fill": "toself", "line": {"width": 0},
             "fillcolor": style.faded(mark.look.colour, 0.16), "hoverinfo": "skip", "showlegend": False,
-            "legendgroup": trace["legendgroup"], "name": mark.name}
+            "legendgroup": trace["legendgroup"], "name": trace["name"]}
     return [band, trace]
 
 
@@ -210,11 +212,11 @@ def _error(mark: Mark, colour: str) -> dict[str, Any] | None:
 
 
 def _forest(mark: Mark, chart: Chart) -> list[dict]:
-    names = [chart.y.names[round(v)] for v in mark.y]
+    names = [as_label(chart.y.names[round(v)]) for v in mark.y]
     text = [f"{name}: {value:.4g} [{low:.4g}, {high:.4g}]"
             for name, value, low, high in zip(names, mark.x, mark.low, mark.high, strict=True)]
     trace = _trace(mark, chart, "markers")
-    trace |= {"text": text, "hovertemplate": "%{text}<extra>" + mark.name + "</extra>",
+    trace |= {"text": text, "hovertemplate": "%{text}<extra>" + as_label(mark.name) + "</extra>",
               "error_x": _error(mark, mark.look.colour)}
     return [trace]
 
@@ -229,7 +231,9 @@ def _step(mark: Mark, chart: Chart) -> list[dict]:
 
 
 def _grid(mark: Mark, chart: Chart) -> list[dict]:
-    labels = [[f"{up} / {across}" for across in chart.x.names] for up in chart.y.names] if mark.z.size <= 4096 else None
+    labels = None
+    if mark.z.size <= 4096:
+        labels = [[as_label(f"{up} / {across}") for across in chart.x.names] for up in chart.y.names]
     trace = {"type": "heatmap", "z": [numbers(row) for row in mark.z], "coloraxis": "coloraxis", "hoverongaps": False,
              "hovertext": labels, "hovertemplate": ("%{hovertext}: " if labels else "%{y} / %{x}: ")
              + "%{z:.4g}<extra></extra>", "xgap": 1 if chart.annotate else 0, "ygap": 1 if chart.annotate else 0}
@@ -243,6 +247,7 @@ _DRAW = {"line": _line, "point": _point, "bar": _bar, "interval": _forest, "step
 
 def _key(name: str, look: style.Look, kind: str) -> dict[str, Any]:
     """A trace without data that stands in the legend for a series of all panels; a click hides the series."""
+    name = as_label(name)
     if kind == "bar":
         return {"type": "bar", "name": name, "legendgroup": name, "showlegend": True, "x": [None], "y": [None],
                 "marker": {"color": look.colour, "pattern": _pattern(look)}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from hrsa.report.foreign import as_drawn
 from hrsa.report.plots import style
 from hrsa.report.plots.chart import Axis, Chart, Mark
 
@@ -24,7 +26,8 @@ CHARACTER = 0.06  # inches of one character of a tick label
 def pictures(chart: Chart, alt: str) -> dict[str, bytes]:
     """The chart as "png" and "svg", with `alt` as its description; drawn and laid out once for both."""
     found = {}
-    with mpl_style.context(["default", style.RC]):
+    with mpl_style.context(["default", style.RC]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is drawn as a box, and the table has it
         figure = _figure(chart)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # as it lies now
@@ -43,12 +46,12 @@ def _figure(chart: Chart) -> Figure:
     axes = figure.subplots(rows, columns, squeeze=False, sharex=not chart.square, sharey=True).ravel()
     image = None
     for i, (ax, panel) in enumerate(zip(axes, chart.panels, strict=False)):
-        ax.set_title(panel.title)
+        ax.set_title(as_drawn(panel.title))
         _frame(ax, chart)
         for mark in panel.marks:
             image = _DRAW[mark.kind](ax, mark, chart) or image
-        ax.set_xlabel(chart.x.label if i + columns >= len(chart.panels) else "")
-        ax.set_ylabel(chart.y.label if i % columns == 0 else "")
+        ax.set_xlabel(as_drawn(chart.x.label) if i + columns >= len(chart.panels) else "")
+        ax.set_ylabel(as_drawn(chart.y.label) if i % columns == 0 else "")
         ax.tick_params(labelbottom=i + columns >= len(chart.panels))
     for ax in axes[len(chart.panels):]:
         ax.set_visible(False)
@@ -57,7 +60,7 @@ def _figure(chart: Chart) -> Figure:
                       ncols=-(-len(chart.legend) // legend_rows(chart)), handlelength=2.6)
     if any(mark.kind == "grid" for panel in chart.panels for mark in panel.marks):
         bar = figure.colorbar(image, cax=axes[min(columns, len(chart.panels)) - 1].inset_axes([1.05, 0, 0.05, 1]))
-        bar.set_label(chart.scale.label)
+        bar.set_label(as_drawn(chart.scale.label))
         bar.outline.set_visible(False)
     return figure
 
@@ -97,7 +100,7 @@ def _ticks(axis: Any, wanted: Axis, chart: Chart) -> None:
     if wanted.names:
         shown, angle = ticks(wanted, chart)
         middle = 0.5 if chart.panel else 0  # cells of a heat map lie between whole numbers
-        axis.set_ticks([i + middle for i in shown], list(shown.values()))
+        axis.set_ticks([i + middle for i in shown], list(map(as_drawn, shown.values())))
         if angle:
             axis.set_tick_params(labelrotation=angle, labelrotation_mode="xtick")
     elif wanted.whole:
@@ -181,8 +184,8 @@ _DRAW = {"line": _line, "point": _point, "bar": _bar, "interval": _forest, "step
 def _key(name: str, look: style.Look, kind: str) -> Line2D | Patch:
     """Legend entry."""
     if kind == "bar":
-        return Patch(facecolor=look.colour, hatch=style.HATCHES[look.hatch][0], label=name, lw=0)
+        return Patch(facecolor=look.colour, hatch=style.HATCHES[look.hatch][0], label=as_drawn(name), lw=0)
     marker = None if look.marker is None or kind == "step" else style.MARKERS[look.marker][0]
     dash = {"line": look.dash, "step": look.hatch % len(style.DASHES)}.get(kind)
-    return Line2D([], [], color=look.colour, label=name, marker=marker, lw=look.width,
+    return Line2D([], [], color=look.colour, label=as_drawn(name), marker=marker, lw=look.width,
                   ls="" if dash is None else style.DASHES[dash][0])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from numbers import Integral, Real
 from typing import Any
 
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from hrsa.report.foreign import as_html
+
 MISSING = "–"
 PROSE = 32  # characters: longer cells wrap
+NO_MATHS = "tex2jax_ignore mathjax_ignore"  # classes of what MathJax leaves as it is: cells may be texts of others
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,11 +38,12 @@ class Table:
     def html(self) -> str:
         """The table as HTML; class `hrsa-table` is styled by the book."""
         side = ["right" if right else "left" for right in self.numeric]
-        heads = "".join(f'<th scope="col" style="text-align:{s}">{escape(h)}</th>'
+        heads = "".join(f'<th scope="col" style="text-align:{s}">{as_html(h)}</th>'
                         for h, s in zip(self.heads, side, strict=True))
         rows = "\n".join("<tr>" + "".join(_td(cell, s) for cell, s in zip(row, side, strict=True)) + "</tr>"
                          for row in self.rows)
-        return (f'<div class="hrsa-table" style="overflow-x:auto"><table>\n<caption>{escape(self.caption)}</caption>\n'
+        return (f'<div class="hrsa-table {NO_MATHS}" style="overflow-x:auto"><table>\n'
+                f'<caption>{as_html(self.caption)}</caption>\n'
                 f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>")
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
@@ -49,7 +52,7 @@ class Table:
 
 def _td(cell: str, side: str) -> str:
     prose = ' class="hrsa-text"' if len(cell) > PROSE else ""
-    return f'<td{prose} style="text-align:{side}">{escape(cell)}</td>'
+    return f'<td{prose} style="text-align:{side}">{as_html(cell)}</td>'
 
 
 def table(dataframe: pd.DataFrame, caption: str, decimals: int | Mapping[str, int] = 3) -> Table:

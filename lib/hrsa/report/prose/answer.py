@@ -9,6 +9,7 @@ import pandas as pd
 
 from hrsa.analysis.ablations import RECIPE
 from hrsa.evaluation.evaluate import LEXICAL
+from hrsa.report.foreign import as_markdown
 from hrsa.report.prose.verdict import power_advice, sight
 from hrsa.similarity.metrics import METRICS
 from hrsa.study import store
@@ -45,7 +46,7 @@ def comparison(levels: pd.DataFrame, texts: pd.DataFrame, unit: str) -> str:
                       f"chance {part['null'].mean():.3f}" for name, part in by_level)
     where = "; ".join(f"{name}: most alike at state {_at(part, 'idxmax')}, least at {_at(part, 'idxmin')}"
                       for name, part in by_level)
-    sets = ", ".join(f"{count} of {name}" for name, count in texts.groupby("set").size().items())
+    sets = ", ".join(f"{count} of {as_markdown(name)}" for name, count in texts.groupby("set").size().items())
     return "\n".join([f"- **How alike.** Mean over matched states: {alike}.", f"- **Where.** {where}.",
                       f"- **On what.** Each {unit} of {len(texts)} texts ({sets}), or a sample of them."])
 
@@ -85,8 +86,8 @@ def _limits(profile: Profile, overall: list[Mapping[str, Any]]) -> str:
     seeds = max(row["seeds"] for row in overall)
     gate = ", ".join(f"{row['pair']} on {row['competent']} of {row['tasks']} tasks" for row in overall
                      if row["competent"] is not None and pd.notna(row["competent"]))
-    return (f"All start from {base.path or base.name}{depth}, with {seeds} training runs an arm. Both arms beat chance "
-            f"and their untrained backbones: {gate or 'not asked'}.")
+    return (f"All start from {as_markdown(base.path or base.name)}{depth}, with {seeds} training runs an arm. Both "
+            f"arms beat chance and their untrained backbones: {gate or 'not asked'}.")
 
 
 _CHOICE = {
@@ -128,7 +129,8 @@ def not_covered(profile: Profile, verdicts: pd.DataFrame) -> str:
     base, recipe = profile.backbones[0], profile.recipe
     tasks = max(row["tasks"] for row in verdicts[verdicts["family"] == "all"].to_dict("records"))
     cut = f" cut after its first {recipe.layers} blocks" if recipe.layers else ""
-    return (f"The advice is about models made from {base.path or base.name}{cut}, trained for {recipe.steps} steps of "
+    return (f"The advice is about models made from {as_markdown(base.path or base.name)}{cut}, trained for "
+            f"{recipe.steps} steps of "
             f"{recipe.batch_size} queries on texts of at most {recipe.max_length} tokens, and scored on {tasks} tasks. "
             "It says nothing of larger models, longer training, longer texts, other languages or other domains.")
 

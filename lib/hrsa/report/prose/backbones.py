@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from hrsa.report.foreign import as_code
 from hrsa.study import store
 from hrsa.study.backbone_kinds import has_card, is_measured
 from hrsa.study.profile import Profile
@@ -48,7 +49,7 @@ def where_backbones_come_from(profile: Profile) -> str:
     parts = [f"{', '.join(made)} were made by this run"] * bool(made)
     parts += [f"{', '.join(shipped)} come with the project: `make backbones` made them, and the cards in "
               "`data/backbones/` say when, where and with which files as result"] * bool(shipped)
-    parts += [f"`{b.name}` comes in the Python package `{b.path}`, its quantised weights made ordinary ones"
+    parts += [f"`{b.name}` comes in the Python package {as_code(b.path)}, its quantised weights made ordinary ones"
               for b in profile.backbones if b.source == "package"]
     return f"{'; '.join(parts)}."
 
@@ -137,8 +138,8 @@ def _level(name: str, card: dict[str, Any]) -> str:
         room = "so much that RLVR has little left to gain"
     else:
         room = "which leaves RLVR right answers to reward and wrong ones to mend"
-    return (f"`{name}` solves {_span(sampled)} of the held-out problems when sampled and {_span(greedy)} greedily, "
-            f"{room}. It works out {_span(card['worked_share']['sampled'])} of its sampled answers.")
+    return (f"{as_code(name)} solves {_span(sampled)} of the held-out problems when sampled and {_span(greedy)} "
+            f"greedily, {room}. It works out {_span(card['worked_share']['sampled'])} of its sampled answers.")
 
 
 def _change(name: str, card: dict[str, Any], start: dict[str, Any]) -> str:
@@ -149,8 +150,8 @@ def _change(name: str, card: dict[str, Any], start: dict[str, Any]) -> str:
         verb = "raises" if change["low"] > 0 else "lowers" if change["high"] < 0 else "does not measurably change"
         parts.append(f"{verb} {mode} accuracy ({_span(change, '+.1%')})")
     share = card["worked_share"]["sampled"]
-    text = (f"`{name}` {' and '.join(parts)} against `{card['compared_with']}`. It works out {_span(share)} of its "
-            f"sampled answers, after {_span(start['worked_share']['sampled'])}.")
+    text = (f"{as_code(name)} {' and '.join(parts)} against {as_code(card['compared_with'])}. It works out "
+            f"{_span(share)} of its sampled answers, after {_span(start['worked_share']['sampled'])}.")
     after, before = (c["accuracy_by_mode"]["sampled"]["worked"] for c in (card, start))
     if not after["n"] or not before["n"]:
         return text

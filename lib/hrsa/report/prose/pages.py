@@ -10,6 +10,7 @@ import pandas as pd
 
 from hrsa.models.as_it_came import Manner
 from hrsa.report.chapters import book_page
+from hrsa.report.foreign import as_markdown
 from hrsa.study.profile import Profile
 
 _TITLES = {"05_correlation": "dimension-wise correlation", "06_procrustes": "Procrustes", "07_cka": "CKA",
@@ -53,11 +54,12 @@ def front_page(profile: Profile, models: Sequence[Mapping[str, Any]], texts: pd.
               for b, model in zip(profile.backbones, models, strict=True)]
     manner = _run_sentence([b.name for b in profile.backbones], [model["manner"] for model in models])
     links = [f"[{_TITLES[chapter]}]({book_page(chapter)})" for chapter in profile.chapters or ()]
-    reasons = [f"Left out: {_TITLES[chapter]}, since {why}." for chapter, why in left_out.items()]
-    by_set = ", ".join(f"{count} of set {name}" for name, count in texts.groupby("set").size().items())
+    reasons = [f"Left out: {_TITLES[chapter]}, since {as_markdown(why)}." for chapter, why in left_out.items()]
+    by_set = ", ".join(f"{count} of set {as_markdown(name)}"
+                       for name, count in texts.groupby("set").size().items())
     used = profile.analysis
     return filled_page(
-        "compare.md", title=profile.title, models="\n".join(lines), manner=manner, rows=_ROWS[used.unit],
+        "compare.md", title=as_markdown(profile.title), models="\n".join(lines), manner=manner, rows=_ROWS[used.unit],
         chapters=" ".join([", ".join(links) + ".", *reasons]),
         texts=f"{by_set}; at most {used.texts_per_set} of a set are used, each up to {used.max_length} "
               f"{'tokens' if used.unit == 'token' else 'words'}, and a sample of at most {used.max_tokens} rows.")

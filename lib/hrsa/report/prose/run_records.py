@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import yaml
 
+from hrsa.report.foreign import as_block, as_markdown
 from hrsa.report.plots.tables import table
 from hrsa.study import store
 from hrsa.study.profile import PROFILES, Profile
@@ -34,26 +35,26 @@ def records_page(profile: Profile) -> str:
         brief(profile, records), "\n## Stages\n", stage_table(frame).html(), "\n## Library versions\n",
         versions(records).html(), "\n## Jobs\n", ":::{dropdown} Every job\n", job_table(frame).html(), "\n:::\n",
         "## Profile\n", "The settings of this run; all that is not named here has the default of "
-        "`lib/hrsa/study/sections.py`.\n", f"```yaml\n{settings.strip()}\n```\n",
+        "`lib/hrsa/study/sections.py`.\n", as_block(settings, "yaml"),
     ])
 
 
 def _distinct(records: list[dict], name: str) -> str:
-    return ", ".join(dict.fromkeys(str(record[name]) for record in records if record.get(name)))
+    return ", ".join(dict.fromkeys(as_markdown(record[name]) for record in records if record.get(name)))
 
 
 def brief(profile: Profile, records: list[dict]) -> str:
     """A definition list of the run as a whole."""
     total = sum(record["seconds"] for record in records)
     lines = {
-        "Profile": f"`{profile.name}`: {profile.title}",
+        "Profile": f"`{profile.name}`: {as_markdown(profile.title)}",
         "Seeds": ", ".join(map(str, profile.seeds)),
         "Commit": _distinct(records, "commit"),
         "Machine": _distinct(records, "machine"),
         "Python": _distinct(records, "python"),
         "Time of all jobs": f"{total / 60:.1f} minutes, one after another",
         "Peak memory of a job": f"{max(record['peak_mb'] for record in records):,.0f} MB",
-        "First and last job": f"{records[0]['written']} and {records[-1]['written']}",
+        "First and last job": f"{as_markdown(records[0]['written'])} and {as_markdown(records[-1]['written'])}",
     }
     return "\n".join(f"- **{name}**: {value}" for name, value in lines.items())
 

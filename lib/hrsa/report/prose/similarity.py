@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hrsa.analysis.intervals import decimals_shown, has_room, only_row, order
+from hrsa.report.foreign import as_markdown
 from hrsa.similarity.metrics import METRICS
 
 
@@ -128,7 +129,7 @@ def transfer(table: pd.DataFrame, task: str, split: str = "test") -> str:
     """What a probe loses when it is carried over to the other model, from `probes.parquet` over seeds: sentences."""
     rows = table[(table["task"] == task) & (table["split"] == split) & (table["quantity"] == "delta")]
     words = {1: "loses score", -1: "gains score", 0: "shows no loss beyond its interval (inconclusive)"}
-    parts = [f"{row['models']} on {row['set']} texts: own minus cross {_number(row)}, the probe "
+    parts = [f"{row['models']} on {as_markdown(row['set'])} texts: own minus cross {_number(row)}, the probe "
              f"{words[order(row['low'], row['high'], 0.0, 0.0)]}" for _, row in rows.iterrows()]
     return f"{task.capitalize()} ({split} split). " + "; ".join(parts) + "."
 

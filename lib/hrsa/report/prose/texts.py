@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from hrsa.report.foreign import as_code
 from hrsa.study import store
 from hrsa.study.profile import Profile
 from hrsa.texts import decontamination, hard_negatives, suite
@@ -119,7 +120,7 @@ def margin_sentence(report: dict[str, Any]) -> str:
     share /= sum(facts["mined"] + facts["left_out"] for facts in mined.values())
     return (f"{held} mined negative has at most {report['margin']:.0%} of its positive's similarity (the largest share "
             f"is {largest:.3f}). {share:.0%} of the queries have at least one passage above the margin beside their "
-            f"own, which may be a right answer nobody marked; most in `{worst}`, "
+            f"own, which may be a right answer nobody marked; most in {as_code(worst)}, "
             f"{mined[worst]['suspect_share']:.0%}. {left} pairs were left out for want of candidates.")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hrsa.report.chapters import COMMITTED
+from hrsa.report.foreign import as_code, as_markdown
 from hrsa.verdict.claims import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE, OUTCOMES
 from hrsa.verdict.controls import AS_EXPECTED, CONTRARY, NOT_SHOWN, could_see
 
@@ -27,11 +28,12 @@ def statement_sentence(statements: Sequence[dict[str, Any]], first: bool,
     last = statements[-1]
     order = "before the first score was written" if first else "**after the first score was written**"
     later = "It was not changed since." if not changed else "**It was changed:** " + "; ".join(
-        f"{item}: {before} became {after} on {written}" for item, before, after, written in changed) + "."
+        f"{item}: {as_markdown(before)} became {as_markdown(after)} on {as_markdown(written)}"
+        for item, before, after, written in changed) + "."
     seeds, pairs = ", ".join(map(str, last["seeds"])), ", ".join(last["family"])
-    return (f"Statement `{last['hash']}`: a difference counts when it exceeds **{last['margin']:g}** score points "
-            f"(of 1), error rate {last['alpha']:g} for each family of claims, seeds {seeds}, pairs {pairs}. It was "
-            f"recorded {order}. {later}")
+    return (f"Statement {as_code(last['hash'])}: a difference counts when it exceeds **{last['margin']:g}** "
+            f"score points (of 1), error rate {last['alpha']:g} for each family of claims, seeds {seeds}, pairs "
+            f"{pairs}. It was recorded {order}. {later}")
 
 
 def evidence_sources(pool: Any, stated: Sequence[int]) -> str:
@@ -39,9 +41,10 @@ def evidence_sources(pool: Any, stated: Sequence[int]) -> str:
     table = pool.sources
     seeds = ", ".join(map(str, pool.seeds))
     if len(table) == 1:
-        told = f"The scores are those of one source ({table['source'].iloc[0]}), seeds {seeds}."
+        told = f"The scores are those of one source ({as_markdown(table['source'].iloc[0])}), seeds {seeds}."
     else:
-        told = f"The scores of {len(table)} sources are joined ({', '.join(table['source'])}), seeds {seeds}."
+        sources = ", ".join(map(as_markdown, table["source"]))
+        told = f"The scores of {len(table)} sources are joined ({sources}), seeds {seeds}."
     if len(set(table["code"])) > 1:
         told += " **They were scored by different states of the code.**"
     more = sorted(set(pool.seeds) - set(stated))
@@ -73,7 +76,7 @@ def tasks_that_count(table: pd.DataFrame) -> str:
         by_task = rows.groupby("task", sort=False)
         counts, both = by_task["counts"].first(), by_task["both"].first()
         told = f"- {pair}: {counts.sum()} of {len(counts)} tasks count, and on {both.sum()} both arms are competent"
-        why = [f"{task} ({_why_not(rows[rows['task'] == task])})" for task in both.index[~both]]
+        why = [f"{as_markdown(task)} ({_why_not(rows[rows['task'] == task])})" for task in both.index[~both]]
         lines.append(told + (f". Not on {', '.join(why)}." if why else "."))
     return "\n".join(lines)
 
@@ -96,7 +99,8 @@ def families_agree(table: pd.DataFrame) -> str:
         others = rows[rows["family"] != "all"]
         odd = others[others["verdict"] != overall]
         alike = f"every family gets the overall verdict, {overall}" if odd.empty else "; ".join(
-            f"{row.family} is {row.verdict}" for row in odd.itertuples()) + f", while all tasks together are {overall}"
+            f"{as_markdown(row.family)} is {row.verdict}" for row in odd.itertuples()) + (
+            f", while all tasks together are {overall}")
         lines.append(f"- {pair}: {alike}.")
     return "\n".join(lines)
 
@@ -233,7 +237,8 @@ def committed_origin(record: dict[str, Any]) -> str:
     later = "" if "judged" not in record else (
         f" The scores are of that run; the verdicts on them were made again on {record['judged']['written'][:10]}, by "
         "a rule that holds embedders against untrained backbones and chance too.")
-    return (f"**Committed results.** The tables marked *{COMMITTED}* are those of profile `{profile['name']}`: "
+    return (f"**Committed results.** The tables marked *{COMMITTED}* are those of profile {as_code(profile['name'])}: "
             f"{len(profile['backbones'])} backbones, {len(profile['seeds'])} seeds, {record['hours']:.1f} hours of "
-                f"computing on {record['machine']}, written {record['written']} by `{record['command']}` at commit "
-            f"`{record['commit'][:12]}`. They were not computed by this run.{later}")
+            f"computing on {as_markdown(record['machine'])}, written {as_markdown(record['written'])} by "
+            f"{as_code(record['command'])} at commit {as_code(record['commit'][:12])}. They were not "
+            f"computed by this run.{later}")

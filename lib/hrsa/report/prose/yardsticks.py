@@ -11,6 +11,7 @@ import pandas as pd
 
 from hrsa.analysis.pairs import MEAN_LAYER, PairTable
 from hrsa.analysis.variance import NEITHER, SAME_ARM, SOURCES, TWO_RUNS
+from hrsa.report.foreign import as_code, as_markdown
 from hrsa.report.prose.similarity import value_said
 from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
@@ -178,8 +179,8 @@ def readouts_said(cost: pd.DataFrame) -> str:
         crossed, runs = (value_said(*(row[name + end] for end in ("", "_low", "_high")))
                          for name in ("crossed", "runs"))
         told = "the arm costs more than another run does" if apart else "no loss beyond that of another run is shown"
-        lines.append(f"- {row['task']}, {row['set']} texts, {row['split']}: {NEITHER} lose {crossed}, two runs of one "
-                     f"recipe {runs}: {told}.")
+        lines.append(f"- {row['task']}, {as_markdown(row['set'])} texts, {row['split']}: {NEITHER} lose {crossed}, two "
+                     f"runs of one recipe {runs}: {told}.")
     return "\n".join(lines)
 
 
@@ -204,7 +205,7 @@ def committed_movement(name: str, tables: Mapping[str, pd.DataFrame], profile: M
                        cards: Mapping[str, Mapping[str, Any]]) -> str:
     """`movement_said` of a committed study under its name, Markdown."""
     similar = tables["similarities"]
-    return f"Study `{name}`, committed:\n\n" + movement_said(movements(similar, profile),
+    return f"Study {as_code(name)}, committed:\n\n" + movement_said(movements(similar, profile),
                                                             updates_of(cards, similar, profile))
 
 
