@@ -1,10 +1,15 @@
 """The command `hrsa`: help, errors in one message, exit codes, completion in the shell, the Makefile's calls of it."""
 
+import errno
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.main import get_command
 
@@ -82,6 +87,74 @@ def test_an_error_is_one_message_and_exit_code_1(arguments, expected, capsys):
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("hrsa: ") and expected in said.err
     assert "Traceback" not in said.err and said.err.count("hrsa: ") == 1
+
+
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+HANGING = """
+import sys, time
+from hrsa.workflow import commands
+def wait(name):
+    print("waits", flush=True)
+    time.sleep(60)
+commands.load_profile = wait
+sys.exit(commands.main(["state", "--profile", "smoke"]))
+"""
+
+
+@pytest.mark.parametrize(("number", "said"), [
+    (signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM"), (signal.SIGHUP, "ended by SIGHUP")])
+def test_a_signal_is_one_message_and_ends_what_was_begun(number, said):
+    code = HANGING.replace("time.sleep(60)", "import subprocess; subprocess.run(['sleep', '61'])")
+    with subprocess.Popen([sys.executable, "-c", code], **PIPES) as run:
+        assert run.stdout.readline() == "waits\n"
+        time.sleep(0.3)
+        [child] = psutil.Process(run.pid).children()
+        run.send_signal(number)
+        _, err = run.communicate(timeout=20)
+    assert (run.returncode, err) == (
+        128 + number, f"\nhrsa: {said}; what is finished stays. The same command goes on from here.\n")
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_second_signal_is_no_traceback():
+    with subprocess.Popen([sys.executable, "-c", HANGING], **PIPES) as run:
+        run.stdout.readline()
+        for _ in range(5):
+            run.send_signal(signal.SIGINT)
+        _, err = run.communicate(timeout=20)
+    assert run.returncode == 130 and err.count("hrsa: interrupted") == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (OSError(errno.ENOSPC, "No space left on device", "data/x"), "expected room on the disk for data/x, got: No space"),
+    (OSError(errno.ENOSPC, "No space left on device"), "expected room on the disk, got: No space"),
+    (PermissionError(errno.EACCES, "Permission denied", "data/x"), "expected to read or write data/x, got: Permission"),
+    (ModuleNotFoundError("No module named 'x'", name="x"), "expected the package x, got none: run `make setup`"),
+    (MemoryError(), "expected more memory"), (RuntimeError("stop"), "stop"), (FloatingPointError("nan"), "nan"),
+    (ValueError(), "ValueError"), (KeyError("a"), "KeyError: 'a'\nThis is a fault of the program. Where it arose: "),
+    (TypeError("no"), "TypeError: no\nThis is a fault of the program. Where it arose: "),
+    (RecursionError("deep"), "deep"), (UnicodeEncodeError("utf8", "\ud800", 0, 1, "no"), "'utf8' codec can't encode")])
+def test_every_error_of_a_command_is_one_message(error, said, tmp_path, monkeypatch, capsys):
+    def fails(name):
+        raise error
+
+    monkeypatch.setattr(store, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr("hrsa.workflow.commands.load_profile", fails)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    assert main(["state"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"hrsa: {said}") and "Traceback" not in err
+    assert (tmp_path / "runs" / "traceback.txt").is_file() == ("fault of the program" in err)
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+@pytest.mark.parametrize(("output", "code", "said"), [
+    (">/dev/full", 1, "hrsa: expected room on the disk, got: No space left on device. Make room"), ("| true", 0, "")])
+def test_output_that_cannot_be_written_is_no_traceback(output, code, said):
+    done = subprocess.run(f"{shlex.quote(str(HRSA))} state --help {output}", shell=True, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == code and done.stderr.startswith(said) and "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 def test_the_installed_command_has_no_traceback_either():

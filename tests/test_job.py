@@ -125,7 +125,7 @@ def test_a_missing_file_and_a_full_disk_say_what_to_do(tmp_path):
     said = run.explained(missing.value)
     assert re.match(r"expected to read or write .*tasks.json, got: No such file.* Restore the file", said)
     full = OSError(28, "No space left on device", str(tmp_path / "x"))
-    assert "No space left on device" in run.explained(full) and "make room" in run.explained(full)
+    assert "No space left on device" in run.explained(full) and "Make room" in run.explained(full)
     assert run.explained(ValueError("expected a, got b")) == "expected a, got b"
 
 

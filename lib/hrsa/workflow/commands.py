@@ -1,22 +1,28 @@
 """The command `hrsa`: what each of its subcommands takes, does and prints.
 
 `hrsa --help` lists them, `hrsa COMMAND --help` says what one takes, `hrsa --install-completion` teaches the shell to
-complete them. An error is one message and exit code 1. Libraries are imported by the command that needs them.
+complete them. An error is one message and exit code 1; a signal is one message and 128 and its number. Libraries are
+imported by the command that needs them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hrsa.study import store
+from hrsa.study.errors import EXPECTED, SignalError, explained
 from hrsa.study.profile import load_profile
 
 if TYPE_CHECKING:
@@ -83,7 +89,12 @@ def compare(a: Annotated[str, typer.Option(help="Folder or hub name of a model."
     here = Path(sys.executable).parent
     environment = {**os.environ, "HRSA_ROOT": str(out.resolve()), "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
     command = [str(here / "hrsa"), "book", "--profile", study.name, "--cores", str(cores)]
-    raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
+    with subprocess.Popen(command, env=environment) as child:
+        try:
+            child.wait()
+        except SignalError as end:  # that process says so
+            child.send_signal(end.number)
+    raise typer.Exit(child.returncode if child.returncode >= 0 else 128 - child.returncode)
 
 
 @app.command()
@@ -213,24 +224,85 @@ def untrained(profile: Annotated[str, typer.Argument(help="Name in notebooks/pro
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; its exit code: 0, 1 with one message on stderr, 2 when it was called wrongly."""
-    from hrsa.report.notebooks import JobError
-    from hrsa.workflow.engine import EngineError
-
+    """Run one subcommand; its exit code: 0, 1 with one message on stderr, 2 when it was called wrongly, 128 and the
+    number of the signal that ended it."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger().setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
     try:
+        with _signals():
+            try:
+                return _called(arguments)
+            except SignalError as end:
+                return _ended(end.number)
+    except Exception as error:
+        if not isinstance(error, BrokenPipeError):  # who read the output has gone, and wants no more
+            sys.stderr.write(f"hrsa: {explained(error)}{_where(error)}\n")
+        with contextlib.suppress(OSError, ValueError):  # what could not be printed is not tried again at the end
+            if isinstance(error, OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _called(arguments: Sequence[str] | None) -> int:
+    """The exit code of a subcommand whose output is out."""
+    try:
         app(args=None if arguments is None else list(arguments), prog_name="hrsa")
     except SystemExit as end:
+        sys.stdout.flush()
         return end.code
-    except (ValueError, OSError, JobError, EngineError) as error:
-        sys.stderr.write(f"hrsa: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\nhrsa: interrupted; what is finished stays. The same command goes on from here.\n")
-        return 130
     raise AssertionError("expected the command to end by an exit code")
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP as a SignalError of this process; children that it forks keep the usual."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own, wanted = os.getpid(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def end(number: int, frame: Any) -> None:
+        if os.getpid() != own:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        for each in wanted:
+            signal.signal(each, signal.SIG_IGN)  # one is enough: what it began is ended below
+        raise SignalError(number)
+
+    before = {each: signal.getsignal(each) for each in wanted}
+    for each in wanted:
+        if before[each] is not signal.SIG_IGN:  # under nohup
+            signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _ended(number: int) -> int:
+    """End what this process began, say so in a line, and return the exit code."""
+    from hrsa.workflow.job import kill_children
+
+    kill_children()
+    how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    with contextlib.suppress(OSError):  # the terminal may have gone
+        sys.stderr.write(f"\nhrsa: {how}; what is finished stays. The same command goes on from here.\n")
+    return 128 + number
+
+
+def _where(error: Exception) -> str:
+    """For an error that nobody foresaw: where its traceback was written to."""
+    if isinstance(error, EXPECTED):
+        return ""
+    file = store.RUNS / "traceback.txt"
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf8")
+        return f"\nThis is a fault of the program. Where it arose: {file}"
+    return ""
 
 
 def _cores() -> int:

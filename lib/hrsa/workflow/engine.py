@@ -68,6 +68,7 @@ class Display:
     def __init__(self, profile: Profile):
         self.folder = store.RUNS / profile.name / "progress"
         self.done, self.total = 0, 0
+        self.broken: OSError | None = None  # why Snakemake's output could not be kept
         self.start = time.time()
         self.terminal = sys.stderr.isatty()
         self.drawn = 0
@@ -134,11 +135,17 @@ def _run_jobs(profile: Profile, cores: int, records: Sequence[str]) -> None:
                                  text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         reader = threading.Thread(target=_read, args=(child, copy, display), daemon=True)
         reader.start()
-        while child.poll() is None:
-            display.draw()
-            time.sleep(0.5)
-        reader.join()
+        try:
+            while child.poll() is None and display.broken is None:
+                display.draw()
+                time.sleep(0.5)
+        finally:
+            if child.poll() is None:  # interrupted, or the log cannot be written
+                kill_children()
+            reader.join()  # before the log is closed
         display.draw()
+    if display.broken is not None:
+        raise display.broken
     if child.returncode:
         failed = [file.read_text(encoding="utf8") for file in sorted(display.folder.glob("*.failed"))]
         said = "\n".join(f"- {text}" for text in failed) or written.read_text(encoding="utf8")[-2000:]
@@ -149,10 +156,14 @@ def _run_jobs(profile: Profile, cores: int, records: Sequence[str]) -> None:
 
 
 def _read(child: subprocess.Popen, copy, display: Display) -> None:
-    for line in child.stdout:
-        copy.write(line)
-        copy.flush()
-        display.step(line)
+    try:
+        with child.stdout:
+            for line in child.stdout:
+                copy.write(line)
+                copy.flush()
+                display.step(line)
+    except OSError as error:  # the disk is full, say: nothing that comes after could be kept either
+        display.broken = error
 
 
 def _check_startable(profile: Profile) -> None:
@@ -172,14 +183,10 @@ def run_study(profile: Profile, cores: int, records: Sequence[str] = ()) -> None
     `records`: files of the jobs to do, with all that they need; none: the whole study.
     """
     _check_startable(profile)
-    try:
-        with only_engine():
-            follow_owner()
-            store.sweep(store.RUNS, store.FIGURES, store.BOOK / "executed", RESULTS)
-            statement.record_statement(profile)
-            for sentence in hub.moved(profile):
-                log.warning(sentence)
-            _run_jobs(profile, cores, records)
-    except KeyboardInterrupt:
-        kill_children()
-        raise
+    with only_engine():
+        follow_owner()
+        store.sweep(store.RUNS, store.FIGURES, store.BOOK / "executed", RESULTS)
+        statement.record_statement(profile)
+        for sentence in hub.moved(profile):
+            log.warning(sentence)
+        _run_jobs(profile, cores, records)

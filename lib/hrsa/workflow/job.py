@@ -24,6 +24,7 @@ from hrsa.report import chapters
 from hrsa.report.chapters import groups
 from hrsa.report.notebooks import JobError, run_notebook
 from hrsa.study import store
+from hrsa.study.errors import explained
 from hrsa.study.profile import Profile
 from hrsa.study.progress import FILE_VARIABLE
 from hrsa.texts.negative_search import is_on_hub
@@ -111,15 +112,6 @@ def write_record(profile: Profile, rule: str, name: str, made: dict[str, str], s
         fingerprint=graph.job_fingerprint(profile, rule), profile=profile.name,
     ))
     return target
-
-
-def explained(error: Exception) -> str:
-    """What went wrong, with what to do where the error itself does not say it (a missing file, a full disk)."""
-    if isinstance(error, OSError) and error.filename:
-        return (f"expected to read or write {error.filename}, got: {error.strerror}. Restore the file, or make room, "
-                "and give the same command again")
-    return str(error)
-
 
 
 def attempt(profile: Profile, rule: str, name: str) -> int:
