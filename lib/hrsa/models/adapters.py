@@ -11,20 +11,20 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hrsa.study import store
 from hrsa.study.errors import first_line
 from hrsa.study.profile import Lora
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
-if TYPE_CHECKING:
+    import torch
     from peft import LoraConfig, PeftModel
+    from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
+_SAME = 1e-3  # of the largest logit: between a model with adapters beside it and merged, which round differently
 
 
 @contextlib.contextmanager
@@ -62,10 +62,12 @@ def apply(model: PreTrainedModel, folder: Path, or_unchanged: bool = False) -> P
     """`model` with the adapters in `folder` merged into its weights, in place.
 
     or_unchanged: adapters that change no weight will do, for an arm made here, whose card says how far it moved.
-    ValueError when they do not fit, when no weight changes, or when adapted weights are tied to others.
+    ValueError when they do not fit, or in part; when no weight changes; when weights that they adapt or replace are
+    tied to others; or when the merged model computes something else than the one with its adapters beside it.
     """
     import torch
     from peft import PeftModel
+    from peft.utils import ModulesToSaveWrapper
     from safetensors import SafetensorError
 
     missing = [name for name in FILES if not (folder / name).is_file()]
@@ -81,21 +83,62 @@ def apply(model: PreTrainedModel, folder: Path, or_unchanged: bool = False) -> P
         raise ValueError(f"expected the adapters in {folder.name} to fit {type(model).__name__}, got: {reason}. Give "
                          "the model that they were trained on as start") from error
     layers = [module for module in adapted.modules() if hasattr(module, "get_delta_weight")]
-    counts: dict[int, int] = {}
-    for _, weights in adapted.named_parameters(remove_duplicate=False):
-        counts[id(weights)] = counts.get(id(weights), 0) + 1
-    if any(counts.get(id(module.get_base_layer().weight), 0) > 1 for module in layers):
-        raise ValueError(f"expected adapters of layers with weights of their own, got in {folder.name} adapters of "
-                         "tied embeddings, which would change what the model reads too: train without lm_head and the "
-                         "embeddings among target_modules")
+    replaced = [module for module in adapted.modules() if isinstance(module, ModulesToSaveWrapper)]
+    _refuse_tied(adapted, [*(module.get_base_layer() for module in layers),
+                           *(module.original_module for module in replaced)], folder)
     with torch.no_grad():
         changed = any(module.get_delta_weight("default").count_nonzero() for module in layers)
-    if not changed and not or_unchanged:
+    if not changed and not replaced and not or_unchanged:
         raise ValueError(f"expected adapters that change {type(model).__name__}, got adapters in {folder.name} that "
                          "change no weight: they are untrained, or made for a class of model whose layers have other "
                          "names (a task_type other than CAUSAL_LM); give the adapters of a trained causal LM")
+    _refuse_other_names(adapted, folder)
+    expected = _some_states(adapted)
     with quiet_peft():
-        return adapted.merge_and_unload()
+        whole = adapted.merge_and_unload()
+    if not (difference := float((_some_states(whole) - expected).abs().max() / expected.abs().max())) <= _SAME:
+        raise ValueError(f"expected the model with the adapters in {folder.name} merged to compute what it computes "
+                         f"with them beside it, got states that differ by {difference:.2g} of the largest: merge them "
+                         "where they were trained and give the folder of the whole model")
+    return whole
+
+
+def _refuse_tied(model: PeftModel, modules: list[Any], folder: Path) -> None:
+    """ValueError when a weight of these modules is one of others too."""
+    counts: dict[int, int] = {}
+    for module in model.get_base_model().modules():
+        for weights in module.parameters(recurse=False):
+            counts[id(weights)] = counts.get(id(weights), 0) + 1
+    if any(counts.get(id(weights), 0) > 1 for module in modules for weights in module.parameters(recurse=False)):
+        raise ValueError(f"expected adapters of layers with weights of their own, got in {folder.name} adapters of "
+                         "tied embeddings, which would change what the model reads too: train without lm_head and the "
+                         "embeddings among target_modules and modules_to_save")
+
+
+def _refuse_other_names(model: PeftModel, folder: Path) -> None:
+    """ValueError when the file of adapters lacks some that its settings name for this model, or has others."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(folder / FILES[1], framework="pt") as file:
+        given = set(file.keys())
+    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    found = {"without": sorted(wanted - given), "that it has no place for": sorted(given - wanted)}
+    faults = [f"{len(names)} {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+              for what, names in found.items() if names]
+    if faults:
+        raise ValueError(f"expected adapters in {folder.name} for exactly the layers that its {FILES[0]} names in "
+                         f"{type(model.get_base_model()).__name__}, got {' and '.join(faults)}: give the model that "
+                         "they were trained on as start, and whole adapters")
+
+
+def _some_states(model: Any) -> torch.Tensor:
+    """Logits (1, t, v) of a few tokens, in float64 on the CPU."""
+    import torch
+
+    ids = torch.linspace(1, model.get_input_embeddings().num_embeddings - 1, 8).long()[None]  # (1, t)
+    with torch.no_grad():
+        return model.eval()(input_ids=ids.to(model.device)).logits.double().cpu()
 
 
 def add_lora(model: SentenceTransformer, lora: Lora) -> None:
