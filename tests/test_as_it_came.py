@@ -11,7 +11,7 @@ from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from tiny import tiny_backbone, tiny_tokenizer
-from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
+from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel, RobertaConfig, RobertaModel
 
 from hrsa.analysis.recordings import make_recording, open_pair
 from hrsa.evaluation import evaluate
@@ -100,6 +100,21 @@ def test_an_encoder_is_bidirectional(tmp_path, kind):
     assert len(cut.encoder.layer) == 2
     with pytest.raises(RuntimeError, match="expected causal attention"):
         load_encoder(tmp_path, "causal")
+
+
+def test_positions_counted_from_the_padding(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    network = RobertaModel(RobertaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1,
+                                         num_attention_heads=2, intermediate_size=48, max_position_embeddings=34,
+                                         pad_token_id=0))
+    network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    text = "stone river " * 40
+    model = open_as_it_came(str(tmp_path), 64)
+    assert model.max_seq_length == 33 and len(model.encode(text, show_progress_bar=False)) == 32
+    with pytest.raises(ValueError, match="at most the 33 tokens"):
+        assemble(str(tmp_path), "bidirectional", 34)
 
 
 def test_an_encoder_that_lacks_a_block_is_still_refused(tmp_path):

@@ -171,6 +171,12 @@ def test_written_rows_are_the_states_of_the_tokens_they_name(tmp_path, rng):
     np.testing.assert_allclose(pooled[5], streamed(model, [table["text"][5]])[0][-1].mean(axis=0), atol=1e-5)
 
 
+def test_texts_cut_behind_the_last_position_are_refused(embedder, tmp_path, rng):
+    analysis = Analysis(texts_per_set=8, max_length=65, max_tokens=60, probe_texts=20)
+    with pytest.raises(ValueError, match=r"cut at 64 tokens or less, .* got 65: lower analysis.max_length"):
+        recordings.write_states(tmp_path, embedder, probe_table(rng), analysis, "model")
+
+
 def test_a_text_is_its_last_token_where_the_model_pools_that(tmp_path, rng):
     table = probe_table(rng)
     analysis = Analysis(unit="text", texts_per_set=12, max_length=64, max_tokens=30, probe_texts=24)

@@ -199,6 +199,11 @@ def test_an_instruction_that_fills_the_limit(backbones):
         assemble(backbones[0], "bidirectional", 8, {"x": query_prompt("find the stones")})
 
 
+def test_more_tokens_than_the_backbone_has_positions_for(backbones):
+    with pytest.raises(ValueError, match=r"recipe.max_length of at most the 256 tokens that .* got 300: lower it"):
+        assemble(backbones[0], "bidirectional", 300)
+
+
 # --- a run and its folder
 
 

@@ -24,7 +24,7 @@ def tiny_backbone(folder: Path, seed: int) -> Path:
     tokenizer = tiny_tokenizer()
     torch.manual_seed(seed)
     config = Qwen3Config(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                         num_key_value_heads=1, head_dim=16, intermediate_size=48, max_position_embeddings=128,
+                         num_key_value_heads=1, head_dim=16, intermediate_size=48, max_position_embeddings=256,
                          pad_token_id=0, eos_token_id=1, tie_word_embeddings=True, initializer_range=0.2)
     Qwen3ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -18,6 +18,7 @@ import pandas as pd
 
 from hrsa.analysis import units
 from hrsa.analysis.hidden_states import layer_labels, stream_states, tokenise
+from hrsa.models.language_model import most_positions
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Analysis, Profile
@@ -91,7 +92,7 @@ def write_states(folder: Path, embedder: Any, texts: pd.DataFrame, analysis: Ana
     """
     chosen = select_texts(texts, analysis.texts_per_set)
     module, tokenizer = embedder[0].auto_model.eval(), embedder.tokenizer
-    positions = getattr(module.config, "max_position_embeddings", None)
+    positions = most_positions(module)
     rows = units.units(chosen, tokenizer, analysis.unit, analysis.max_length, analysis.max_tokens, positions,
                        str(embedder[1].pooling_mode))
     probes = select_texts(texts, analysis.probe_texts // texts["set"].nunique())

@@ -65,6 +65,9 @@ def units(table: pd.DataFrame, tokenizer: Any, unit: Unit, max_length: int, max_
     """
     if unit == "token":
         texts = table["text"].tolist()
+        if positions is not None and max_length > positions:
+            raise ValueError(f"expected texts cut at {positions} tokens or less, which the model was made for, got "
+                             f"{max_length}: lower analysis.max_length")
         ids = tokenise(tokenizer, texts, max_length)
         rows = sample_units(table, ids, max_rows)
         place = rows.pop("place").to_numpy()

@@ -19,6 +19,7 @@ from hrsa.models.language_model import (
     keep_first,
     leak_probe,
     load_encoder,
+    most_positions,
     read_config_and_tokenizer,
 )
 from hrsa.models.loading import Kernel, quiet_loading
@@ -86,9 +87,13 @@ def open_as_it_came(folder: str, max_length: int, layers: int | None = None, poo
     """
     import torch
     from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel
 
     manner = read_manner(folder)
     if manner.kind != "embedder":
+        config, _ = read_config_and_tokenizer(folder)
+        with torch.device("meta"):
+            max_length = min(max_length, most_positions(AutoModel.from_config(config)) or max_length)
         return assemble(folder, manner.attention, max_length, None, layers, pooling, kernel)
     network, _ = load_encoder(folder, manner.attention, kernel)  # whose weights are all there, and finite
     used = {"attn_implementation": network.config._attn_implementation, "dtype": torch.float32}
@@ -101,7 +106,8 @@ def open_as_it_came(folder: str, max_length: int, layers: int | None = None, poo
                          "save it again with save_pretrained") from error
     if layers is not None:
         keep_first(model[0].model, layers, folder)
-    model.max_seq_length = min(model.max_seq_length or max_length, max_length)
+    limits = (model.max_seq_length, most_positions(model[0].model), max_length)
+    model.max_seq_length = min(limit for limit in limits if limit)
     leak_probe(model[0].model, model.tokenizer, manner.attention)
     return model.eval()
 

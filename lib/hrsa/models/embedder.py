@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hrsa.models.adapters import merged
-from hrsa.models.language_model import Attention, leak_probe, load_encoder
+from hrsa.models.language_model import Attention, leak_probe, load_encoder, most_positions
 from hrsa.models.loading import Kernel, quiet_loading
 from hrsa.study import store
 from hrsa.study.runtime import device
@@ -77,13 +77,16 @@ def assemble(folder: str, attention: Attention, max_length: int, prompts: Mappin
     attention: as `language_model.load_encoder`, which proves it. max_length: tokens of a text, instruction included.
     prompts: name -> instruction prompt, saved with the model. layers: blocks kept, as `load_encoder`. pooling: the mean
     over a text's tokens, or the last of them that is not padding. kernel: of attention, as `loading.load_weights`.
-    Raises ValueError when a prompt fills `max_length`.
+    Raises ValueError when a prompt fills `max_length`, or that is more than the network has positions for.
     """
     from safetensors.torch import save_model
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     encoder, tokenizer = load_encoder(folder, attention, kernel, layers)
+    if (most := most_positions(encoder)) and max_length > most:
+        raise ValueError(f"expected recipe.max_length of at most the {most} tokens that {folder} was made for, got "
+                         f"{max_length}: lower it")
     tokenizer = exact_prompts(tokenizer)
     for prompt in (prompts or {}).values():
         if (length := prompt_tokens(tokenizer, prompt)) >= max_length:
