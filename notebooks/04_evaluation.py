@@ -124,6 +124,16 @@ plots.bars(families[families["arm"] != "BM25"], x="family", y="value", hue="arm"
 # as wide as between the two panels would be large.
 
 # %% [markdown]
+# ## Fewer dimensions
+#
+# An embedding that is cut to its first dimensions takes less room and less time to search. Models that were trained for
+# it (Matryoshka) lose little; of others it says how evenly the dimensions share the work. Mean scores x 100 over all
+# tasks:
+
+# %%
+Markdown(prose.scores.by_dimensions(study, scores, evaluate.make_dimension_scores(study, models)))
+
+# %% [markdown]
 # ## Differences
 #
 # For each pair and task: the reasoning arm's score minus the base's, paired by seed and query. The interval comes from

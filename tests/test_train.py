@@ -473,6 +473,30 @@ def test_evaluation_refuses_an_embedder_whose_switch_is_undone(study):
     assert "8 embeddings of 1 models are kept" in scores.kept_sentence(study, ["a-s0"])
 
 
+def test_scores_with_the_first_dimensions_are_those_of_vectors_cut_by_hand(study):
+    sts_task(store.SUITE)
+    suite = study.suite.model_copy(update={"tasks": ("Own",)})
+    whole = study.model_copy(update={"suite": suite})
+    cut = study.model_copy(update={"suite": suite.model_copy(update={"dimensions": (4, 32)})})
+    assert evaluate.make_dimension_scores(whole, ["a"]).empty
+    assert "dimensions" not in suite.model_dump() and "names no fewer" in scores.by_dimensions(
+        whole, *2 * [evaluate.make_dimension_scores(whole, ["a"])])
+    found = evaluate.make_dimension_scores(cut, ["a"]).set_index("dimensions")["value"]
+    full, _ = evaluate.make_scores(cut, ["a"])
+    table = store.read_table(store.SUITE / "eval/Own/test.parquet")
+    model = make_model(cut, "a")
+    left, right = (model.encode(list(table[side]), prompt=query_prompt("Compare."), show_progress_bar=False)[:, :4]
+                   for side in ("sentence1", "sentence2"))
+    cosine = (left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+    expected = pd.Series(cosine.round(6)).corr(table["score"], method="spearman")
+    assert found[4] == pytest.approx(expected, abs=0.02) and found[32] == pytest.approx(full["value"][0], abs=1e-9)
+    assert found[4] != found[32]
+    assert "|   all |" in scores.by_dimensions(cut, full, evaluate.make_dimension_scores(cut, ["a"]))
+    far = cut.model_copy(update={"suite": suite.model_copy(update={"dimensions": (33,)})})
+    with pytest.raises(ValueError, match=r"suite.dimensions of at most the 32 of hrsa/a, got 33"):
+        evaluate.evaluate_model(far, "a")
+
+
 def test_the_first_blocks_of_embedder_and_untrained_backbone_alike(study):
     cut = study.model_copy(update={"recipe": study.recipe.model_copy(update={"layers": 1})})
     for model_id, step in (("a", None), ("a-s0", 0), ("a-s0", 2), ("a-s0", None)):

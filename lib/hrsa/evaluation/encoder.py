@@ -68,15 +68,19 @@ class InstructedEncoder(AbsEncoder):
     content (prompt and text) as long as the object lives, and in `store` beyond that; equal texts are encoded once. One
     object per task: a resumed run then meets the same batches, and gets the same bits, as an unbroken one. Embeddings
     that another list of tasks left in the store may differ from fresh ones in the last bits, since texts that are
-    embedded together are padded together.
+    embedded together are padded together. dimensions: the first so many of each vector are scored (None: all); the
+    whole vectors are kept. ValueError when there are fewer.
     """
 
     def __init__(self, model: SentenceTransformer, meta: ModelMeta, attention: Attention,
                  uninstructed: Uninstructed = "refuse", store: Embeddings | None = None,
-                 own: Mapping[str, str] | None = None):
+                 own: Mapping[str, str] | None = None, dimensions: int | None = None):
         leak_probe(model[0].model, model.tokenizer, attention)
         self.model, self.mteb_model_meta, self.uninstructed, self.store = model, meta, uninstructed, store
-        self.own = own
+        self.own, self.dimensions = own, dimensions
+        if dimensions is not None and dimensions > (width := model.get_embedding_dimension()):
+            raise ValueError(f"expected suite.dimensions of at most the {width} of {meta.name}, got {dimensions}: "
+                             "remove it")
         self.kept: dict[bytes, np.ndarray] = {}
 
     def encode(self, inputs: Any, *, task_metadata: Any, hf_split: str, hf_subset: str,
@@ -95,7 +99,7 @@ class InstructedEncoder(AbsEncoder):
             self.kept.update(zip(new, fresh, strict=True))
             if self.store is not None:
                 self.store.add(list(new), fresh)
-        return np.stack([self.kept[name] for name in names])  # (b, d)
+        return np.stack([self.kept[name] for name in names])[:, : self.dimensions]  # (b, d)
 
     def _prompt(self, task_metadata: Any, prompt_type: PromptType | None) -> str:
         """What goes before the texts of one side of a task (None: a symmetric task)."""

@@ -24,8 +24,10 @@ from hrsa.study.runtime import quiet
 LEXICAL = "bm25"  # model id of the lexical baseline
 TEXTS_PER_PASS = 32  # texts per forward pass; sentence-transformers sorts them by length first
 SCORE_COLUMNS = ["model", "task", "family", "metric", "value"]
+DIMENSION_COLUMNS = [*SCORE_COLUMNS, "dimensions"]
 QUERY_COLUMNS = ["model", "task", "query", "value"]
 _SCORES, _PER_QUERY = "scores.parquet", "per_query.parquet"  # files of an evaluation
+_DIMENSIONS = "dimensions.parquet"  # of an evaluation where `suite.dimensions` names some
 _RESULTS, _PREDICTIONS = "results", "predictions"  # its folders: mteb's JSON, run files
 TASK_LOGGERS = ("mteb", "datasets", "sentence_transformers", "bm25s")  # libraries that log while tasks run
 
@@ -158,7 +160,7 @@ def _suite_key(profile: Profile) -> str:
              for name in suite.tasks}
     cards = store.file_hash(store.SUITE / "eval" / "tasks.json") if suite.tasks else None  # instructions, metrics
     return store.key(files=files, cards=cards, **suite.model_dump(
-        include={"tasks", "benchmarks", "max_docs", "max_queries", "uninstructed"}))
+        include={"tasks", "benchmarks", "max_docs", "max_queries", "uninstructed", "dimensions"}))
 
 
 def evaluate_model(profile: Profile, model_id: str) -> Path:
@@ -168,7 +170,9 @@ def evaluate_model(profile: Profile, model_id: str) -> Path:
     `per_query.parquet` [model, task, query, value], **whose mean over a task's rows is that task's score** (within
     1e-9; where a benchmark task has several subsets, the score is mteb's unweighted mean over subsets instead).
     What a row is depends on the family, see `hrsa.evaluation.item_scores`. `results/` holds mteb's JSON, readable by
-    `mteb.ResultCache(folder)` as model `hrsa/<model id>`; `predictions/` the run files.
+    `mteb.ResultCache(folder)` as model `hrsa/<model id>`; `predictions/` the run files. Where `suite.dimensions` names
+    some, `dimensions.parquet` [model, task, family, metric, value, dimensions] has the scores of each dense model with
+    the first so many dimensions of its embeddings alone.
 
     Each task's instruction goes before its queries and before all texts of symmetric tasks, never before documents.
     BM25 sees bare queries and is scored on retrieval tasks only.
@@ -184,7 +188,15 @@ def evaluate_model(profile: Profile, model_id: str) -> Path:
 
     def build(target: Path) -> None:
         tasks, make_model = _scorable(profile, model_id, folder.name.removeprefix(f"{model_id}-"))
+        fewer = {} if model_id == LEXICAL else {
+            count: partial(make_model, dimensions=count) for count in profile.suite.dimensions}
+        for make in fewer.values():
+            make()  # refuses now, not after hours
         scores, per_query = _score_tasks(make_model, model_id, tasks, work)
+        if fewer:
+            store.write_table(target / _DIMENSIONS, pd.concat([
+                _score_tasks(make, model_id, tasks, work / f"first-{count}")[0].assign(dimensions=count)
+                for count, make in fewer.items()], ignore_index=True))
         for part in (_RESULTS, _PREDICTIONS):
             shutil.copytree(work / part, target / part)
         store.write_table(target / _SCORES, scores)
@@ -196,6 +208,15 @@ def evaluate_model(profile: Profile, model_id: str) -> Path:
 def make_scores(profile: Profile, model_ids: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Scores and scores per query of several models, one table each, evaluated first where they are not yet."""
     return read_scores([evaluate_model(profile, model_id) for model_id in model_ids])
+
+
+def make_dimension_scores(profile: Profile, model_ids: list[str]) -> pd.DataFrame:
+    """Scores of dense models with the first of their dimensions, [model, task, family, metric, value, dimensions];
+    without rows where `suite.dimensions` names none. Evaluated first where they are not yet."""
+    if not profile.suite.dimensions:
+        return pd.DataFrame(columns=DIMENSION_COLUMNS)
+    return pd.concat([store.read_table(evaluate_model(profile, model_id) / _DIMENSIONS, DIMENSION_COLUMNS)
+                      for model_id in model_ids], ignore_index=True)
 
 
 def read_scores(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -308,6 +308,8 @@ class Suite(Section):
     # or mteb's phrase for the task type, or the text alone; silence here changes scores unseen
     max_docs: Count | None = None  # cap on each local corpus; relevant documents always stay
     max_queries: Count | None = None
+    dimensions: Annotated[tuple[Count, ...], Once] = Field((), exclude_if=lambda value: not value)  # scores once more
+    # with the first so many dimensions of each embedding (Matryoshka, arXiv 2205.13147)
     mining: Mining = Mining()
 
 

@@ -12,7 +12,7 @@ from hrsa.analysis.ablations import RECIPE, UNTRAINED
 from hrsa.evaluation import foretelling
 from hrsa.evaluation.evaluate import LEXICAL, embedding_folder
 from hrsa.study.profile import Profile
-from hrsa.verdict.differences import ALIKE, ALL_TASKS, described
+from hrsa.verdict.differences import ALIKE, ALL_TASKS, described, overall_scores
 
 MEAN = "mean of all tasks"
 DIGIT_SPACE = "\u2007"  # a space as wide as a digit: points stand below each other
@@ -37,6 +37,20 @@ def score_table(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
              for task in mean.columns for name in dict.fromkeys(mean.index.get_level_values("condition"))]
     shown = pd.DataFrame(table)
     return shown.assign(**{arm: _aligned(shown[arm]) for arm in arms})
+
+
+def by_dimensions(profile: Profile, scores: pd.DataFrame, fewer: pd.DataFrame) -> str:
+    """Mean scores over tasks with all dimensions and with the first of them, a table in Markdown; or that the profile
+    asks for none. scores, fewer: from `evaluate.make_scores` and `make_dimension_scores`."""
+    if fewer.empty:
+        return "This profile scores whole embeddings only (`suite.dimensions` names no fewer dimensions)."
+    dense = scores[scores["model"].isin(fewer["model"])].assign(dimensions="all")
+    both = pd.concat([dense, fewer.astype({"dimensions": object})])
+    rows = [overall_scores(profile, part).assign(dimensions=name)
+            for name, part in both.groupby("dimensions", sort=False)]
+    table = pd.concat(rows).pivot_table(index=["condition", "arm"], columns="dimensions", values="value", sort=False,
+                                        observed=True)
+    return (100 * table).reset_index().to_markdown(index=False, floatfmt=".1f")
 
 
 def _aligned(cells: pd.Series) -> list[str | None]:
