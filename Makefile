@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/hrsa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book compare test lab smoke plan power evidence results backbones suite lock clean
+.PHONY: help setup browser book compare test lab smoke plan power evidence results ablations backbones suite lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ evidence: setup ## write PROFILE's scores to OUT=file for others [SOURCE=name], 
 
 results: setup ## commit-ready tables of a finished run of PROFILE, in data/results/
 	@$(RUN) results --profile "$$PROFILE"
+
+ablations: setup ## one part of the recipe changed at a time, into data/results/; ONLY="causal full" for some rows
+	@$(RUN) ablations $(ONLY) --profile $(if $(filter command line,$(origin PROFILE)),$(PROFILE),ablations) $(if $(CORES),--cores $(CORES))
 
 backbones: setup ## make the shipped arms again (hours on a CPU); ARMS="rlvr sft" for some of them
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/hrsa backbones $(ARMS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hrsa.analysis.ablations import make_likeness
+from hrsa.analysis.ablations import make_realignment
 from hrsa.analysis.dynamics import make_dynamics
 from hrsa.analysis.pairs import make_comparison
 from hrsa.analysis.recordings import make_recording
@@ -24,7 +24,7 @@ from hrsa.training.train import train_embedder
 
 STAGES = {"mine": (make_triples,), "train": (train_embedder,), "evaluate": (evaluate_model,),
           "record": (make_recording,), "compare": (make_comparison,), "dynamics": (make_dynamics,),
-          "ablations": (make_likeness,), "merge": (make_merged,)}
+          "ablations": (make_realignment,), "merge": (make_merged,)}
 SMOKE = load_profile("smoke")
 ARMS = {f"arm {b.name}": code_of(SMOKE, b) for b in SMOKE.backbones}
 

@@ -23,7 +23,7 @@ COMMANDS = {
     "plan": {"--profile", "--tflops", "--tflops-fp32", "--gpus", "--gpu-memory"},
     "power": {"--profile", "--margin", "--tasks", "--seeds", "--queries", "--hours-of", "--tflops"},
     "evidence": {"--profile", "--share", "--source"}, "results": {"--profile"}, "train": set(),
-    "state": {"--profile"},
+    "state": {"--profile"}, "ablations": {"--profile", "--cores", "--table"},
     "backbones": {"--profile", "--jobs"}, "untrained": set()}
 TARGETS = {  # a target of the Makefile with its variables -> what it must give to hrsa
     "plan PROFILE=smoke": "plan --profile smoke",
@@ -34,6 +34,8 @@ TARGETS = {  # a target of the Makefile with its variables -> what it must give 
     'evidence FILES="a.json b.json"': "evidence a.json b.json --profile mini",
     "evidence OUT=mine.json SOURCE=us": 'evidence --profile mini --share "mine.json" --source "us"',
     "results PROFILE=smoke": "results --profile smoke",
+    'ablations ONLY="causal full"': "ablations causal full --profile ablations",
+    "ablations PROFILE=smoke CORES=1": "ablations --profile smoke --cores 1",
     'backbones ARMS="base rlvr"': "backbones base rlvr"}
 
 

@@ -167,20 +167,6 @@ def test_ablations_beside_the_recipe(study, tables):
     assert ablations.changed_settings(study).to_dict("records") == [
         {"ablation": "causal", "setting": "attention", "recipe": "bidirectional", "ablated": "causal",
          "arms": "base, rlvr", "seeds": "0"}]
-    assert ablations.compared_conditions(study, "base-vs-rlvr") == [
-        ("untrained", None, None), ("recipe", 0, None), ("causal", 0, "causal")]
-    with pytest.raises(ValueError, match="an ablation of profile smoke with both arms of base-vs-sft"):
-        ablations.compared_conditions(study, "base-vs-sft")
-
-
-def test_likeness_sentences_need_separate_intervals():
-    rows = [("untrained", 0.5, 0.45, 0.55), ("recipe", 0.9, 0.85, 0.95), ("causal", 0.52, 0.47, 0.57)]
-    table = pd.DataFrame([{"pair": "p", "condition": c, "seed": None, "metric": "cka", "k": np.nan, "value": v,
-                           "low": lo, "high": hi, "null": 0.1} for c, v, lo, hi in rows])
-    joined = differences.likeness([table])
-    said = prose.scores.likeness_sentences(joined).splitlines()
-    assert "*recipe*: rises to 0.900" in said[0]
-    assert "*causal*: is not told apart from before at 0.520" in said[1] and "below the recipe" in said[1]
 
 
 def test_missing_scores_are_an_error(study, tables):

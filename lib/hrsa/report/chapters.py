@@ -14,6 +14,8 @@ STUDY_CHAPTERS = ("01_backbones", "02_texts", "04_evaluation", "10_dynamics", "1
 _MEASURED = 2  # embedders a job
 COMMITTED = "committed"  # what tables of a committed run are called beside those of this one
 RESULTS = store.ROOT / "data" / "results"  # of `hrsa results`, a folder for each study
+ABLATIONS = RESULTS / "ablations.parquet"  # of `hrsa ablations`, its record beside it
+OWN, KEPT = "own-ablations", "committed-ablations"  # tags of the cells that show those of this run, and those committed
 
 
 def record(profile: Profile, rule: str, name: str) -> str:
@@ -53,18 +55,25 @@ def committed_studies() -> list[str]:
 
 def chapters(profile: Profile) -> tuple[str, ...]:
     """Chapters that run once per profile: that on backbones where some have a card, that on ablations where some train
-    both arms of a pair, that on committed studies where there are any. None where the profile names its
-    chapters: those run once per pair."""
+    both arms of a pair or some are committed, that on committed studies where there are any. None where the profile
+    names its chapters: those run once per pair."""
     if profile.chapters is not None:
         return ()
     left_out = set()
     if not any(has_card(language_model) for language_model in profile.backbones):
         left_out.add("01_backbones")
-    if not any({pair.a, pair.b} <= set(a.backbones) for a in profile.ablations for pair in profile.pairs):
+    if ablations_left_out(profile) == {OWN, KEPT}:
         left_out.add("11_ablations")
     if not committed_studies():
         left_out.add("12_family")
     return tuple(chapter for chapter in STUDY_CHAPTERS if chapter not in left_out)
+
+
+def ablations_left_out(profile: Profile) -> frozenset[str]:
+    """Tags of the cells that the chapter on ablations goes without: its own where no ablation trains both arms of a
+    pair, the committed ones where there are none."""
+    own = any({pair.a, pair.b} <= set(a.backbones) for a in profile.ablations for pair in profile.pairs)
+    return frozenset({OWN} if not own else ()) | frozenset({KEPT} if not ABLATIONS.is_file() else ())
 
 
 def pair_chapters(profile: Profile) -> tuple[str, ...]:

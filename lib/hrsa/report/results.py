@@ -18,7 +18,7 @@ import pandas as pd
 
 from hrsa.analysis import intervals
 from hrsa.analysis.pairs import PairTable, make_comparison
-from hrsa.report.chapters import COMMITTED, RESULTS, committed_studies, pair_chapters
+from hrsa.report.chapters import ABLATIONS, COMMITTED, RESULTS, committed_studies, pair_chapters
 from hrsa.report.prose import backbones
 from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
@@ -26,6 +26,7 @@ from hrsa.study.backbone_kinds import has_card
 from hrsa.study.profile import Pair, Profile, load_profile
 from hrsa.study.progress import progress
 from hrsa.verdict import controls, evidence, paired_scores, statement, synthesis
+from hrsa.verdict.differences import Row, make_ablation_table
 
 _LEVELS = {"correlation": "", "inverse_row_entropy": " (basis)", "debiased_cka": " (global)", "knn": " (local)"}
 
@@ -170,6 +171,21 @@ def side_by_side(committed: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     both = pd.concat([committed, shared.assign(source=evidence.OWN_SOURCE)], ignore_index=True)
     order = {pair: place for place, pair in enumerate(committed["pair"].unique())}
     return both.sort_values("pair", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+
+
+def make_ablation_results(profile: Profile, rows: Sequence[Row], missing: Sequence[str], seconds_a_step: float) -> Path:
+    """Write `differences.make_ablation_table` of finished rows to data/results/ablations.parquet, its record beside it.
+
+    missing: names of the rows that are not done; seconds_a_step: of the recipe, measured. Returns the table's file.
+    """
+    file = ABLATIONS
+    table = make_ablation_table(profile, rows)
+    store.write_table(file, table)
+    store.write_json(file.with_suffix(".json"), {
+        **store.provenance(), "command": f"make ablations PROFILE={profile.name}",
+        "profile": profile.model_dump(mode="json"), "sha256": store.file_hash(file), "not_done": list(missing),
+        "seconds": float(table["seconds"].sum()), "seconds_a_step": seconds_a_step})
+    return file
 
 
 def read_committed(name: str) -> tuple[pd.DataFrame, dict]:

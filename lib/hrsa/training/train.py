@@ -225,6 +225,17 @@ def make_fingerprints(profile: Profile, model_id: str) -> dict[str, dict[str, An
     return _finished_arms(profile, profile.model(model_id), arm)
 
 
+def is_trained(profile: Profile, model_id: str) -> bool:
+    """Whether an embedder is finished as profile, data and code are now; what it would be trained from is made where it
+    is missing."""
+    return (_inputs(profile, model_id).folder / store.PROVENANCE).is_file()
+
+
+def read_fingerprint(folder: Path) -> dict[str, Any]:
+    """The fingerprint of an embedder in its folder, from `fingerprint.run_fingerprint`."""
+    return store.read_json(folder / _FINGERPRINT)
+
+
 def read_training_curve(folder: Path) -> pd.DataFrame:
     """The curve of an embedder in its folder: one row per step, with the columns `trainer.CURVE`."""
     return store.read_table(folder / _CURVE)

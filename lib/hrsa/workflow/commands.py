@@ -186,6 +186,25 @@ def results(profile: ProfileOption = "mini") -> None:
 
 
 @app.command()
+def ablations(names: Annotated[list[str] | None, typer.Argument(help="Rows; all when none is named.")] = None,
+              profile: ProfileOption = "ablations", cores: Cores = 0,
+              table: Annotated[bool, typer.Option("--table", help="Only write the table of what is finished.")] = False,
+              ) -> None:
+    """Change one part of the recipe at a time, for both arms: cost, runs, and a table in data/results/."""
+    from hrsa.workflow import ablations as rows_of
+    from hrsa.workflow import engine
+
+    study = load_profile(profile)
+    rows = rows_of.selected_rows(study, names or [])
+    sys.stderr.write(f"{rows_of.cost(study, rows)}\n")
+    for row in () if table else rows:
+        engine.run_study(study, cores or _cores(), rows_of.records_of(study, row))
+    done, missing = rows_of.write_finished(study)
+    log.info("written: data/results/ablations.parquet, done: %s; not done: %s", ", ".join(done),
+             ", ".join(missing) or "none")
+
+
+@app.command()
 def train(profile: Annotated[str, typer.Argument(help="Name in notebooks/profiles/, or a .yaml file.")],
           model: Annotated[str, typer.Argument(help="Embedder, such as base-s0.")]) -> None:
     """Train one embedder: as one process, or as one of those that accelerate or torchrun started."""

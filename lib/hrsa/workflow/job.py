@@ -96,8 +96,9 @@ def run_job(profile: Profile, rule: str, name: str) -> Path:
     else:
         output = store.ROOT / chapters.executed(profile, rule, name)
         untrained = rule in chapters.PAIR_CHAPTERS and profile.pair(name) in profile.analysis_pairs
+        without = chapters.ablations_left_out(profile) if rule == "11_ablations" else frozenset()
         run_notebook(store.NOTEBOOKS / f"{rule}.ipynb", output, graph.parameters(profile, rule, name),
-                     frozenset({"embedders"} if untrained else ()))
+                     without | ({"embedders"} if untrained else set()))
         made = {"notebook": output.name}
     return write_record(profile, rule, name, made, time.monotonic() - start)
 

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from hrsa.analysis import intervals
-from hrsa.analysis.ablations import RECIPE, UNTRAINED
+from hrsa.analysis.ablations import AFTER, BEFORE, REALIGNED_METRICS, REALIGNMENT, RECIPE, UNTRAINED
 from hrsa.evaluation import foretelling
 from hrsa.evaluation.evaluate import LEXICAL, embedding_folder
+from hrsa.similarity.metrics import METRICS
 from hrsa.study.profile import Profile
 from hrsa.verdict.differences import ALIKE, ALL_TASKS, described, overall_scores
 
@@ -166,22 +167,147 @@ def against_recipe(overall: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def likeness_sentences(table: pd.DataFrame) -> str:
-    """Per pair and measure, what each condition did to the likeness of the arms, by intervals, a list in Markdown."""
+def ablation_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `differences.make_ablation_table` for reading, scores x 100: what is changed, the score of each arm,
+    their difference, the change of their mean against the recipe, the verdict (None for one seed), the seconds."""
+    shown = pd.DataFrame({"condition": condition_names(table), "changed": [
+        f"{row.setting} = {row.value}" if row.setting else "" for row in table.itertuples()]})
+    return shown.assign(**{
+        "a": 100 * table["score_a"], "b": 100 * table["score_b"],
+        "b − a [interval]": _spans(100 * table[["difference", "low", "high"]]),
+        "both − recipe [interval]": _spans(100 * table[["change", "change_low", "change_high"]]),
+        "verdict": table["verdict"], "seeds": table["seeds"], "seconds": table["seconds"]})
+
+
+def ablation_likeness(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `differences.make_ablation_table` for reading: each measure before and after training, and what it
+    moved."""
+    shown = pd.DataFrame({"condition": condition_names(table)})
+    for metric in REALIGNED_METRICS:
+        before, after, moved = (f"{metric}_{name}" for name in (BEFORE, AFTER, REALIGNMENT))
+        name = METRICS[metric].name
+        shown[f"{name} before"], shown[f"{name} after"] = table[before], table[after]
+        shown[f"{name}: realignment"] = _spans(table[[moved, f"{moved}_low", f"{moved}_high"]], 3)
+    return shown
+
+
+def _spans(bounds: pd.DataFrame, decimals: int = 2) -> list[str | None]:
+    """Values with their bounds as text; None where there is none."""
+    return [None if np.isnan(row).any() else "{} [{}, {}]".format(
+        *(f"{number:+.{decimals}f}".replace("-", "−") for number in row)) for row in bounds.to_numpy(float)]
+
+
+def realignment_points(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `differences.make_ablation_table`, once per measure: [condition, measure, realignment, low, high,
+    change]."""
+    parts = []
+    for metric in REALIGNED_METRICS:
+        moved = f"{metric}_{REALIGNMENT}"
+        parts.append(pd.DataFrame({
+            "condition": condition_names(table), "measure": METRICS[metric].name, "realignment": table[moved],
+            "low": table[f"{moved}_low"], "high": table[f"{moved}_high"], "change": table["change"]}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def condition_names(table: pd.DataFrame) -> list[str]:
+    """Names of the rows, with their pair where there are several."""
+    several = len(set(table["pair"]) - {""}) > 1
+    return [f"{row.ablation}, {row.pair}" if several and row.pair else row.ablation for row in table.itertuples()]
+
+
+def realignment_and_scores(found: pd.DataFrame) -> str:
+    """Whether conditions that realign the arms more score higher, a list in Markdown; from
+    `differences.realignment_against_scores`."""
     lines = []
-    for (pair, measure), rows in table.groupby(["pair", "measure"], sort=False):
-        before, recipe = (intervals.only_row(rows, condition=name) for name in (UNTRAINED, RECIPE))
-        for _, row in rows[rows["condition"] != UNTRAINED].iterrows():
-            bounds = row["low"], row["high"]
-            moved = {1: "rises to", -1: "falls to", 0: "is not told apart from before at"}[
-                intervals.order(*bounds, before["low"], before["high"])]
-            line = (f"- {pair}, {measure}, *{row['condition']}*: {moved} {row['value']:.3f} (untrained "
-                    f"{before['value']:.3f})")
-            if row["condition"] != RECIPE:
-                side = intervals.order(*bounds, recipe["low"], recipe["high"])
-                line += {1: ", above the recipe", -1: ", below the recipe", 0: ", not told apart from the recipe"}[side]
-            lines.append(line + ".")
+    for row in found.itertuples():
+        if np.isnan(row.rho):
+            lines.append(f"- {row.pair}, {METRICS[row.metric].name}: {row.rows} rows are too few for a correlation.")
+            continue
+        said = {1: "more realignment goes with higher scores", -1: "more realignment goes with lower scores",
+                0: "no relation is shown"}[intervals.order(row.low, row.high, 0.0, 0.0)]
+        lines.append(f"- {row.pair}, {METRICS[row.metric].name}: {said}; rank correlation {row.rho:+.2f} "
+                     f"[{row.low:+.2f}, {row.high:+.2f}] over {row.rows} rows.")
     return "\n".join(lines)
+
+
+def realignment_sentences(table: pd.DataFrame) -> str:
+    """Per measure which conditions realign the arms, which drive them apart and which are not told, in Markdown."""
+    lines = []
+    for metric in REALIGNED_METRICS:
+        moved = f"{metric}_{REALIGNMENT}"
+        sides: dict[int, list[str]] = {1: [], -1: [], 0: []}
+        for row in table.to_dict("records"):
+            side = intervals.order(row[f"{moved}_low"], row[f"{moved}_high"], 0.0, 0.0)
+            sides[side].append(f"{row['ablation']} ({row[moved]:+.3f})")
+        words = {1: "training brings the arms closer under", -1: "it drives them apart under",
+                 0: "neither is told under"}
+        said = "; ".join(f"{words[side]} {', '.join(names)}" for side, names in sides.items() if names)
+        lines.append(f"- {METRICS[metric].name}: {said}.")
+    return "\n".join(lines)
+
+
+def failure_signatures(table: pd.DataFrame) -> str:
+    """The three signs of a recipe gone wrong, each with the numbers of its row of `differences.make_ablation_table`, a
+    list in Markdown.
+
+    Adapters that train worse than all weights, a causal mask that was kept, arms that were trained for unequal times.
+    A row is found by what it changes and not by its name; where there is none, that is said.
+    """
+    both = table[table["pair"] != ""]
+    full = both[[_changes(row, "lora", "none") for row in both.itertuples()]]
+    causal = both[[_changes(row, "attention", "causal") for row in both.itertuples()]]
+    unequal = table[[_trained_unequally(row) for row in table.itertuples()]]
+    told = [("Adapters that train worse than all weights", full, _full_said),
+            ("A causal mask that was kept", causal, _causal_said),
+            ("Unequal durations", unequal, _unequal_said)]
+    return "\n".join(f"- **{name}**: " + ("no row of the table has it." if rows.empty else
+                                           "; ".join(f"{say(row)} (row *{row.ablation}*)" for row in rows.itertuples())
+                                           + ".") for name, rows, say in told)
+
+
+def _changes(row: Any, setting: str, value: str) -> bool:
+    return dict(zip(row.setting.split(", "), row.value.split(", "), strict=False)).get(setting) == value
+
+
+def _trained_unequally(row: Any) -> bool:
+    return "steps" in row.unlike.split(", ")
+
+
+def _full_said(row: Any) -> str:
+    return {1: "seen here: all weights score higher than the recipe's adapters, by", -1: "not seen here: all weights "
+            "score lower than the recipe's adapters, by", 0: "not seen here: all weights and the recipe's adapters are "
+            "not told apart, at"}[_side(row, "change")] + f" {_span(row, 'change')}"
+
+
+def _causal_said(row: Any) -> str:
+    return {1: "it costs nothing here: scores rise, by", -1: "it would show here: scores fall, by",
+            0: "it would not show in these scores: the change is"}[_side(row, "change")] + f" {_span(row, 'change')}"
+
+
+def _unequal_said(row: Any) -> str:
+    spurious = "a difference shows that no backbone made" if _side(row, "") else "no difference shows between the arms"
+    return (f"{spurious}, {row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}], and the fingerprint refuses the "
+            f"comparison either way: the arms differ in {row.unlike}")
+
+
+def _side(row: Any, name: str) -> int:
+    """Which side of zero an interval lies on; 0 where it holds zero."""
+    prefix = f"{name}_" if name else ""
+    return intervals.order(getattr(row, f"{prefix}low"), getattr(row, f"{prefix}high"), 0.0, 0.0)
+
+
+def _span(row: Any, name: str) -> str:
+    return f"{getattr(row, name):+.4f} [{getattr(row, f'{name}_low'):+.4f}, {getattr(row, f'{name}_high'):+.4f}]"
+
+
+def committed_ablations(record: dict[str, Any]) -> str:
+    """Markdown: which run the committed table of ablations is of, and which of its rows are not done."""
+    profile, missing = record["profile"], record["not_done"]
+    rows = "Every row is done." if not missing else f"**Not done yet**: {', '.join(missing)}."
+    return (f"**Committed results.** The table is that of profile `{profile['name']}`, seeds "
+            f"{', '.join(map(str, profile['seeds']))}, made in {record['seconds'] / 3600:.1f} hours of computing on "
+            f"{record['machine']}, written {record['written']} by `{record['command']}` at commit "
+            f"`{record['commit'][:12]}`. This run did not compute it. {rows}")
 
 
 _FORETOLD = {foretelling.DIFFERING[0]: "how far the two arms' embedders differ on a query",
