@@ -64,7 +64,7 @@ class Cost(NamedTuple):
     def __str__(self) -> str:
         minutes = "not known before a first run is measured" if self.seconds_a_step is None else (
             f"about {self.steps * self.seconds_a_step / 60:.0f} minutes of training on one processor, at "
-            f"{self.seconds_a_step:.2f} s a step as measured, and scoring beside it")
+            f"{self.seconds_a_step:.2f} s a step, the fastest measured, and scoring beside it")
         return f"{self.rows} rows to make, {self.runs} embedders to train: {minutes}"
 
 
@@ -78,16 +78,11 @@ def cost(profile: Profile, rows: Sequence[Row]) -> Cost:
 
 
 def seconds_a_step(profile: Profile, done: set[str]) -> float | None:
-    """Measured wall seconds of one training step of the recipe; None where no embedder of `done` is trained."""
-    trained = [name for name in sorted(done) if name in _embedders(profile)]
-    if not trained:
-        return None
-    spent = sum(store.read_json(train.train_embedder(profile, name) / store.PROVENANCE)["seconds"] for name in trained)
-    return spent / sum(_steps(profile, name) for name in trained)
-
-
-def _embedders(profile: Profile) -> set[str]:
-    return {model.id for model in profile.models() if model.seed is not None}
+    """Measured wall seconds of one training step of the recipe, of the run that was disturbed least; None where no
+    embedder of `done` is trained."""
+    trained = sorted(done & {model.id for model in profile.models() if model.seed is not None})
+    return min((store.read_json(train.train_embedder(profile, name) / store.PROVENANCE)["seconds"]
+                / _steps(profile, name) for name in trained), default=None)
 
 
 def _steps(profile: Profile, model_id: str) -> float:
