@@ -90,6 +90,23 @@ plots.table(prose.paper.overlap_table(curve, pair), "Mean overlap over layers")
 # neighbourhoods back: the embedders' row is not above the backbones' row.
 
 # %% [markdown]
+# ## Measures on request
+#
+# A profile may name more measures in `analysis.more`. Mutual $k$-NN is the share of neighbours that both models agree
+# on, and CKNNA weighs each by its nearness (Huh et al. 2024); RSA correlates the ranks of all dissimilarities of two
+# tokens (Kriegeskorte et al. 2008); SVCCA is the mean canonical correlation of the directions that hold 99% of the
+# variance (Raghu et al. 2017). At the last state, with the same intervals, null and yardsticks:
+
+# %%
+more = study.analysis.more and analysis.read_over_seeds(
+    analysis.make_comparison(study, pair, "more") / PairTable.CURVE)
+plots.table(more[more["layer_x"] == more["layer_x"].iloc[-1]].drop(columns=["layer_x", "layer_y", "set"]),
+            "Measures on request, last state") if len(more) else Markdown("This profile asks for none.")
+
+# %% [markdown]
+# How to read it: all are 1 for equal models. RSA looks at all pairs of tokens, the first two at near ones, and SVCCA at
+# what a linear map can find: where they part, it matters which pairs are looked at.
+#
 # ## Does it survive?
 
 # %%

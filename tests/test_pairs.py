@@ -12,7 +12,7 @@ from hrsa.analysis import dynamics, intervals, layerwise, pairs, recordings, rob
 from hrsa.analysis import probes as compare_probes
 from hrsa.report.prose import robustness as robust_prose
 from hrsa.report.prose import similarity
-from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS
+from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS, ON_REQUEST
 from hrsa.similarity.states import Sample
 from hrsa.study import partial, store
 from hrsa.study.profile import Analysis, Profile
@@ -67,6 +67,24 @@ def test_unrelated_models_are_calibrated(two):
         assert (whole["low"] <= whole["value"] + 1e-9).all() and (whole["value"] <= whole["high"] + 1e-9).all()
     layer0 = layerwise.curve(x, y, "knn", ANALYSIS, layers=[(0, 0)])
     assert (layer0["value"] > layer0["null"] + 0.1).all()  # equal tokens are neighbours at the embeddings of any model
+
+
+def test_measures_on_request_stand_in_the_same_table(two):
+    asked = ANALYSIS.model_copy(update={"more": ("rsa", "mutual_knn", "cknna", "svcca")})
+    found = layerwise.curve(*two, "more", asked)
+    usual = layerwise.curve(*two, "knn", ANALYSIS, layers=[(2, 2)])
+    assert list(found.columns) == list(usual.columns) and set(found["set"]) == {"all"}
+    assert found.groupby("metric").size().to_dict() == {"rsa": 4, "mutual_knn": 8, "cknna": 8, "svcca": 4}
+    assert found[["value", "low", "high", "null"]].notna().all(axis=None)
+    inner = found[(found["layer_x"] != "0") & (found["metric"] != "svcca")]  # which few tokens lift, and its null alike
+    assert (inner["value"] > inner["null"] - 0.05).all()
+    assert (found["low"] <= found["value"] + 1e-9).all() and (found["value"] <= found["high"] + 1e-9).all()
+
+
+def test_measures_that_nobody_asked_for_change_no_key():
+    assert "more" not in Analysis().model_dump() and "more" in Analysis(more=("rsa",)).model_dump()
+    with pytest.raises(ValueError, match="rank"):
+        Analysis(more=("rank",))
 
 
 def test_procrustes_is_reported_for_each_set_of_texts(two):
@@ -416,7 +434,7 @@ def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch):
         pairs.make_comparison(study, "base-vs-rlvr", "correlation")
         probes = store.read_table(pairs.make_comparison(study, "base-vs-rlvr", "probes") / "probes.parquet")
         parts = synthesis.make_similarity_sources(study)
-        assert set(parts["metric"]) == set(METRICS) and set(parts["pair"]) == {"base-vs-rlvr"}
+        assert set(parts["metric"]) == set(METRICS) - set(ON_REQUEST) and set(parts["pair"]) == {"base-vs-rlvr"}
         assert parts.groupby("metric").size().eq(6).all() and set(parts["k"].dropna()) == {3}
         similar = synthesis.make_similarities(study)
         assert list(similar.columns) == SIMILARITY_COLUMNS and similar["n"].notna().all()
@@ -424,6 +442,10 @@ def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch):
         held = similarity_claims(similar)
         assert held.loc[held["claim"].str.contains("realigns"), "measured"].str.contains("against backbones").all()
         assert pairs.make_comparison(study, "base-vs-rlvr", "cka") == folder
+        asked = study.model_copy(update={"analysis": study.analysis.model_copy(update={"more": ("cknna", "rsa")})})
+        assert pairs.make_comparison(asked, "base-vs-rlvr", "cka") == folder
+        more = store.read_table(pairs.make_comparison(asked, "base-vs-rlvr", "more") / "curve.parquet")
+        assert set(more["metric"]) == {"cknna", "rsa"} and list(more.columns) == list(curve.columns)
     once = {"torch.float32": 80}  # texts of the probes; those whose tokens are compared are 16 of them
     ceiling = once | {"torch.bfloat16": 16}
     assert {name: dict(seen) for name, seen in passes.items()} == {
@@ -438,5 +460,7 @@ def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch):
 def test_unknown_metric_and_pair_are_refused(study):
     with pytest.raises(ValueError, match="expected a metric among"):
         pairs.make_comparison(study, "base-vs-rlvr", "cosine")
+    with pytest.raises(ValueError, match=r"analysis\.more"):
+        pairs.make_comparison(study, "base-vs-rlvr", "more")
     with pytest.raises(ValueError, match="base-vs-sft"):
         pairs.make_comparison(study, "base-vs-sft", "cka")

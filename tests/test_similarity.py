@@ -7,15 +7,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 from test_similarity_knn import plain_neighbours
 
-from hrsa.similarity import METRIC_FAMILIES, METRICS, compare_arrays, compare_layers, open_states, shown_k
+from hrsa.similarity import METRIC_FAMILIES, METRICS, ON_REQUEST, compare_arrays, compare_layers, open_states, shown_k
 from hrsa.similarity.correlation import dimension_correlation
 from hrsa.similarity.metrics import CHANGES, KS, Metric
 from hrsa.similarity.procrustes import compare_rotation, inverse_row_entropy, orthogonal_map
 from hrsa.similarity.states import Layer
 
-NAMES = [name for name in METRICS if name != "knn"] + [f"knn{k}" for k in KS]
+NAMES = [name for name in METRICS if not METRICS[name].has_k]
+NAMES += [f"{name}{k}" for name in METRICS if METRICS[name].has_k for k in KS]
 
 
 def measured(name, x, y):
@@ -94,7 +96,7 @@ def test_direction_says_which_way_is_more_alike(name, rng):
 
 
 def test_registry_is_whole_and_refuses_unknown_changes():
-    assert [key for family in METRIC_FAMILIES.values() for key in family] == list(METRICS)
+    assert [key for family in METRIC_FAMILIES.values() for key in family] + list(ON_REQUEST) == list(METRICS)
     assert len({metric.name for metric in METRICS.values()}) == len(METRICS)
     for metric in METRICS.values():
         assert metric.low <= metric.identical <= metric.high
@@ -124,6 +126,20 @@ def reference(name, x, y):
         k = int(name[3:])
         pairs = zip(plain_neighbours(x, k), plain_neighbours(y, k), strict=True)
         return np.mean([len({*a} & {*b}) / len({*a} | {*b}) for a, b in pairs])
+    if name.startswith(("mutual_knn", "cknna")):
+        k = int(name.removeprefix("mutual_knn").removeprefix("cknna"))
+        near = [plain_neighbours(part, k) for part in (x, y)]
+        if name.startswith("mutual"):
+            return np.mean([len({*a} & {*b}) / k for a, b in zip(*near, strict=True)])
+        grams = [unit @ unit.T for unit in (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (x, y))]
+        one, two = (gram - gram.mean(axis=1, keepdims=True) for gram in grams)
+        masks = [np.zeros((n, n)) for _ in near]
+        for mask, found in zip(masks, near, strict=True):
+            np.put_along_axis(mask, found, 1.0, axis=1)
+        return np.sum(masks[0] * masks[1] * one * two) / np.sqrt(np.sum(masks[0] * one**2) * np.sum(masks[1] * two**2))
+    if name == "rsa":
+        cosines = [unit @ unit.T for unit in (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (x, y))]
+        return spearmanr(*(np.round(1 - cosine[np.triu_indices(n, 1)], 13) for cosine in cosines)).statistic
     if name == "debiased_cka":
         k, m = x @ x.T, y @ y.T
         return hsic_u(k, m) / np.sqrt(hsic_u(k, k) * hsic_u(m, m))
@@ -134,6 +150,12 @@ def reference(name, x, y):
         h = np.eye(n) - 1 / n
         k, m = h @ (x @ x.T) @ h, h @ (y @ y.T) @ h
         return np.sum(k * m) / np.sqrt(np.sum(k * k) * np.sum(m * m))
+    if name == "svcca":
+        bases = []
+        for part in (xc, yc):
+            u, s, _ = np.linalg.svd(part, full_matrices=False)
+            bases.append(u[:, : np.argmax(np.cumsum(s**2) / np.sum(s**2) >= 0.99) + 1])
+        return np.linalg.svd(bases[0].T @ bases[1], compute_uv=False).mean()
     u, s, vt = np.linalg.svd(xc.T @ yc, full_matrices=False)
     o = u @ vt
     moved = xc @ o
@@ -166,9 +188,9 @@ def test_any_shape_and_dtype(n, d, dtype, seed):
     x = (5 * rng.standard_normal((n, d))).astype(dtype) + np.array(1, dtype)
     y = (x + 3 * rng.standard_normal((n, d))).astype(dtype)
     x[~x.any(axis=1)], y[~y.any(axis=1)] = 1, 1
-    for name in ("cka", "debiased_cka", "correlation", "residual_ratio", "knn5", "knn50"):
+    for name in ("cka", "debiased_cka", "correlation", "residual_ratio", "knn5", "knn50", "cknna5", "rsa"):
         got, expected = measured(name, x, y), reference(name, x, y)
-        assert got == pytest.approx(expected, abs=1e-6), name
+        assert got == pytest.approx(expected, abs=1e-5 if name == "rsa" else 1e-6), name  # pairs within one step
 
 
 def test_torch_numpy_and_lists_agree(rng):
@@ -195,6 +217,25 @@ def test_hand_worked():
     moved[4] = [1, -0.05]
     assert measured("knn1", line, moved) == pytest.approx(3 / 5)
     assert measured("knn4", line, line) == 1.0
+    assert measured("mutual_knn1", line, moved) == pytest.approx(3 / 5)
+
+
+def test_measures_on_request_hand_worked():
+    x = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    # cosines of the pairs 01 02 03 12 13 23 are 0 -1 0 0 -1 0; with rows 1 and 2 exchanged -1 0 0 0 0 -1: the ranks,
+    # less their mean, are 1 -2 1 1 -2 1 and -2 1 1 1 1 -2, so that the correlation is (-2 -2 +1 +1 -2 -2) / 12
+    assert measured("rsa", x, x[[0, 2, 1, 3]]) == pytest.approx(-6 / 12)
+    # nearest of each by angle, the lower row where two are: 1 0 1 0; of the other model 2 2 0 0, one of which is shared
+    assert measured("mutual_knn1", x, x[[0, 2, 1, 3]]) == 1 / 4
+    # all are neighbours of all, and row sums of cosines vanish: -1 meets 0 in every row, so that CKNNA is 0 here, and
+    # 4 / sqrt(4 * 4) of x with itself; the nearest one alone is at the mean of its row, where CKNNA is not defined
+    assert np.isnan(measured("cknna1", x, x))
+    assert measured("cknna3", x, x[[0, 2, 1, 3]]) == pytest.approx(0) and measured("cknna3", x, x) == pytest.approx(1)
+    # two directions of equal variance, one of them shared: canonical correlations 1 and 0
+    a, b, c = np.array([[1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1.0]])
+    assert measured("svcca", np.stack([a, b], 1), np.stack([a, c], 1)) == pytest.approx(1 / 2)
+    # what holds less than a hundredth of the variance is left out: one direction remains, and it is shared
+    assert measured("svcca", np.stack([a, 0.05 * b], 1), np.stack([a, 0.05 * c], 1)) == pytest.approx(1)
 
 
 def test_constant_dimensions_are_nan_and_counted(rng, caplog):

@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import rankdata
 
-from hrsa.similarity import METRICS, compare_arrays, compare_layers, open_states, resampling
+from hrsa.similarity import (
+    METRICS,
+    ON_REQUEST,
+    compare_arrays,
+    compare_layers,
+    feature,
+    open_states,
+    resampling,
+    rsa,
+)
 from hrsa.similarity.budget import Limits
 from hrsa.similarity.feature import feature_sums
 from hrsa.similarity.gram import gram_sums
@@ -36,7 +46,7 @@ def value(table, metric, i, j, k=None):
 
 def check_against_functions(table, x, y):
     for row in table.itertuples():
-        k = row.k if row.metric == "knn" else None
+        k = row.k if METRICS[row.metric].has_k else None
         expected = compare_arrays(x[row.layer_x], y[row.layer_y], row.metric, k)
         assert row.value == pytest.approx(expected, abs=1e-6), row
 
@@ -164,6 +174,40 @@ def test_weighted_values_are_those_of_resampled_tokens(rng):
                                               few[:, None])
     expected = brute_debiased(*(s[0, :9].astype(float) - s[0, :9].astype(float).mean(0) for s in (x, y)), few)
     assert few_debiased.item() == pytest.approx(expected, abs=1e-4, nan_ok=True)
+
+
+def test_resamples_of_measures_on_request(rng):
+    x, y = (part[0] for part in two_models(rng, 1, 120, 6))
+    a, b = open_states([x], "x").layers[0], open_states([y], "y").layers[0]
+    weights = resampling.text_weights(np.repeat(np.arange(12), 10), 3, rng)
+    ranks = [rsa.PairRanks(layer, Limits()) for layer in (a, b)]
+    drawn = rsa.weighted_rank_correlation(*ranks, weights)
+    kept = feature.kept_directions(a), feature.kept_directions(b)
+    one, two = np.triu_indices(120, 1)
+    units = [part / np.linalg.norm(part.astype(float), axis=1, keepdims=True) for part in (x, y)]
+    places = [rankdata(-(unit @ unit.T)[one, two]) for unit in units]
+    for r, w in enumerate(weights.T):
+        cross = np.cov(*places, aweights=w[one] * w[two])
+        assert drawn[r] == pytest.approx(cross[0, 1] / np.sqrt(cross[0, 0] * cross[1, 1]), abs=1e-5)
+        rows = np.repeat(np.arange(120), w)
+        z = [(part.astype(float) - part.mean(0, dtype=float)) @ k for part, k in zip((x, y), kept, strict=True)]
+        bases = [np.linalg.qr(part[rows] - part[rows].mean(0))[0] for part in z]
+        expected = np.linalg.svd(bases[0].T @ bases[1], compute_uv=False).mean()
+        assert feature.svcca(a, b, kept, weights=w) == pytest.approx(expected, abs=1e-6)
+
+
+def test_intervals_and_nulls_of_measures_on_request(rng):
+    x, y = two_models(rng, 1, 400, 10)
+    texts, classes = np.repeat(np.arange(40), 10), np.tile(np.arange(10) // 5, 40)
+    table = compare_layers(x, y, ON_REQUEST, texts=texts, classes=classes, resamples=20, permutations=2,
+                           rng=np.random.default_rng(5), ks=(5,))
+    assert set(table.metric) == set(ON_REQUEST) and (table.null < table.low).all()
+    assert ((table.low <= table["value"]) & (table["value"] <= table.high)).all()
+    order = resampling.shuffle_within(classes, np.random.default_rng(6))
+    got = compare_layers(x, y, ON_REQUEST, classes=classes, permutations=1, rng=np.random.default_rng(6), ks=(5,))
+    for row in got.itertuples():
+        k = 5 if METRICS[row.metric].has_k else None
+        assert row.null == pytest.approx(compare_arrays(x[0], y[0][order], row.metric, k), abs=1e-6), row.metric
 
 
 def test_intervals_and_nulls_of_a_table(rng):

@@ -19,7 +19,7 @@ from hrsa.similarity.budget import MEMORY_MB, Limits
 from hrsa.similarity.correlation import dimension_correlation
 from hrsa.similarity.feature import cross_product
 from hrsa.similarity.layers import compare_layers
-from hrsa.similarity.metrics import METRIC_FAMILIES
+from hrsa.similarity.metrics import METRIC_FAMILIES, MORE
 from hrsa.similarity.procrustes import orthogonal_map
 from hrsa.similarity.rows import TIED
 from hrsa.similarity.states import Sample, open_states
@@ -50,15 +50,16 @@ def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrate
           drawn: bool = False, split: bool = True) -> pd.DataFrame:
     """One metric at matched layers (or at `layers`): [metric, layer_x, layer_y, set, k, value, low, high, null, n].
 
-    `set` is "all", and for Procrustes also each set of texts and "mixed", a sample of all sets: these are drawn at one
-    n, that of the smallest set, since values of Procrustes depend on n (`Metric.with_n`), and have no null. Without
-    `calibrated`, low, high and null are NaN; without `null`, the null is; without `null` or `split` there is no set but
-    "all". `tied` adds, to knn, rows of metric "knn_tied": the share of tokens whose neighbours the tie rule decided;
-    `drawn` adds a column with the value in each resample. States are read in blocks, within `analysis.memory_mb`.
+    `metric` is a key of `metrics.METRIC_FAMILIES`, or "more" for what `analysis.more` names. `set` is "all", and for
+    Procrustes also each set of texts and "mixed", a sample of all sets: these are drawn at one n, that of the smallest
+    set, since values of Procrustes depend on n (`Metric.with_n`), and have no null. Without `calibrated`, low, high and
+    null are NaN; without `null`, the null is; without `null` or `split` there is no set but "all". `tied` adds,
+    to knn, rows of metric "knn_tied": the share of tokens whose neighbours the tie rule decided; `drawn` adds a column
+    with the value in each resample. States are read in blocks, within `analysis.memory_mb`.
     `work` is a folder where finished layers, and blocks of the one at hand, outlive an interruption. ValueError: a k of
     `analysis.ks` that is not below n.
     """
-    names = [*METRIC_FAMILIES[metric], *([TIED] if tied and metric == "knn" else [])]
+    names = [*(METRIC_FAMILIES | {MORE: analysis.more})[metric], *([TIED] if tied and metric == "knn" else [])]
     sets = dict(_sets(x, metric == "procrustes" and null and split))
     options = {name: _options(x.tokens.iloc[rows], metric, analysis, calibrated, null and name == "all")
                for name, rows in sets.items()}

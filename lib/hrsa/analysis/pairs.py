@@ -35,14 +35,15 @@ from hrsa.analysis.variance import (
     sources,
     undirected,
 )
-from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS
+from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS, MORE
 from hrsa.similarity.rows import TIED
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Analysis, Profile
 from hrsa.study.progress import progress
 
-COMPARISONS = (*METRIC_FAMILIES, "probes")  # what can be asked of a pair: a family of metrics, or readouts
+COMPARISONS = (*METRIC_FAMILIES, "probes", MORE)  # what can be asked of a pair: a family of metrics, readouts, or
+# the measures that `analysis.more` names
 _PROBE_PLACE = ["set", "task", "direction", "split", "quantity"]
 RUNS_OF_ONE, CROSSED = "two runs", "crossed"  # kinds of cases: same arm and other order, other arm and other order
 _YARDSTICKS = (RUNS_OF_ONE, CROSSED, "ceiling")
@@ -103,7 +104,7 @@ def make_comparison(profile: Profile, pair: str, metric: str) -> Path:
     """Artefact folder with one metric of one pair; states are recorded first where they are missing.
 
     Files (`PairTable`): CURVE [metric, models, seed, a, b, layer_x, layer_y, set, k, value, low, high, null, n, runs,
-    runs_low, runs_high, crossed, crossed_low, crossed_high, ceiling] (correlation, procrustes, cka, knn; see
+    runs_low, runs_high, crossed, crossed_low, crossed_high, ceiling] (correlation, procrustes, cka, knn, more; see
     `with_yardsticks`); VARIANCE, see `layer_sources` (the same, where there are embedders); TWINS, see
     `robustness.twin_table`, and for cka AUDIT of the first seed, see `robustness.audit_table`; HEATMAP [metric,
     models, layer_x, layer_y, value], embedders averaged over seeds, and MAXIMA of the first seed, see
@@ -117,7 +118,10 @@ def make_comparison(profile: Profile, pair: str, metric: str) -> Path:
     todo = [case for case in cases(profile, pair) if metric != "probes" or case.models != "ceiling"]
     states = _states(profile, todo)
     inputs = sorted({folder.name for folder in states.values() if folder.name != BF16})
-    used = profile.analysis.model_dump(include={"ks", "bootstrap", "permutations"})
+    if metric == MORE and not profile.analysis.more:
+        raise ValueError("expected measures on request, got none: name some of mutual_knn, cknna, rsa and svcca in "
+                         "analysis.more")
+    used = profile.analysis.model_dump(include={"ks", "bootstrap", "permutations", *({MORE} if metric == MORE else ())})
     key = store.key(metric=metric, cases=todo, analysis=used, states=inputs,
                     code=code_hash(make_comparison))
     target = store.artefact(profile.name, "similarity", f"{pair}-{metric}", key)
@@ -163,8 +167,9 @@ def _write_layers(folder: Path, opened: Iterable[tuple[Case, Recording, Recordin
         tables.setdefault(PairTable.CURVE, []).append(_named(case, line[line["metric"] != TIED]))
         if yardstick:
             continue
-        found = {PairTable.TIED: line[line["metric"] == TIED],
-                 PairTable.TWINS: twin_table(x, y, metric, analysis, mine)}
+        found = {PairTable.TIED: line[line["metric"] == TIED]}
+        if metric != MORE:
+            found[PairTable.TWINS] = twin_table(x, y, metric, analysis, mine)
         found |= _whole(folder, x, y, metric, analysis, case.models if first else None, mine)
         for name, table in found.items():
             tables.setdefault(name, []).append(_named(case, table))

@@ -6,10 +6,11 @@ range and direction, and what it is invariant to; `compare_layers` gives all of 
 """
 
 from hrsa.similarity.layers import compare_arrays, compare_layers
-from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS, Metric, shown_k
+from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS, ON_REQUEST, Metric, shown_k
 from hrsa.similarity.probe import fit_probe
 from hrsa.similarity.states import open_states
 
 __all__ = [
-    "METRICS", "METRIC_FAMILIES", "Metric", "compare_arrays", "compare_layers", "fit_probe", "open_states", "shown_k",
+    "METRICS", "METRIC_FAMILIES", "ON_REQUEST", "Metric", "compare_arrays", "compare_layers", "fit_probe",
+    "open_states", "shown_k",
 ]

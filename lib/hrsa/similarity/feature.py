@@ -1,13 +1,13 @@
 """CKA of all layer pairs in feature space: X'Y summed over blocks of tokens, when tokens outnumber all dimensions.
 
-A few entries may carry the whole sum here, so that products are float64.
+A few entries may carry the whole sum here, so that products are float64. On request the same products give SVCCA.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from hrsa.similarity.arrays import Array, hstack, sum_float64, to_float64, zeros
+from hrsa.similarity.arrays import Array, asarray_like, hstack, sum_float64, svd, to_float64, to_numpy, zeros
 from hrsa.similarity.budget import Limits
 from hrsa.similarity.states import BLOCK_TOKENS, PIECE, Layer, blocks, square_rows
 
@@ -87,3 +87,46 @@ def cross_product(x: Layer, others: list[Layer], order: np.ndarray | None = None
 def _squares(layers: list[Layer], rows: slice) -> dict[str, np.ndarray]:
     a = np.stack([square_rows(layer.centred(rows)) for layer in layers])  # (l, b)
     return {"products": a @ a.T, "sums": a.sum(axis=1)}
+
+
+_VARIANCE = 0.99  # of a layer, that the directions kept by SVCCA hold at least, as published
+_RANK = 1e-10  # of the largest variance: less is none
+
+
+def kept_directions(x: Layer) -> np.ndarray:
+    """The fewest principal directions (d, k) of a layer that hold 99% of its variance; none for a constant layer."""
+    vectors, variances, _ = svd(_own_product(x))
+    held = np.cumsum(variances) / max(variances.sum(), np.finfo(float).tiny)
+    return to_numpy(vectors)[:, : int((held < _VARIANCE).sum()) + 1 if variances[0] > 0 else 0]
+
+
+def svcca(x: Layer, y: Layer, kept: tuple[np.ndarray, np.ndarray], order: np.ndarray | None = None,
+          weights: np.ndarray | None = None) -> float:
+    """Mean canonical correlation of two layers (n, d_x), (n, d_y) in the directions `kept` of each, read in blocks.
+
+    0: no linear readout of the one is one of the other; 1: the directions kept of the one with fewer are all found in
+    the other (Raghu et al. 2017, arXiv 1706.05806). `kept` as `kept_directions` gives them, (d_x, k_x) and (d_y, k_y).
+    With n not well above k_x + k_y, any two layers score near 1. `order` (n,) takes the rows of y in another order;
+    `weights` (n,) counts every token so often, in the directions kept of all. NaN where a layer is constant.
+    """
+    split, total = kept[0].shape[1], 0.0
+    if not min(split, kept[1].shape[1]):
+        return float("nan")
+    both, sums = 0.0, 0.0
+    for rows in blocks(x.shape[0]):
+        mine, theirs = x.centred(rows), y.centred(rows if order is None else order[rows])
+        z = np.hstack([to_numpy(to_float64(part) @ asarray_like(directions, part))
+                       for part, directions in ((mine, kept[0]), (theirs, kept[1]))])  # (b, k_x + k_y)
+        counted = np.ones(len(z)) if weights is None else weights[rows]
+        both, sums, total = both + (z * counted[:, None]).T @ z, sums + counted @ z, total + counted.sum()
+    both = both - np.outer(sums, sums) / total
+    white = [_whitening(both[part, part]) for part in (slice(split), slice(split, None))]
+    correlations = np.linalg.svd(white[0].T @ both[:split, split:] @ white[1], compute_uv=False)
+    return float(np.clip(correlations, 0.0, 1.0).mean()) if len(correlations) else float("nan")
+
+
+def _whitening(square: np.ndarray) -> np.ndarray:
+    """Columns (k, m) that turn sums of squares (k, k) into the identity (m, m), m their rank."""
+    variances, vectors = np.linalg.eigh(square)
+    there = variances > _RANK * variances[-1]
+    return vectors[:, there] / np.sqrt(variances[there])

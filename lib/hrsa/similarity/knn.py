@@ -7,6 +7,9 @@ with the lower row number is nearer, in both models alike. Equal states (the sam
 cosines that decide a boundary are summed in one fixed order; the share of tokens whose neighbour set the rule had to
 decide is reported: where it is high, part of the overlap is the rule's.
 
+On request the same neighbours give two measures of Huh et al. 2024: mutual k-NN, the share of the neighbours that both
+models agree on, and CKNNA, which weighs each by how near it is.
+
 Float32 products find candidates. They are taken about the mean direction c of the unit rows u = c + v, since
 cos(i, j) = v_i . v_j + c . v_j + (a term of i alone): rounding then scales with the spread of directions and not with
 the common part that anisotropic states share. Where a boundary's gap is within that rounding, float64 decides.
@@ -14,12 +17,12 @@ the common part that anisotropic states share. Where a boundary's gap is within 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hrsa.similarity.arrays import to_numpy
+from hrsa.similarity.arrays import asarray_like, to_numpy
 from hrsa.similarity.budget import Limits
 from hrsa.similarity.metrics import KS
 from hrsa.similarity.search import Directions, search_best
@@ -94,20 +97,66 @@ def neighbours(layer: Layer, ks: Sequence[int] = KS, limits: Limits | None = Non
 
 def overlap(a: Neighbours, b: Neighbours) -> np.ndarray:
     """Jaccard index per token and k, (n, len(ks)), of two sets of neighbours found for the same n and ks."""
+    shared = shared_neighbours(a, b)
+    return shared / (2 * np.array(a.ks) - shared)
+
+
+def shared_neighbours(a: Neighbours, b: Neighbours) -> np.ndarray:
+    """How many of the k nearest neighbours of each token are the same in both, (n, len(ks)); over k it is the mutual
+    k-NN of Huh et al. 2024 (arXiv 2405.07987, eq. 11). ValueError: not the same n and ks."""
+    shared = np.empty((len(a.index), len(a.ks)))
+    for rows, rank in _ranks(a, b):
+        worst = np.maximum(rank, np.arange(rank.shape[1]))  # (b, k)
+        shared[rows] = (worst[:, :, None] < np.array(a.ks)).sum(axis=1)
+    return shared
+
+
+def _ranks(a: Neighbours, b: Neighbours) -> Iterator[tuple[slice, np.ndarray]]:
+    """Rank among a's neighbours of each of b's, (b, k), for blocks of tokens; k for those that are none of a's."""
     if a.index.shape != b.index.shape or a.ks != b.ks:
         raise ValueError(f"expected neighbours for the same n and ks, got {a.index.shape}, {a.ks} and "
                          f"{b.index.shape}, {b.ks}")
     n, k = a.index.shape
-    shared = np.empty((n, len(a.ks)))
     rank = np.full((min(n, 256), n), k, np.int32)  # rank in a of every token, for a block of rows
-    for start in range(0, n, len(rank)):
-        mine, theirs = a.index[start : start + len(rank)], b.index[start : start + len(rank)]
-        here = rank[: len(mine)]
+    for rows in blocks(n, len(rank)):
+        mine, here = a.index[rows], rank[: rows.stop - rows.start]
         np.put_along_axis(here, mine, np.arange(k, dtype=np.int32)[None], axis=1)
-        worst = np.maximum(np.take_along_axis(here, theirs, axis=1), np.arange(k))  # (b, k)
-        shared[start : start + len(mine)] = (worst[:, :, None] < np.array(a.ks)).sum(axis=1)
+        yield rows, np.take_along_axis(here, b.index[rows], axis=1)
         np.put_along_axis(here, mine, np.int32(k), axis=1)
-    return shared / (2 * np.array(a.ks) - shared)
+
+
+def affinities(layer: Layer, near: Neighbours, limits: Limits | None = None) -> np.ndarray:
+    """Cosines (n, k) of every token with its neighbours, less the mean of its cosines with all tokens; float64."""
+    limits = limits or Limits()
+    directions = Directions(layer, limits)
+    found = np.empty(near.index.shape)
+    size = limits.fitting(16 * layer.shape[1] * (near.index.shape[1] + 1), 0.25 / limits.threads)
+    for rows in blocks(len(found), size):
+        unit = directions.unit(rows)
+        theirs = directions.unit(near.index[rows].ravel()).reshape(*found[rows].shape, -1)  # (b, k, d)
+        common = to_numpy(unit @ asarray_like(directions.common, unit))  # (b,)
+        found[rows] = to_numpy((theirs @ unit[:, :, None])[:, :, 0]) - common[:, None]
+    return found
+
+
+def alignment(a: Neighbours, b: Neighbours, of_a: np.ndarray, of_b: np.ndarray) -> np.ndarray:
+    """What each token adds to CKNNA's sums, (3, n, len(ks)): of both sets of neighbours, of a's and of b's alone.
+
+    `of_a`, `of_b` (n, k) are the `affinities` of the neighbours. Sum over tokens i and over j that are neighbours of i
+    in both of k(i, j) l(i, j), where k and l are cosines less the mean of their row (Huh et al. 2024, arXiv 2405.07987,
+    appendix A; the code published with it takes an HSIC of the masked kernels instead). CKNNA is the first sum over
+    the root of the product of the other two. ValueError: not the same n and ks.
+    """
+    sums = np.empty((3, len(a.index), len(a.ks)))
+    counted = np.array(a.ks)
+    for at, own in ((1, of_a), (2, of_b)):
+        sums[at] = np.cumsum(np.square(own), axis=1)[:, counted - 1]
+    padded = np.hstack([of_a, np.zeros((len(of_a), 1))])  # of what is no neighbour: 0
+    for rows, rank in _ranks(a, b):
+        product = np.take_along_axis(padded[rows], rank, axis=1) * of_b[rows]  # (b, k)
+        worst = np.maximum(rank, np.arange(rank.shape[1]))
+        sums[0, rows] = np.where(worst[:, :, None] < counted, product[:, :, None], 0.0).sum(axis=1)
+    return sums
 
 
 def _check_ks(ks: Sequence[int], n: int, shapes: str) -> int:

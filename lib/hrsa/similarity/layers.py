@@ -1,7 +1,8 @@
 """One tidy table of all similarities of two models, layer by layer, with intervals and nulls.
 
 The metrics are those of the registry (`metrics.METRICS`): correlation, cka and debiased_cka compare all layer pairs
-(or layers of equal number alone), the four of Procrustes and knn layers of equal number. Beside them, `knn_tied` is
+(or layers of equal number alone), all others layers of equal number. Those of `metrics.ON_REQUEST` are computed where
+they are named. Beside them, `knn_tied` is
 the share of tokens whose neighbours the tie rule decided in either model: where it is high, so is part of the overlap;
 `correlation_undefined` counts the dimensions that are constant in either layer.
 """
@@ -20,27 +21,29 @@ from hrsa.similarity import resampling
 from hrsa.similarity import rows as tables
 from hrsa.similarity.arrays import device_name, to_numpy
 from hrsa.similarity.budget import MEMORY_MB, Limits
-from hrsa.similarity.metrics import KS, METRIC_FAMILIES, METRICS, shown_k
+from hrsa.similarity.metrics import KS, METRIC_FAMILIES, METRICS, ON_REQUEST, shown_k
 from hrsa.similarity.rows import TIED, UNDEFINED, Job
 from hrsa.similarity.states import States, open_states
 from hrsa.study.code_hash import code_hash
 from hrsa.study.partial import Work
 
+_USUAL = tuple(name for name in METRICS if name not in ON_REQUEST)
 LAYER_COLUMNS = ["metric", "layer_x", "layer_y", "k", "value", "low", "high", "null", "n_tokens"]
 
 
 def compare_arrays(x: Any, y: Any, metric: str, k: int | None = None) -> float:
     """One similarity of two arrays (n, d_x), (n, d_y): the value that `compare_layers` gives them.
 
-    `metric` is a key of `METRICS`; `k` is for knn (None: 10, or fewer where n is small). NaN where the similarity is
-    not defined. ValueError: as `compare_layers`.
+    `metric` is a key of `METRICS`; `k` is for those that have one (None: 10, or fewer where n is small). NaN where the
+    similarity is not defined. ValueError: as `compare_layers`.
     """
-    ks = () if metric != "knn" else (k,) if k else (shown_k(k for k in KS if k < len(x)),)
+    has_k = metric in METRICS and METRICS[metric].has_k
+    ks = () if not has_k else (k,) if k else (shown_k(k for k in KS if k < len(x)),)
     return float(compare_layers([x], [y], (metric,), ks=ks, layers="matched")["value"].item())
 
 
 def compare_layers(
-    states_x: Any, states_y: Any, metrics: Sequence[str] = tuple(METRICS), *, ks: Sequence[int] = KS,
+    states_x: Any, states_y: Any, metrics: Sequence[str] = _USUAL, *, ks: Sequence[int] = KS,
     layers: Literal["all", "matched"] = "all", texts: Any = None, classes: Any = None, resamples: int = 0,
     permutations: int = 0, level: float = 0.95, rng: np.random.Generator | None = None,
     memory_mb: float = MEMORY_MB, threads: int | None = None, work: Path | str | None = None, sample_seed: int = 0,
@@ -49,9 +52,10 @@ def compare_layers(
     """Compare every layer of one model with the layers of another on the same n tokens.
 
     `states_x`, `states_y`: (l, n, d) arrays, or sequences of arrays, memory maps or tensors (n, d); widths may differ
-    (see `states.open_states`). `metrics`: see this module. k-NN takes at most 50,000 tokens, drawn by `sample_seed`.
-    With `texts` (n,), the text of each token, and `resamples`, matched layers get a bootstrap interval over texts (knn:
-    of the mean over tokens, given the neighbours found among all). With `classes` (n,) and `permutations`, they get
+    (see `states.open_states`). `metrics`: see this module. k-NN, and what is made of pairs of tokens, takes
+    at most 50,000 tokens, drawn by `sample_seed`. With `texts` (n,), the text of each token, and `resamples`, matched
+    layers get a bootstrap interval over texts (knn and those on request: given the neighbours, ranks and directions
+    found among all). With `classes` (n,) and `permutations`, they get
     the mean value under rows of y shuffled within classes. Both need `rng`.
 
     Centred states and sums take at most `memory_mb` whatever n is, as long as no resamples are asked for, and all
@@ -59,11 +63,11 @@ def compare_layers(
     for any number). `work` is a folder for partial sums: an interrupted comparison goes on at its last finished block
     when it is called again with the same input.
 
-    Returns [metric, layer_x, layer_y, k, value, low, high, null, n_tokens], layers numbered from 0, k for knn alone,
-    NaN where something was not asked for or is not defined; with `drawn`, a list of the value in each resample too
-    (the same `texts` and `rng` draw the same resamples, the first of many being those of few). ValueError: unequal n,
-    too few tokens, k >= n, NaN or Inf, arrays on two devices; see the metrics; an unknown metric; a limit below what
-    one block needs.
+    Returns [metric, layer_x, layer_y, k, value, low, high, null, n_tokens], layers numbered from 0, k for metrics of
+    neighbours, NaN where something was not asked for or is not defined; with `drawn`, a list of the value in each
+    resample too (the same `texts` and `rng` draw the same resamples, the first of many being those of few).
+    ValueError: unequal n, too few tokens, k >= n, NaN or Inf, arrays on two devices; see the metrics; an unknown
+    metric; a limit below what one block needs.
     """
     _check_metrics(metrics, layers)
     x, y = open_states(states_x, "states_x"), open_states(states_y, "states_y")
@@ -85,6 +89,12 @@ def _table(job: Job, metrics: set[str]) -> pd.DataFrame:
         rows += tables.procrustes_rows(job)
     if metrics & {*METRIC_FAMILIES["knn"], TIED}:
         rows += tables.knn_rows(job)
+    if metrics & {"mutual_knn", "cknna"}:
+        rows += tables.local_rows(job)
+    if "rsa" in metrics:
+        rows += tables.rsa_rows(job)
+    if "svcca" in metrics:
+        rows += tables.svcca_rows(job)
     rows = [{"n_tokens": job.x.n, **row} for row in rows if row["metric"] in metrics]
     return pd.DataFrame(rows, columns=[*LAYER_COLUMNS, "drawn"]).astype({"k": "Int64"})
 
@@ -106,7 +116,8 @@ def _check_pair(x: States, y: States, metrics: Sequence[str], ks: Sequence[int])
     least = 4 if set(metrics) & set(METRIC_FAMILIES["cka"]) else 2
     if x.n < least:
         raise ValueError(f"expected at least {least} tokens, {shapes}: record more")
-    if set(metrics) & {*METRIC_FAMILIES["knn"], TIED} and (not ks or min(ks) < 1 or max(ks) >= x.n):
+    of_neighbours = {TIED, *(name for name, metric in METRICS.items() if metric.has_k)}
+    if of_neighbours & set(metrics) and (not ks or min(ks) < 1 or max(ks) >= x.n):
         raise ValueError(f"expected 1 <= k < n = {x.n} tokens, got ks = {tuple(ks)}; {shapes}")
     places = [device_name(side.layers[0].raw(slice(0, 1))) for side in (x, y)]
     if places[0] != places[1]:

@@ -22,10 +22,11 @@ class Metric:
     `name` is what prints, `unit` what its numbers count ("" for a plain ratio), `low` and `high` bound the range,
     `direction` says whether larger values ("up") or smaller ones ("down") mean more alike models. `axis` holds the
     bounds of an axis and of a colour scale (None: those of the data) and `colours` is matplotlib's name of the scale.
-    `family` names the metrics that come from one computation. `with_n` says which way the value goes as tokens are
-    added ("" where it only gets less noisy): such values are compared at equal n, and shown with it. `power` makes the
-    distance from `identical` a squared distance, as 1 - CKA is between normalised Gram matrices: squared distances add
-    up over independent causes.
+    `family` names the metrics that are compared together; those of family "more" are computed on request alone
+    (`analysis.more`). `has_k` says that a value belongs to a number of neighbours. `with_n` says which way the value
+    goes as tokens are added ("" where it only gets less noisy): such values are compared at equal n, and shown with it.
+    `power` makes the distance from `identical` a squared distance, as 1 - CKA is between normalised Gram matrices:
+    squared distances add up over independent causes.
 
     `invariant` names the changes of *one* of the two arrays that leave the value as it is: `rotation` (any
     orthogonal map of the dimensions), `scale` (one positive factor for all), `shift` (one vector added to every
@@ -49,6 +50,7 @@ class Metric:
     unit: str = ""
     with_n: Literal["", "up", "down"] = ""
     power: float = 1.0
+    has_k: bool = False
 
     def __post_init__(self) -> None:
         unknown = self.invariant - set(CHANGES)
@@ -71,6 +73,8 @@ class Metric:
 
 
 _BASIS_FREE = frozenset(CHANGES)
+_ABOUT_ORIGIN = _BASIS_FREE - {"shift"}  # angles between tokens
+MORE = "more"  # the family of what is computed on request
 _REPRESENTATION, _LOCAL = "arXiv 2601.21192, representation level", "arXiv 2601.21192, local geometry"
 
 METRICS: dict[str, Metric] = {
@@ -103,12 +107,28 @@ METRICS: dict[str, Metric] = {
         source="Song et al. 2012, eq. 4; Nguyen et al. 2021, eq. 3"),
     "knn": Metric(
         "k-NN overlap", 0.0, 1.0, "up", axis=(0, 1), colours="cividis", family="knn",
-        invariant=frozenset({"rotation", "scale", "permutation"}), identical=1.0, symmetric=True, same_width=False,
-        source=_LOCAL, unit="Jaccard index", with_n="down"),  # of more tokens, the k nearest are nearer
+        invariant=_ABOUT_ORIGIN, identical=1.0, symmetric=True, same_width=False,
+        source=_LOCAL, unit="Jaccard index", with_n="down", has_k=True),  # of more tokens, the k nearest are nearer
+    "mutual_knn": Metric(
+        "mutual k-NN", 0.0, 1.0, "up", axis=(0, 1), colours="cividis", family=MORE, invariant=_ABOUT_ORIGIN,
+        identical=1.0, symmetric=True, same_width=False, source="Huh et al. 2024, arXiv 2405.07987",
+        unit="share of neighbours", with_n="down", has_k=True),
+    "cknna": Metric(
+        "CKNNA", -1.0, 1.0, "up", axis=(0, 1), colours="cividis", family=MORE, invariant=_ABOUT_ORIGIN, identical=1.0,
+        symmetric=True, same_width=False, source="Huh et al. 2024, arXiv 2405.07987, appendix A", with_n="down",
+        has_k=True),
+    "rsa": Metric(
+        "RSA", -1.0, 1.0, "up", axis=(0, 1), colours="viridis", family=MORE, invariant=_ABOUT_ORIGIN, identical=1.0,
+        symmetric=True, same_width=False, source="Kriegeskorte et al. 2008", unit="rank correlation"),
+    "svcca": Metric(
+        "SVCCA", 0.0, 1.0, "up", axis=(0, 1), colours="viridis", family=MORE, invariant=_BASIS_FREE, identical=1.0,
+        symmetric=True, same_width=False, source="Raghu et al. 2017, arXiv 1706.05806",
+        with_n="down"),  # the fewer tokens, the better any two subspaces can be made to correlate
 }
 METRIC_FAMILIES: dict[str, tuple[str, ...]] = {
     family: tuple(key for key, metric in METRICS.items() if metric.family == family)
-    for family in dict.fromkeys(metric.family for metric in METRICS.values())}
+    for family in dict.fromkeys(metric.family for metric in METRICS.values()) if family != MORE}
+ON_REQUEST = tuple(key for key, metric in METRICS.items() if metric.family == MORE)
 KS = (5, 10, 50)  # numbers of neighbours, as published
 _SHOWN = 10  # the middle of the published
 

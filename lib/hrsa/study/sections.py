@@ -322,6 +322,8 @@ class Analysis(Section):
     max_length: Count = 128  # tokens per probe text
     max_tokens: int = Field(4000, ge=4, le=50_000)  # seeded sample of tokens, the same for every model
     ks: Annotated[tuple[Count, ...], Field(min_length=1), Once] = (5, 10, 50)  # neighbours, as published
+    more: Annotated[tuple[Literal["mutual_knn", "cknna", "rsa", "svcca"], ...], Once] = Field(
+        (), exclude_if=lambda value: not value)  # measures beside the published ones; each costs about as much as k-NN
     memory_mb: int = Field(512, ge=64)  # states of both models held at once by a comparison of layers
     bootstrap: int = Field(200, ge=2)  # resamples of texts for an interval
     permutations: Count = 20  # row shuffles for a null
