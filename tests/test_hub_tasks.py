@@ -7,6 +7,7 @@ from tiny import tiny_backbone
 
 from hrsa.evaluation.encoder import InstructedEncoder, model_meta
 from hrsa.evaluation.evaluate import run_task
+from hrsa.evaluation.tasks import study_tasks
 from hrsa.models.embedder import assemble
 from hrsa.study.profile import load_profile
 
@@ -56,3 +57,26 @@ def test_a_blank_text_is_similar_to_nothing(model, published):
     vectors = encoder.encode([{"text": ["stone", "", "  "]}], task_metadata=published["STS12"].metadata,
                              hf_split="test", hf_subset="default")
     assert (vectors[1:] == 0).all() and (vectors[0] != 0).any()
+
+
+@pytest.mark.parametrize(("name", "items"), [
+    ("ArguAna", 2), ("BrightBiologyRetrieval", 2), ("AlloprofReranking", 2), ("STS12", 6), ("STS17", 12),
+    ("SprintDuplicateQuestions", None), ("DBpediaClassification", 6), ("WikiCitiesClustering", 1),
+    ("DiaBlaBitextMining", None)])
+def test_a_task_is_scored_on_a_few_of_its_texts(name, items, hub, model, published, tmp_path):
+    publish(hub, published[name])
+    encoder = InstructedEncoder(model, model_meta("tiny", "1"), "bidirectional", "generic")
+    paper = load_profile("paper")
+    changes = {"benchmark_tasks": (name,), "max_docs": 6, "max_queries": 2, "max_subsets": 2}
+    suite = paper.suite.model_copy(update=changes)
+    (task,) = study_tasks(paper.model_copy(update={"suite": suite}))
+    score, found = run_task(encoder, task, tmp_path)
+    assert 0 <= abs(score) <= 1 and len(task.hf_subsets) <= 2
+    assert items is None or len(found) == items
+
+
+def test_a_task_that_no_benchmark_has_is_refused():
+    paper = load_profile("paper")
+    suite = paper.suite.model_copy(update={"benchmark_tasks": ("STS12", "STS0")})
+    with pytest.raises(ValueError, match=r"expected tasks of .*BRIGHT.* in suite.benchmark_tasks, got \['STS0'\]"):
+        list(study_tasks(paper.model_copy(update={"suite": suite})))

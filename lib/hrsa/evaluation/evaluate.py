@@ -160,7 +160,8 @@ def _suite_key(profile: Profile) -> str:
              for name in suite.tasks}
     cards = store.file_hash(store.SUITE / "eval" / "tasks.json") if suite.tasks else None  # instructions, metrics
     return store.key(files=files, cards=cards, **suite.model_dump(
-        include={"tasks", "benchmarks", "max_docs", "max_queries", "uninstructed", "dimensions"}))
+        include={"tasks", "benchmarks", "benchmark_tasks", "max_docs", "max_queries", "max_subsets", "uninstructed",
+                 "dimensions"}))
 
 
 def evaluate_model(profile: Profile, model_id: str) -> Path:

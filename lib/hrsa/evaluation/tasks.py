@@ -19,6 +19,7 @@ from mteb.abstasks import (
 )
 from mteb.abstasks.task_metadata import TaskMetadata
 
+from hrsa.evaluation.capped import capped
 from hrsa.study.profile import Profile
 from hrsa.study.store import key
 from hrsa.texts.suite import EvalTask, load_task
@@ -119,21 +120,28 @@ def local_task(task: EvalTask) -> AbsTask:
 
 
 def study_tasks(profile: Profile) -> Iterator[AbsTask]:
-    """The profile's local tasks, then those of its benchmarks, each once; unknown names raise ValueError."""
-    seen = set()
-    for name in profile.suite.tasks:
+    """The profile's local tasks, then those of its benchmarks, each once and capped as the suite says.
+
+    Raises ValueError for an unknown name, and for one in `suite.benchmark_tasks` that no benchmark of the profile has.
+    """
+    suite, seen = profile.suite, set()
+    for name in suite.tasks:
         seen.add(name)
         yield local_task(load_task(name, profile))
-    for name in profile.suite.benchmarks:
+    wanted = set(suite.benchmark_tasks or ())
+    for name in suite.benchmarks:
         try:
             benchmark = mteb.get_benchmark(name)
         except KeyError as error:
             raise ValueError(f"expected the name of an mteb benchmark in suite.benchmarks, got {name!r}: "
                              f"{error.args[0]}") from None
         for task in benchmark.tasks:
-            if task.metadata.name not in seen:
+            if task.metadata.name not in seen and (not wanted or task.metadata.name in wanted):
                 seen.add(task.metadata.name)
-                yield task
+                yield capped(task, suite.max_docs, suite.max_queries, suite.max_subsets)
+    if unknown := sorted(wanted - seen):
+        raise ValueError(f"expected tasks of {list(suite.benchmarks)} in suite.benchmark_tasks, got {unknown}: correct "
+                         "the names")
 
 
 def task_family(task: Any) -> str:

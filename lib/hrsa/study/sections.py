@@ -306,10 +306,14 @@ class Suite(Section):
     benchmarks: Annotated[tuple[Text, ...], Once] = ()  # mteb benchmarks by name (needs the hub)
     uninstructed: Literal["refuse", "generic", "bare"] = "refuse"  # a benchmark task that brings no instruction: stop,
     # or mteb's phrase for the task type, or the text alone; silence here changes scores unseen
-    max_docs: Count | None = None  # cap on each local corpus; relevant documents always stay
+    benchmark_tasks: Annotated[tuple[Text, ...], Field(min_length=1), Once] | None = Field(
+        None, exclude_if=lambda value: value is None)  # only these tasks of the benchmarks; None: all of them
+    max_docs: Count | None = None  # cap on each corpus, or on the rows of a split; relevant documents always stay
     max_queries: Count | None = None
     dimensions: Annotated[tuple[Count, ...], Once] = Field((), exclude_if=lambda value: not value)  # scores once more
     # with the first so many dimensions of each embedding (Matryoshka, arXiv 2205.13147)
+    max_subsets: Count | None = Field(None, exclude_if=lambda value: value is None)  # languages or domains of a
+    # benchmark's task, the first; an average over fewer is another score
     mining: Mining = Mining()
 
 

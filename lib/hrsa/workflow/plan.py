@@ -183,7 +183,9 @@ def evaluated_texts(profile: Profile) -> dict[str, pd.DataFrame]:
             tasks = mteb.get_benchmark(name).tasks
         except KeyError as error:
             raise ValueError(f"expected an mteb benchmark in suite.benchmarks, got {name!r}: {error.args[0]}") from None
+        wanted = profile.suite.benchmark_tasks
         found[name] = [(column, told["unique_texts"], told["average_text_length"]) for task in tasks
+                       if wanted is None or task.metadata.name in wanted
                        for split in task.eval_splits
                        for column, told in (task.metadata.descriptive_stats or {}).get(split, {}).items()
                        if isinstance(told, dict) and "average_text_length" in told]
