@@ -26,7 +26,7 @@ from hrsa.similarity.arrays import sum_float64
 from hrsa.similarity.budget import Limits
 from hrsa.similarity.feature import cross_product, feature_sums
 from hrsa.similarity.gram import gram_sums
-from hrsa.similarity.states import Layer, States
+from hrsa.similarity.states import Layer, States, open_states
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,25 @@ class PairSums:
         """Unbiased HSIC (l, l) from `apart` = ||X'Y||^2 - sum a_i b_i, which massive tokens don't cancel."""
         apart = self.apart - 2 / (self.n - 2) * self.products
         return unbiased(apart, 0.0, self.sums[:, None], self.sums[None, :], self.n)
+
+
+def linear_cka(x: Any, y: Any, debiased: bool = False) -> float:
+    """Linear CKA of two arrays (n, d_x) and (n, d_y) of the same n rows, numpy or torch; d may differ.
+
+    From 0 to 1 (the debiased estimate may lie below 0); 1 for arrays that differ by rotation, shift and one scale. NaN
+    where an array does not vary. Source: Kornblith et al. 2019, eq. 4; debiased as Nguyen et al. 2021, eq. 3.
+    ValueError: no matrices, unequal rows, fewer than 4 rows, a value that is not finite.
+
+    >>> import numpy as np
+    >>> x = np.array([[0.0, 1], [2, 3], [5, 1], [4, 4], [1, 1]])
+    >>> turned = x @ np.array([[0, -1], [1, 0]]) * 3 + 7
+    >>> round(linear_cka(x, turned), 6), round(linear_cka(x, turned, debiased=True), 6)
+    (1.0, 1.0)
+    """
+    a, b = open_states([x], "x"), open_states([y], "y")
+    if a.n != b.n or a.n < 4:
+        raise ValueError(f"expected two arrays of the same 4 rows or more, got {a.n} and {b.n}: pair the rows")
+    return float(pair_sums(a, b).cka(debiased).item())
 
 
 def pair_sums(x: States, y: States, limits: Limits | None = None, matched: bool = False) -> PairSums:
