@@ -3,6 +3,7 @@
 import errno
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,50 @@ def test_a_second_signal_is_no_traceback():
             run.send_signal(signal.SIGINT)
         _, err = run.communicate(timeout=20)
     assert run.returncode == 130 and err.count("hrsa: interrupted") == 1 and "Traceback" not in err
+
+
+ENGINE = """
+import sys
+from hrsa.workflow import commands, engine
+engine.SNAKEMAKE = [sys.executable, "-c", "import time; print('1 of 3 steps', flush=True); time.sleep(60)"]
+sys.exit(commands.main(["book", "--profile", "smoke", "--cores", "1"]))
+"""
+
+
+@pytest.fixture
+def started(tmp_path):
+    """A function that starts the engine on a study in a folder, with a Snakemake that goes on for a minute."""
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    shutil.copy(store.NOTEBOOKS / "profiles" / "smoke.yaml", tmp_path / "notebooks" / "profiles")
+    environment = {name: value for name, value in os.environ.items() if name != "HRSA_OWNER"}
+    return lambda: subprocess.Popen([sys.executable, "-c", ENGINE], cwd=tmp_path, **PIPES, start_new_session=True,
+                                    env=environment | {"HRSA_ROOT": str(tmp_path)})
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")])
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_an_engine_that_is_ended_takes_its_jobs_along_and_says_one_thing(started, tmp_path, number, said, send):
+    with started() as run:
+        assert "1 of 3 jobs done" in run.stderr.readline()
+        [child] = psutil.Process(run.pid).children()
+        send(run.pid, number)
+        _, err = run.communicate(timeout=60)
+    assert (run.returncode, err) == (
+        128 + number, f"\nhrsa: {said}; what is finished stays. The same command goes on from here.\n")
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert "1 of 3 steps" in (tmp_path / "data" / "runs" / "smoke" / "snakemake.log").read_text()
+    with started() as again:  # nothing is locked
+        assert "1 of 3 jobs done" in again.stderr.readline()
+        again.terminate()
+
+
+def test_an_engine_whose_log_cannot_be_written_stops(started, tmp_path):
+    (tmp_path / "data" / "runs" / "smoke").mkdir(parents=True)
+    (tmp_path / "data" / "runs" / "smoke" / "snakemake.log").symlink_to("/dev/full")
+    with started() as run:
+        _, err = run.communicate(timeout=60)
+    assert run.returncode == 1 and err.count("hrsa: ") == 1 and "Traceback" not in err
+    assert "hrsa: expected room on the disk, got: No space left on device. Make room" in err
 
 
 @pytest.mark.parametrize(("error", "said"), [
