@@ -103,6 +103,38 @@ plots.forest(cost, label="texts", value="value", low="low", high="high", hue="mo
 Markdown(prose.yardsticks.readouts_said(cost))
 
 # %% [markdown]
+# ## The shape of the states
+#
+# What a linear readout can find depends on how states fill their space. TwoNN estimates how many dimensions they fill
+# locally, from the distances to the two nearest neighbours (Facco et al. 2017); the participation ratio says over how
+# many directions their variance is spread. The bands are 95% bootstrap intervals over texts, of all seeds together.
+
+# %%
+shapes = analysis.make_pair_shapes(study, pair)
+shapes["number"] = shapes["shape"].map(analysis.SHAPES)
+plots.curves(shapes[shapes["shape"].isin(["two_nn", "participation_ratio"])], x="layer", y="value", hue="arm",
+             dash="models", facet="number", low="low", high="high", xlabel="state", ylabel="dimensions").publish(
+    study.name, f"09_probes/{pair}", "dimensions",
+    f"Intrinsic dimension (TwoNN) and participation ratio over depth, backbones and embedders, pair {pair}")
+
+# %% [markdown]
+# How to read it: one line per model. A participation ratio near 1 says that one direction carries the variance, as it
+# does where a few massive activations are; TwoNN looks at near neighbours and hardly sees them. A local dimension above
+# the global one would be surprising in any other case.
+#
+# Anisotropy is the mean cosine of two tokens (Ethayarajh 2019): 0 for directions spread evenly, 1 for a single one. A
+# massive activation is an entry that is many times the median entry of its layer (Sun et al. 2024, who speak of them
+# from about 1,000 on).
+
+# %%
+ends = shapes[shapes["layer"].isin([shapes["layer"].iloc[0], *shapes["layer"].unique()[-2:]])]
+plots.table(ends[["number", "models", "arm", "layer", "value", "low", "high"]].rename(columns={"layer": "state"}),
+            "Shape of the first and the last two states, with 95% intervals over texts")
+
+# %% [markdown]
+# How to read it: backbones and embedders of one arm differ by contrastive training. It is known to spread directions
+# out, which would show as a lower anisotropy of the embedders at the last state.
+#
 # ## What was found
 #
 # On texts that no readout was fitted on, from both directions together:

@@ -8,7 +8,7 @@ import pytest
 from test_recordings import WORDS, load, probe_table, save_qwen3
 from tiny import tiny_backbone
 
-from hrsa.analysis import dynamics, intervals, layerwise, pairs, recordings, robustness
+from hrsa.analysis import dynamics, intervals, layerwise, manifold, pairs, recordings, robustness
 from hrsa.analysis import probes as compare_probes
 from hrsa.report.prose import robustness as robust_prose
 from hrsa.report.prose import similarity
@@ -433,6 +433,8 @@ def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch):
         alone.setattr(train, "make_model", no_model)
         pairs.make_comparison(study, "base-vs-rlvr", "correlation")
         probes = store.read_table(pairs.make_comparison(study, "base-vs-rlvr", "probes") / "probes.parquet")
+        shapes = manifold.make_pair_shapes(study, "base-vs-rlvr")
+        assert shapes.groupby(["models", "arm", "layer"]).size().eq(4).all() and shapes["models"].nunique() == 2
         parts = synthesis.make_similarity_sources(study)
         assert set(parts["metric"]) == set(METRICS) - set(ON_REQUEST) and set(parts["pair"]) == {"base-vs-rlvr"}
         assert parts.groupby("metric").size().eq(6).all() and set(parts["k"].dropna()) == {3}

@@ -3,7 +3,8 @@
 from hrsa.analysis.ablations import RECIPE, UNTRAINED, ablations_of, changed_settings
 from hrsa.analysis.dynamics import DYNAMICS, make_dynamics
 from hrsa.analysis.intervals import over_seeds, read_over_seeds, yardsticks
+from hrsa.analysis.manifold import SHAPES, make_pair_shapes
 from hrsa.analysis.pairs import PairTable, make_comparison
 
-__all__ = ["DYNAMICS", "RECIPE", "UNTRAINED", "PairTable", "ablations_of", "changed_settings", "make_comparison",
-           "make_dynamics", "over_seeds", "read_over_seeds", "yardsticks"]
+__all__ = ["DYNAMICS", "RECIPE", "SHAPES", "UNTRAINED", "PairTable", "ablations_of", "changed_settings",
+           "make_comparison", "make_dynamics", "make_pair_shapes", "over_seeds", "read_over_seeds", "yardsticks"]
