@@ -213,6 +213,61 @@ def test_executed_notebooks_that_are_missing_failed_unfinished_or_noisy_are_all_
         assert part in told, told
 
 
+@pytest.mark.parametrize(("damage", "said"), [
+    (lambda content: content[:len(content) // 2], "expected a whole executed notebook, got JSONDecodeError"),
+    (lambda content: b"", "expected a whole executed notebook"), (lambda content: b"[]", "a whole executed notebook"),
+    (lambda content: b"{}", "expected a whole executed notebook, got KeyError"),
+    (lambda content: b"\xff" + content, "expected a whole executed notebook, got UnicodeDecodeError"),
+    (lambda content: content.replace(b"uncommonly", b"unusually"), "as it was executed, with SHA-256"),
+    (lambda content: content.replace(b'"# Prose', b'"Prose'), "a first cell that begins with '# Title'"),
+    (None, "expected this executed notebook, got none")])
+def test_a_page_that_is_no_longer_whole_is_given_back(study, tmp_path, damage, said):
+    file = store.ROOT / chapters.executed(study, "02_texts", "study")
+    records = [store.ROOT / chapters.record(study, *job) for job in (("02_texts", "study"), ("04_evaluation", "study"))]
+    content = file.read_bytes()
+    for record in records:
+        store.write_json(record, _record("02_texts", "study") | {"made": {
+            "notebook": file.name, notebooks.HASH: store.file_hash(file)}})
+    try:
+        assert notebooks.give_back(study) == [] and all(record.is_file() for record in records)
+        if damage is None:
+            file.unlink()
+        else:
+            file.write_bytes(damage(content))
+        kept = records[0].read_bytes()
+        [told] = notebooks.give_back(study)
+        assert told.startswith("02_texts.ipynb: ") and said in told
+        assert [record.is_file() for record in records] == [False, True]
+        records[0].write_bytes(kept)
+        with pytest.raises(source.StageError, match=re.escape(said)):
+            source.stage(study, tmp_path / "source")
+        assert [record.is_file() for record in records] == [False, True]
+    finally:
+        file.write_bytes(content)
+        for record in records:
+            record.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"made": 1}'])
+def test_a_record_that_is_no_longer_whole_is_no_record(study, content):
+    record = store.ROOT / chapters.record(study, "measure", "backbones")
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(content)
+    assert len(notebooks.give_back(study)) == 1 and not record.exists()
+
+
+def test_a_figure_that_is_gone_has_its_page_made_again(study, tmp_path, monkeypatch):
+    page = "07_cka--base-vs-rl.v1"
+    (tmp_path / f"{page}.html").write_text('<a href="_static/figures/tiny/gone.svg">x</a>')
+    record = store.ROOT / chapters.record(study, "07_cka", "base-vs-rl.v1")
+    store.write_json(record, _record("07_cka", "base-vs-rl.v1"))
+    monkeypatch.setattr(report, "stage", lambda profile, folder: {page: 0})
+    monkeypatch.setattr(report, "run_sphinx", lambda work: tmp_path)
+    with pytest.raises(report.BookError, match="got no such file: run `make book` again"):
+        report.build(study)
+    assert not record.exists()
+
+
 def test_the_front_page_links_only_to_chapters_of_the_profile(tmp_path):
     (tmp_path / "13_verdict.ipynb").write_text("{}")
     text = "See [the\nbackbones](01_backbones.ipynb), [the verdict](13_verdict.ipynb) and [records](run_records.md)."

@@ -312,6 +312,7 @@ def rewritten(file, rows=lambda table: table, meta=lambda said: said):
     ({"rows": lambda table: table.assign(value=table["value"].where(table.index != 2))}, "got 'nan' in row 2"),
     ({"rows": lambda table: table.assign(value=table["value"].where(table.index != 2, np.inf))}, "got 'inf' in row 2"),
     ({"rows": lambda table: table.drop(columns="task")}, "expected columns"),
+    ({"rows": lambda table: table.assign(task=[task.encode() for task in table["task"]])}, "text in column task"),
 ])
 def test_evidence_that_was_changed_is_refused(shared, change, said):
     file, *_ = shared

@@ -101,6 +101,27 @@ def test_the_same_command_again_rebuilds_nothing(study):
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
 
+def test_a_damaged_page_is_made_again_by_the_same_command_although_it_is_ended_once(study):
+    page = study / chapters.executed(SMOKE, "02_texts", "study")
+    page.write_bytes(page.read_bytes()[:10_000])
+    process = engine(study)
+    said = process.stderr.readline()
+    assert said.startswith("made again: 02_texts.ipynb: expected a whole executed notebook, got JSONDecodeError")
+    deadline = time.time() + 60
+    while not any("hrsa" in " ".join(each.info["cmdline"] or ()) and "run" in each.info["cmdline"]
+                  for each in alive(study)) and time.time() < deadline:
+        time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in said
+    assert said.count("hrsa: ") == 1 and "hrsa: ended by SIGTERM; what is finished stays." in said
+    time.sleep(0.5)
+    assert not alive(study)
+    finish(engine(study))
+    assert json.loads(page.read_text(encoding="utf8"))["cells"]
+    assert not [file for file in study.rglob(".*") if ".partial" in file.name]
+
+
 def test_work_done_again_gives_the_same_numbers(study):
     runs = study / "data" / "runs" / "smoke"
     folders = [*runs.glob("embedders/base-s0-*"), *runs.glob("evaluation/base-s0-*"), *runs.glob("states/base-s0-*")]

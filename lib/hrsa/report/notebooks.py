@@ -8,10 +8,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hrsa.report.chapters import executed, jobs, record
 from hrsa.study import store
+from hrsa.study.errors import first_line
+from hrsa.study.profile import Profile
 
 if TYPE_CHECKING:
     import nbformat
+
+
+HASH = "sha256"  # in a record: of the executed notebook
 
 
 class JobError(RuntimeError):
@@ -45,6 +51,62 @@ def check_executed(notebook: Path) -> None:
         if status != "completed" or cell["execution_count"] is None:
             raise JobError(f"{notebook.name}: expected cell {number} to have run, got status {status!r}: the kernel "
                            "died (out of memory?); free memory and run again")
+
+
+def read_page(profile: Profile, chapter: str, name: str) -> nbformat.NotebookNode:
+    """The executed notebook of a job, whole and clean: it begins with a heading, has run to its end without a warning,
+    and is the file that its record names. JobError names it and what is wrong."""
+    file = store.ROOT / executed(profile, chapter, name)
+    if not file.is_file():
+        raise JobError(f"{file.name}: expected this executed notebook, got none")
+    try:
+        return _whole(file, store.ROOT / record(profile, chapter, name))
+    except JobError:
+        raise
+    except Exception as error:  # of JSON, of nbformat, or of a part that is missing
+        raise JobError(f"{file.name}: expected a whole executed notebook, got {type(error).__name__}: "
+                       f"{first_line(error)}") from error
+
+
+def _whole(file: Path, written: Path) -> nbformat.NotebookNode:
+    import nbformat
+
+    check_executed(file)
+    notebook = nbformat.read(file, as_version=4)
+    if notebook.metadata.get("papermill", {}).get("exception"):
+        raise JobError(f"{file.name}: expected a notebook that ran to its end, got one that failed")
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and output.name == "stderr":
+                raise JobError(f"{file.name}: expected no warnings, got in cell {number}: {output.text[:300]}")
+    first = notebook.cells[0] if notebook.cells else None
+    if first is None or first.cell_type != "markdown" or not first.source.startswith("# "):
+        raise JobError(f"{file.name}: expected a first cell that begins with '# Title', got "
+                       f"{first.source[:60] if first else 'no cell'!r}")
+    said = store.read_json(written)["made"].get(HASH) if written.is_file() else None
+    if said not in (None, found := store.file_hash(file)):
+        raise JobError(f"{file.name}: expected the notebook as it was executed, with SHA-256 {said}, got {found}")
+    return notebook
+
+
+def give_back(profile: Profile) -> list[str]:
+    """Remove the records of jobs whose executed notebook, or whose record itself, is no longer whole, so that the jobs
+    run again; return what is wrong with each."""
+    told = []
+    for rule, names in jobs(profile).items():
+        for name in names:
+            written = store.ROOT / record(profile, rule, name)
+            if not written.is_file():
+                continue
+            try:
+                if not isinstance(store.read_json(written).get("made"), dict):
+                    raise JobError(f"{written.name} of {rule}: expected what the job made, got none")
+                if rule[:2].isdigit():
+                    read_page(profile, rule, name)
+            except (JobError, ValueError, AttributeError) as error:
+                told.append(first_line(error))
+                written.unlink()
+    return told
 
 
 def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any],

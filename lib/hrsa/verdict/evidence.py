@@ -110,7 +110,12 @@ def read_evidence(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _check_values(path: Path, rows: pd.DataFrame) -> None:
-    """ValueError unless every score is a finite number and those of a model on a task have a mean that a score has."""
+    """ValueError unless ids are text, every score is a finite number, and those of a model on a task have a mean that a
+    score has."""
+    for name in QUERY_COLUMNS[:-1]:
+        if other := {type(value).__name__ for value in rows[name]} - {"str"}:
+            raise ValueError(f"expected text in column {name} of {path}, got {', '.join(sorted(other))}: write it with "
+                             "hrsa evidence")
     numbers = pd.to_numeric(rows["value"], errors="coerce")
     if not (pd.api.types.is_numeric_dtype(rows["value"]) and np.isfinite(numbers).all()):
         row = int(np.argmin(np.isfinite(numbers))) if not np.isfinite(numbers).all() else 0

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from hrsa.report.chapters import RESULTS
+from hrsa.report.notebooks import give_back
 from hrsa.study import hub, store
 from hrsa.study.profile import PROFILES, Profile
 from hrsa.verdict import statement
@@ -186,6 +187,8 @@ def run_study(profile: Profile, cores: int, records: Sequence[str] = ()) -> None
     with only_engine():
         follow_owner()
         store.sweep(store.RUNS, store.FIGURES, store.BOOK / "executed", RESULTS)
+        for sentence in give_back(profile):
+            log.warning("made again: %s", sentence)
         statement.record_statement(profile)
         for sentence in hub.moved(profile):
             log.warning(sentence)

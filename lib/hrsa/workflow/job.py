@@ -22,7 +22,7 @@ import psutil
 
 from hrsa.report import chapters
 from hrsa.report.chapters import groups
-from hrsa.report.notebooks import JobError, run_notebook
+from hrsa.report.notebooks import HASH, JobError, run_notebook
 from hrsa.study import store
 from hrsa.study.errors import explained
 from hrsa.study.profile import Profile
@@ -99,7 +99,7 @@ def run_job(profile: Profile, rule: str, name: str) -> Path:
         without = chapters.ablations_left_out(profile) if rule == "11_ablations" else frozenset()
         run_notebook(store.NOTEBOOKS / f"{rule}.ipynb", output, graph.parameters(profile, rule, name),
                      without | ({"embedders"} if untrained else set()))
-        made = {"notebook": output.name}
+        made = {"notebook": output.name, HASH: store.file_hash(output)}
     return write_record(profile, rule, name, made, time.monotonic() - start)
 
 

@@ -8,11 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 
 from hrsa.report.book.extension import FIGURE
-from hrsa.report.book.source import stage
+from hrsa.report.book.source import run_again, stage
 from hrsa.study import store
 from hrsa.study.profile import Profile
 
@@ -61,7 +62,12 @@ def loaded_elsewhere(html: str) -> set[str]:
 
 
 class BookError(RuntimeError):
-    """The report could not be built; the message says what Sphinx or the check found."""
+    """The report could not be built; the message says what Sphinx or the check found, `pages` which are to be made
+    again."""
+
+    def __init__(self, message: str, pages: Iterable[str] = ()):
+        super().__init__(message)
+        self.pages = tuple(pages)
 
 
 def build(profile: Profile) -> Path:
@@ -76,7 +82,12 @@ def build(profile: Profile) -> Path:
     figures = stage(profile, work / "source")
     html = run_sphinx(work)
     drop_unused(html)
-    check_html(html, figures)
+    try:
+        check_html(html, figures)
+    except BookError as error:
+        for chapter in error.pages:
+            run_again(profile, chapter)
+        raise
     target = store.BOOK / "_build" / "html"
     shutil.rmtree(target, ignore_errors=True)
     os.replace(html, target)
@@ -110,17 +121,19 @@ def check_html(html: Path, figures: dict[str, int]) -> None:
 
     `figures` is the number of interactive figures by page.
     """
-    faults = []
+    faults, lost = [], []
     for page, expected in figures.items():
         text = (html / f"{page}.html").read_text(encoding="utf8")
         if (shown := text.count(f'<figure class="{FIGURE}" ')) != expected:
             faults.append(f"{page}: expected {expected} interactive figures, got {shown}: is hrsa installed with its "
                           "entry points (`make setup`)?")
-        faults += [f"{page}: expected {name}, got no such file: publish the figure again"
-                   for name in LINKED.findall(text) if not (html / name).is_file()]
+        missing = [name for name in LINKED.findall(text) if not (html / name).is_file()]
+        faults += [f"{page}: expected {name}, got no such file: run `make book` again, which publishes it"
+                   for name in missing]
+        lost += [page] * bool(missing)
     for file in sorted(html.glob("*.html")):
         text = file.read_text(encoding="utf8")
         faults += [f"{file.name}: expected nothing loaded from elsewhere, got {found}"
                    for found in sorted(loaded_elsewhere(text))]
     if faults:
-        raise BookError("the report is not whole:\n" + "\n".join(f"- {fault}" for fault in faults))
+        raise BookError("the report is not whole:\n" + "\n".join(f"- {fault}" for fault in faults), lost)

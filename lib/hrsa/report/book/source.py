@@ -11,8 +11,8 @@ import nbformat
 import yaml
 
 from hrsa.report.book.merged import merged_page
-from hrsa.report.chapters import PAIR_CHAPTERS, book_page, chapters, executed, jobs, pair_chapters
-from hrsa.report.notebooks import JobError, check_executed
+from hrsa.report.chapters import PAIR_CHAPTERS, book_page, chapters, executed, jobs, pair_chapters, record
+from hrsa.report.notebooks import JobError, read_page
 from hrsa.report.plots.continuous import curves
 from hrsa.report.plots.drawing import PLOTLY
 from hrsa.report.prose.answer import comparison
@@ -73,8 +73,8 @@ def write_toc(profile: Profile, folder: Path) -> Path:
 def stage(profile: Profile, folder: Path) -> dict[str, int]:
     """Fill a new folder with the book's source; return the number of interactive figures by page.
 
-    Raises StageError listing every executed notebook that is missing, failed, not run to its end, or that wrote to
-    stderr (a warning).
+    Raises StageError listing every executed notebook that is missing, damaged, failed, not run to its end, or that
+    wrote to stderr (a warning); their records are removed, so that the same command makes them again.
     """
     folder.mkdir(parents=True)
     for name in WRITTEN:
@@ -86,9 +86,10 @@ def stage(profile: Profile, folder: Path) -> dict[str, int]:
             pages = {}
             for name in names:
                 try:
-                    pages[name] = as_page(store.ROOT / executed(profile, chapter, name))
-                except (StageError, JobError) as error:
+                    pages[name] = as_page(read_page(profile, chapter, name), chapter)
+                except JobError as error:
                     faults.append(str(error))
+                    run_again(profile, chapter, name)
             if len(pages) == len(names):
                 labels = {name: run_label(profile, chapter, name) for name in names}
                 notebook = merged_page(pages, "pair" if chapter in PAIR_CHAPTERS else "run", labels)
@@ -107,6 +108,12 @@ def stage(profile: Profile, folder: Path) -> dict[str, int]:
     return figures
 
 
+def run_again(profile: Profile, chapter: str, name: str | None = None) -> None:
+    """Remove the record of a chapter's job, or of all of them: the next run makes the page again."""
+    for job in jobs(profile)[chapter] if name is None else [name]:
+        (store.ROOT / record(profile, chapter, job)).unlink(missing_ok=True)
+
+
 def front_answer(profile: Profile) -> str:
     """Markdown of the front page: three sentences and a figure that answer.
 
@@ -121,6 +128,7 @@ def front_answer(profile: Profile) -> str:
             for output in cell.get("outputs", []) if "text/markdown" in output.get("data", {})]
     there = (store.FIGURES / profile.name / _OVERVIEW).is_file()
     if len(said) != 1 or not there:
+        run_again(profile, _VERDICT)
         raise StageError(f"{_VERDICT}: expected one cell tagged {_TAG!r} with its text and the figure {_OVERVIEW}, got "
                          f"{len(said)} and {'the' if there else 'no'} figure: run it again")
     caption = (f"{pair.a} and {pair.b} at four levels, as language models and as embedders, beside two runs of one "
@@ -155,28 +163,10 @@ def link_only_to(folder: Path, text: str) -> str:
     return re.sub(r"\[([^]]+)\]\(([^()]+\.ipynb)\)", keep, text)
 
 
-def read_executed(source: Path) -> nbformat.NotebookNode:
-    """An executed notebook that is whole and clean; StageError or JobError names it and what is wrong."""
-    if not source.is_file():
-        raise StageError(f"{source.name}: expected this executed notebook, got none")
-    check_executed(source)
-    notebook = nbformat.read(source, as_version=4)
-    if notebook.metadata.get("papermill", {}).get("exception"):
-        raise StageError(f"{source.name}: expected a notebook that ran to its end, got one that failed")
-    for number, cell in enumerate(notebook.cells):
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream" and output.name == "stderr":
-                raise StageError(f"{source.name}: expected no warnings, got in cell {number}: {output.text[:300]}")
-    return notebook
-
-
-def as_page(source: Path) -> nbformat.NotebookNode:
+def as_page(notebook: nbformat.NotebookNode, chapter: str) -> nbformat.NotebookNode:
     """A notebook as a page: heading with the chapter's number, code folded, overridden parameters left out."""
-    notebook = read_executed(source)
     first = notebook.cells[0]
-    if first.cell_type != "markdown" or not first.source.startswith("# "):
-        raise StageError(f"{source.name}: expected a first cell that begins with '# Title', got {first.source[:60]!r}")
-    first.source = f"# {int(source.name[:2])}. {first.source.removeprefix('# ')}"
+    first.source = f"# {int(chapter[:2])}. {first.source.removeprefix('# ')}"
     injected = any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)

@@ -18,7 +18,10 @@ TITLE, LEGEND, BOTTOM = 28, 24, 52  # pixels of a panel title, a legend line, th
 
 
 def plotly_json(chart: Chart, alt: str, files: str) -> dict[str, Any]:
-    """The chart as plotly's JSON; `layout.meta` carries the description and the published files' stem."""
+    """The chart as plotly's JSON; `layout.meta` carries the description and the published files' stem.
+
+    Labels of axes and scales are the page's own and may hold TeX; names come from data and are shown as text.
+    """
     traces: list[dict] = []
     layout = _layout(chart, alt, files)
     for i, panel in enumerate(chart.panels):
@@ -53,7 +56,7 @@ def _layout(chart: Chart, alt: str, files: str) -> dict[str, Any]:
     if any(mark.kind == "grid" for panel in chart.panels for mark in panel.marks):
         layout["coloraxis"] = {
             "cmin": chart.scale.low, "cmax": chart.scale.high, "colorscale": style.colour_scale(chart.scale.colours),
-            "colorbar": {"title": {"text": f"<br>{as_label(chart.scale.label)}", "side": "right"}, "thickness": 12,
+            "colorbar": {"title": {"text": f"<br>{chart.scale.label}", "side": "right"}, "thickness": 12,
                          "outlinewidth": 0, "x": round((1 + _share(chart)) / 2 + 0.01, 4), "xanchor": "left"}}
     return layout
 
@@ -88,10 +91,10 @@ def _axes(chart: Chart, i: int) -> tuple[dict, dict]:
     common = {"automargin": True, "ticks": "outside", "ticklen": 4, "linecolor": "#444444", "gridcolor": style.PALE,
               "zeroline": False, "showline": not grid, "showgrid": not grid}
     x = {**common, **_ticks(chart.x, chart), "domain": across, "anchor": _name("y", i),
-         "title": {"text": as_label(chart.x.label) if last else "", "standoff": 8, "font": {"size": 12.5}},
+         "title": {"text": chart.x.label if last else "", "standoff": 8, "font": {"size": 12.5}},
          "showticklabels": last or grid}
     y = {**common, **_ticks(chart.y, chart), "domain": up, "anchor": _name("x", i),
-         "title": {"text": as_label(chart.y.label) if i % columns == 0 else "", "standoff": 8, "font": {"size": 12.5}},
+         "title": {"text": chart.y.label if i % columns == 0 else "", "standoff": 8, "font": {"size": 12.5}},
          "showticklabels": i % columns == 0}
     if chart.square:
         x["constrain"] = y["constrain"] = "domain"

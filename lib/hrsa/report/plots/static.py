@@ -50,8 +50,8 @@ def _figure(chart: Chart) -> Figure:
         _frame(ax, chart)
         for mark in panel.marks:
             image = _DRAW[mark.kind](ax, mark, chart) or image
-        ax.set_xlabel(as_drawn(chart.x.label) if i + columns >= len(chart.panels) else "")
-        ax.set_ylabel(as_drawn(chart.y.label) if i % columns == 0 else "")
+        ax.set_xlabel(chart.x.label if i + columns >= len(chart.panels) else "")
+        ax.set_ylabel(chart.y.label if i % columns == 0 else "")
         ax.tick_params(labelbottom=i + columns >= len(chart.panels))
     for ax in axes[len(chart.panels):]:
         ax.set_visible(False)
@@ -60,7 +60,7 @@ def _figure(chart: Chart) -> Figure:
                       ncols=-(-len(chart.legend) // legend_rows(chart)), handlelength=2.6)
     if any(mark.kind == "grid" for panel in chart.panels for mark in panel.marks):
         bar = figure.colorbar(image, cax=axes[min(columns, len(chart.panels)) - 1].inset_axes([1.05, 0, 0.05, 1]))
-        bar.set_label(as_drawn(chart.scale.label))
+        bar.set_label(chart.scale.label)
         bar.outline.set_visible(False)
     return figure
 

@@ -6,6 +6,7 @@ import pandas as pd
 import yaml
 
 from hrsa.report.foreign import as_block, as_markdown
+from hrsa.report.notebooks import HASH
 from hrsa.report.plots.tables import table
 from hrsa.study import store
 from hrsa.study.profile import PROFILES, Profile
@@ -69,7 +70,7 @@ def stage_table(frame: pd.DataFrame) -> object:
 
 def job_table(frame: pd.DataFrame) -> object:
     """One row per job, with the names of its artefacts (which end in their content hash) and its commit."""
-    made = [", ".join(str(value) for value in (record or {}).values()) for record in frame["made"]]
+    made = [", ".join(str(value) for name, value in (record or {}).items() if name != HASH) for record in frame["made"]]
     shown = pd.DataFrame({
         "stage": frame["rule"], "run": frame["name"], "wall time (s)": frame["seconds"],
         "peak memory (MB)": frame["peak_mb"], "artefact": made, "fingerprint": frame["fingerprint"],
