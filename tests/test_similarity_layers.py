@@ -12,6 +12,7 @@ from hrsa.similarity import (
     compare_layers,
     feature,
     open_states,
+    procrustes,
     resampling,
     rsa,
 )
@@ -194,6 +195,16 @@ def test_resamples_of_measures_on_request(rng):
         bases = [np.linalg.qr(part[rows] - part[rows].mean(0))[0] for part in z]
         expected = np.linalg.svd(bases[0].T @ bases[1], compute_uv=False).mean()
         assert feature.svcca(a, b, kept, weights=w) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["texts in a row", "texts mixed", "no room"])
+def test_rotations_of_all_resamples_are_those_of_each_alone(kind, rng):
+    x, y = (open_states(part, "x").layers[0] for part in two_models(rng, 1, 700, 12))
+    texts = np.repeat(np.arange(35), 20)
+    weights = resampling.text_weights(rng.permutation(texts) if kind == "texts mixed" else texts, 5, rng)
+    limits = Limits(2**10) if kind == "no room" else Limits()
+    for w, found in zip(weights.T, procrustes.compare_resampled(x, y, weights, limits), strict=True):
+        assert found == pytest.approx(compare_rotation(x, y, weights=w.astype(float)), abs=1e-9)
 
 
 def test_intervals_and_nulls_of_measures_on_request(rng):

@@ -16,6 +16,7 @@ import numpy as np
 from hrsa.similarity.arrays import (
     Array,
     asarray_like,
+    stack,
     sum_float64,
     svd,
     to_float32,
@@ -24,7 +25,10 @@ from hrsa.similarity.arrays import (
     vecdot,
     zeros,
 )
+from hrsa.similarity.budget import Limits
 from hrsa.similarity.states import Layer, blocks, quick_square_rows
+
+_GROUPS = 16  # products of groups of tokens held at once
 
 
 def orthogonal_map(cross: Array) -> tuple[Array, np.ndarray]:
@@ -71,7 +75,45 @@ def compare_rotation(x: Layer, y: Layer, order: np.ndarray | None = None,
     `order` (n,) takes the rows of y in another order; `weights` (n,) counts every token so often.
     """
     alignment = _Alignment(order, weights)
-    cross, squares, mean_x, mean_y = _moments(x, y, alignment)
+    return _values(x, y, alignment, *_moments(x, y, alignment))
+
+
+def compare_resampled(x: Layer, y: Layer, weights: np.ndarray, limits: Limits) -> Iterator[dict[str, float]]:
+    """`compare_rotation` under each column of token weights (n, r), tokens of equal weights multiplied once for all.
+
+    Tokens of one text share their weights in every resample, so that X'WY is a sum over texts of products that do not
+    depend on the resample. Where the sums of all resamples do not fit into `limits`, each is made anew.
+    """
+    _, group = np.unique(weights, axis=0, return_inverse=True)
+    count, entries = int(group.max()) + 1, x.shape[1] * y.shape[1]
+    at_once = limits.fitting(8 * entries, 0.25 / limits.threads) - weights.shape[1]
+    if at_once < 1 or 4 * count > len(weights):
+        for w in weights.T.astype(np.float64):
+            yield compare_rotation(x, y, weights=w)
+        return
+    of_group = np.zeros((count, weights.shape[1]))
+    of_group[group] = weights
+    order, ends = np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))
+    cross: Array = 0.0
+    for part in blocks(count, min(at_once, _GROUPS)):
+        products, kind = [], None
+        for rows in (order[ends[g - 1] if g else 0 : ends[g]] for g in range(part.start, part.stop)):
+            kind = to_float64(x.centred(rows))
+            products.append((kind.T @ to_float64(y.centred(rows))).reshape(-1))
+        cross = cross + asarray_like(of_group[part].T.copy(), kind) @ stack(products)  # (r, d_x d_y)
+    counts, total = weights.T.astype(np.float64), weights.sum(axis=0, dtype=np.float64)
+    means = [sum(to_numpy(asarray_like(counts[:, rows], kind) @ to_float64(side.centred(rows)))
+                 for rows in blocks(len(weights))) / total[:, None] for side in (x, y)]  # (r, d) each
+    squares = [counts @ side.squares - total * np.square(mean).sum(axis=1)
+               for side, mean in zip((x, y), means, strict=True)]
+    for r, w in enumerate(counts):
+        mean_x, mean_y = (asarray_like(mean[r], kind) for mean in means)
+        of_all = cross[r].reshape(x.shape[1], y.shape[1]) - total[r] * mean_x[:, None] * mean_y[None, :]
+        yield _values(x, y, _Alignment(weights=w), of_all, np.array([part[r] for part in squares]), mean_x, mean_y)
+
+
+def _values(x: Layer, y: Layer, alignment: _Alignment, cross: Array, squares: np.ndarray, mean_x: Any,
+            mean_y: Any) -> dict[str, float]:
     rotation, singular = orthogonal_map(cross)
     return {
         "inverse_row_entropy": inverse_row_entropy(to_numpy(rotation)),

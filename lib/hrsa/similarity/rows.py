@@ -12,7 +12,7 @@ import pandas as pd
 from hrsa.similarity import cka, correlation, feature, knn, resampling, rsa
 from hrsa.similarity.budget import Limits
 from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS
-from hrsa.similarity.procrustes import compare_rotation
+from hrsa.similarity.procrustes import compare_resampled, compare_rotation
 from hrsa.similarity.states import Layer, States
 
 TIED = "knn_tied"
@@ -105,7 +105,7 @@ def procrustes_rows(job: Job) -> list[dict]:
 def _procrustes(job: Job, i: int) -> list[dict]:
     a, b, plan = job.x.layers[i], job.y.layers[i], job.plan
     values = compare_rotation(a, b)
-    resampled = [compare_rotation(a, b, weights=w) for w in plan.weights.T.astype(np.float64)]
+    resampled = list(compare_resampled(a, b, plan.weights, job.limits)) if plan.weights.size else []
     nulls = [compare_rotation(a, b, order=order) for order in plan.orders]
     return [row(name, i, i, values[name], [r[name] for r in resampled], [r[name] for r in nulls], plan.level)
             for name in METRIC_FAMILIES["procrustes"]]
