@@ -14,10 +14,11 @@
 # ---
 
 # %% [markdown]
-# # Training dynamics: when does realignment happen?
+# # Training dynamics: do the arms meet?
 #
 # Chapters 05 to 09 compare the start and the end of contrastive training. Here every similarity is taken at the kept
-# checkpoints as well, for all pairs of the profile and the first seed. Step 0 is the pair's backbones as they came,
+# checkpoints as well, for all pairs of the profile and its first two seeds, beside two runs of one arm and beside an arm
+# and itself before training. Step 0 is the pair's backbones as they came,
 # with causal attention; from the first checkpoint on, the models attend as the recipe says. The published study
 # reports that realignment happens within the first 200 or so of 782 steps and then holds, while neighbour overlap
 # keeps falling.
@@ -31,17 +32,18 @@ from IPython.display import Markdown
 
 from hrsa import analysis
 from hrsa.report import plots, prose
-from hrsa.similarity import METRICS
+from hrsa.similarity import METRICS, shown_k
 from hrsa.study import load_profile, store
 
 study = load_profile(profile)
 tables = {pair.name: store.read_table(analysis.make_dynamics(study, pair.name) / analysis.DYNAMICS) for pair in study.pairs}
-steps = pd.concat(tables, names=["pair"]).reset_index(level="pair").reset_index(drop=True)
+every = analysis.over_seeds(pd.concat(tables, names=["pair"]).reset_index(level="pair"))
+steps = every[every["models"] == analysis.BOTH_ARMS]
 
 # %% [markdown]
 # ## Axes and shape
 #
-# The last (normed) state of both models, with bands from the bootstrap over texts.
+# The last (normed) state of both models, with bands from the bootstrap over texts that cover those of both seeds.
 
 # %%
 final = steps[steps["layers"] == "last"]
@@ -72,6 +74,39 @@ plots.curves(overlap, x="step", y="value", hue="pair", facet="neighbours", low="
 # %% [markdown]
 # How to read it: as above, for the $k$ nearest neighbours of each token. Lines that rise would contradict the
 # published claim.
+
+# %% [markdown]
+# ## Closer than two runs of one arm?
+#
+# The two arms of a seed see the same batches, which makes them alike by itself. Two runs of one arm differ in the order of
+# the data. Arms on two orders that are as alike as these have met, as far as one can tell. And an arm beside itself before training shows what contrastive training does to any model, RLVR or not.
+
+# %%
+beside = every[(every["layers"] == "last") & (every["set"] == "all")]
+cka = beside[beside["metric"] == "debiased_cka"]
+plots.curves(cka, x="step", y="value", hue="models", facet="pair", low="low", high="high", quantity="similarity",
+             xlabel="training step", ylabel=f"{METRICS['debiased_cka'].name} of the last states").publish(
+    study.name, "10_dynamics", "beside-global", "Debiased CKA over training steps: the two arms, two runs of one arm, an arm and itself before")
+
+# %% [markdown]
+# How to read it: where the line of the arms on two orders lies in the band of two runs of one arm, the arms differ no more
+# than the order of the data makes them. A line of an arm and itself that falls far below says that training moved each arm further than the
+# arms are apart.
+
+# %%
+local = beside[(beside["metric"] == "knn") & (beside["k"] == shown_k(beside["k"].dropna()))]
+plots.curves(local, x="step", y="value", hue="models", facet="pair", low="low", high="high", quantity="knn",
+             xlabel="training step", ylabel="mean overlap of the last states").publish(
+    study.name, "10_dynamics", "beside-local", "Mean neighbour overlap over training steps: the two arms, two runs of one arm, an arm and itself before")
+
+# %% [markdown]
+# How to read it: as above, for the neighbours of each token. A fall that an arm shows against itself as well is not
+# special to RLVR.
+
+# %%
+compared = beside[beside["metric"].isin(["debiased_cka", "mean_cosine"])]
+groups = pd.concat([compared, local]).groupby(["pair", "metric"], sort=False)
+Markdown("\n".join(f"- {pair}, " + prose.similarity.beside_runs(part, METRICS[metric].name) for (pair, metric), part in groups))
 
 # %% [markdown]
 # ## What no rotation explains

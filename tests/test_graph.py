@@ -48,9 +48,9 @@ def test_states_that_the_chapter_on_training_reads_are_recorded_before_it(name, 
     profile, read = load_profile(name), set()
     monkeypatch.setattr(dynamics, "make_recording", lambda _, model, step=None: read.add((model, step)))
     for pair in profile.pairs:
-        for step in dynamics.steps_of(profile):
-            for arm in (pair.a, pair.b):
-                dynamics._states(profile, arm, profile.seeds[0], step)
+        for frame in dynamics.frames(profile, pair.name):
+            for state in (frame.a, frame.b):
+                dynamics._states(profile, *state)
     ids = {model.id for model in profile.models()}
     recorded = {(id, step) for id in ids for step in (None, *recordings.checkpoints_of(profile, id))}
     assert read <= recorded

@@ -466,3 +466,34 @@ def test_unknown_metric_and_pair_are_refused(study):
         pairs.make_comparison(study, "base-vs-rlvr", "more")
     with pytest.raises(ValueError, match="base-vs-sft"):
         pairs.make_comparison(study, "base-vs-sft", "cka")
+
+
+def test_arms_stand_beside_two_runs_of_one_arm_at_every_step(study):
+    found = dynamics.frames(study, "base-vs-rlvr")
+    kinds = {(frame.models, frame.step) for frame in found}
+    later = {(models, step) for step in (1, 2) for models in (
+        dynamics.BOTH_ARMS, dynamics.ORDERS_OF_BOTH, dynamics.ORDERS_OF_ONE, dynamics.ITSELF)}
+    assert kinds == {(dynamics.BOTH_ARMS, 0), *later}
+    assert sum(frame.models == dynamics.BOTH_ARMS and frame.step == 2 for frame in found) == 2  # seeds
+    assert all(frame.a.step == 0 and frame.a[0] == frame.b[0] for frame in found if frame.models == dynamics.ITSELF)
+    alone = dynamics.frames(study.model_copy(update={"seeds": (0,)}), "base-vs-rlvr")
+    assert {frame.models for frame in alone} == {dynamics.BOTH_ARMS, dynamics.ITSELF}
+
+
+def film(arms, crossed=None, runs=None, itself=0.5):
+    """Debiased CKA over three steps, each with bounds .01 apart."""
+    rows = [dict(row(value, value - 0.01, value + 0.01)) | {"step": step, "models": dynamics.BOTH_ARMS}
+            for step, value in enumerate(arms)]
+    rows += [dict(row(value, value - 0.01, value + 0.01)) | {"step": 2, "models": models} for models, value in (
+        (dynamics.ORDERS_OF_BOTH, crossed), (dynamics.ORDERS_OF_ONE, runs), (dynamics.ITSELF, itself)) if value]
+    return pd.DataFrame(rows).assign(metric="debiased_cka")
+
+
+def test_the_end_of_training_is_held_against_two_runs_of_one_arm():
+    said = similarity.beside_runs(film([0.6, 0.7, 0.9], 0.8, 0.805), "CKA")
+    assert said.startswith("CKA: the arms end at 0.900 [0.890, 0.910], nearer from step to step; on two orders of the ")
+    assert "0.800 [0.790, 0.810], not told apart from two runs of one arm, 0.805" in said
+    assert said.endswith("moved an arm further than the arms are apart, to 0.500 [0.490, 0.510] with itself before.")
+    assert "less alike than two runs of one arm" in similarity.beside_runs(film([0.6, 0.9, 0.7], 0.6, 0.8), "CKA")
+    alone = similarity.beside_runs(film([0.9, 0.8, 0.7], itself=0.9), "CKA")
+    assert "two runs" not in alone and "farther from step to step" in alone and "less far than the arms" in alone

@@ -1,10 +1,10 @@
 """HRSA of recorded models: hidden states, pairs layer by layer, probes, dynamics, ablations, robustness."""
 
 from hrsa.analysis.ablations import RECIPE, UNTRAINED, ablations_of, changed_settings
-from hrsa.analysis.dynamics import DYNAMICS, make_dynamics
+from hrsa.analysis.dynamics import BOTH_ARMS, DYNAMICS, make_dynamics
 from hrsa.analysis.intervals import over_seeds, read_over_seeds, yardsticks
 from hrsa.analysis.manifold import SHAPES, make_pair_shapes
 from hrsa.analysis.pairs import PairTable, make_comparison
 
-__all__ = ["DYNAMICS", "RECIPE", "SHAPES", "UNTRAINED", "PairTable", "ablations_of", "changed_settings",
+__all__ = ["BOTH_ARMS", "DYNAMICS", "RECIPE", "SHAPES", "UNTRAINED", "PairTable", "ablations_of", "changed_settings",
            "make_comparison", "make_dynamics", "make_pair_shapes", "over_seeds", "read_over_seeds", "yardsticks"]

@@ -1,15 +1,21 @@
-"""Every similarity of a pair's embedders over the steps of training: when does realignment happen?"""
+"""Every similarity of a pair's embedders over the steps of training: do the arms meet, and when?
+
+The arms of a seed see the same batches. Beside them stand, at every step, both arms on two orders of the data, two runs
+of one arm, which differ in that order alone, and an arm and itself before training, which is what contrastive training
+does to any model. Arms have met where, on two orders, they are as alike as two runs of one arm.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from hrsa.analysis.layerwise import curve, matched_layers
 from hrsa.analysis.probes import compare_probes
-from hrsa.analysis.recordings import Recording, make_recording, open_pair
+from hrsa.analysis.recordings import Recording, followed_seeds, make_recording, open_pair
 from hrsa.similarity.metrics import METRIC_FAMILIES
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
@@ -17,7 +23,28 @@ from hrsa.study.profile import Analysis, Profile
 from hrsa.study.progress import progress
 
 DYNAMICS = "dynamics.parquet"  # the file of the artefact
+BOTH_ARMS, ORDERS_OF_BOTH = "the two arms", "the two arms, other order"  # what is compared
+ORDERS_OF_ONE, ITSELF = "two runs of one arm", "an arm and itself before"
 _KEPT = ["metric", "set", "k", "value", "low", "high", "null"]
+_FEWER, _LEAST = 4, 20  # so many times fewer resamples for a yardstick; at least
+
+
+class State(NamedTuple):
+    """An arm at a step of training."""
+
+    backbone: str
+    seed: int
+    step: int
+
+
+class Frame(NamedTuple):
+    """Two states to compare at a step."""
+
+    models: str  # BOTH_ARMS, ORDERS_OF_BOTH, ORDERS_OF_ONE or ITSELF
+    seed: int  # the first one's
+    step: int
+    a: State
+    b: State
 
 
 def steps_of(profile: Profile) -> list[int]:
@@ -25,31 +52,51 @@ def steps_of(profile: Profile) -> list[int]:
     return sorted({0, *profile.recipe.checkpoints, profile.recipe.steps})
 
 
-def make_dynamics(profile: Profile, pair: str) -> Path:
-    """Artefact folder with `dynamics.parquet` of a pair, first seed of the profile.
+def frames(profile: Profile, pair: str) -> list[Frame]:
+    """All that is compared of a pair: the arms by seed and step; after the start also the arms on two orders, two runs
+    of each arm, and each arm with itself before. The seeds are the first two. ValueError: unknown pair."""
+    two, seeds = profile.pair(pair), followed_seeds(profile)
+    found = []
+    for step in steps_of(profile):
+        found += [Frame(BOTH_ARMS, seed, step, State(two.a, seed, step), State(two.b, seed, step)) for seed in seeds]
+        found += [Frame(ORDERS_OF_BOTH, i, step, State(two.a, i, step), State(two.b, j, step))
+                  for i in seeds for j in seeds if i != j and step]
+        for arm in (two.a, two.b) if step else ():
+            now = State(arm, seeds[0], step)
+            found += [Frame(ORDERS_OF_ONE, seeds[0], step, now, State(arm, other, step)) for other in seeds[1:]]
+            found.append(Frame(ITSELF, seeds[0], step, State(arm, seeds[0], 0), now))
+    return [frame for frame in found if frame.step or frame.seed == seeds[0]]  # step 0 is the same for every seed
 
-    Columns: step, metric, layers ("last": the normed final states; "mean": mean over all matched layers), set, k,
-    value, low, high, null; interval and null for the last layer only. Probe scores come as metric
-    "classification" and "regression", by set: cross score on the test split, both directions averaged, layers "last".
-    Step 0 is the pair's backbones as they came, causal; later steps attend as the recipe says. ValueError: unknown
-    pair.
+
+def make_dynamics(profile: Profile, pair: str) -> Path:
+    """Artefact folder with `dynamics.parquet` of a pair, of the first two seeds of the profile.
+
+    Columns: step, models (as in `Frame`), seed, a, b (arms), metric, layers ("last": the normed final
+    states; "mean": mean over all matched layers), set, k, value, low, high, null; interval for the last layer only,
+    null, mean and readouts for the arms of the first seed. Probe scores come as metric "classification" and
+    "regression", by set: cross score on the test split, both directions averaged, layers "last". Step 0 is the pair's
+    backbones as they came, causal; later steps attend as the recipe says. ValueError: unknown pair.
     """
-    two, seed = profile.pair(pair), profile.seeds[0]
-    states = {step: tuple(_states(profile, name, seed, step) for name in (two.a, two.b)) for step in steps_of(profile)}
+    todo = frames(profile, pair)
+    states = {state: _states(profile, *state) for frame in todo for state in (frame.a, frame.b)}
     used = profile.analysis.model_dump(include={"ks", "bootstrap", "permutations"})
-    names = {str(step): [folder.name for folder in folders] for step, folders in states.items()}
-    key = store.key(analysis=used, states=names, code=code_hash(make_dynamics))
+    key = store.key(analysis=used, frames=todo, states=[folder.name for folder in states.values()],
+                    code=code_hash(make_dynamics))
 
     def build(folder: Path) -> None:
         tables = []
-        with progress(len(states), "dynamics", pair) as bar:
-            for step, folders in states.items():
-                tables.append(at_step(*open_pair(*folders), profile.analysis).assign(step=step))
+        with progress(len(todo), "dynamics", pair) as bar:
+            for frame in todo:
+                two = open_pair(states[frame.a], states[frame.b])
+                whole = frame.models == BOTH_ARMS and frame.seed == profile.seeds[0]
+                table = at_step(*two, profile.analysis) if whole else last_layer(*two, profile.analysis)
+                tables.append(table.assign(step=frame.step, models=frame.models, seed=frame.seed, a=frame.a.backbone,
+                                           b=frame.b.backbone))
                 bar.update()
         store.write_table(folder / DYNAMICS, pd.concat(tables, ignore_index=True))
 
     return store.make(store.artefact(profile.name, "similarity", f"{pair}-dynamics", key), build, (make_dynamics,),
-                      pair=pair, inputs=sorted({name for both in names.values() for name in both}))
+                      pair=pair, inputs=sorted({folder.name for folder in states.values()}))
 
 
 def _states(profile: Profile, backbone: str, seed: int, step: int) -> Path:
@@ -57,6 +104,15 @@ def _states(profile: Profile, backbone: str, seed: int, step: int) -> Path:
     if step == 0:
         return make_recording(profile, backbone)
     return make_recording(profile, f"{backbone}-s{seed}", None if step == profile.recipe.steps else step)
+
+
+def last_layer(x: Recording, y: Recording, analysis: Analysis) -> pd.DataFrame:
+    """All metrics of the last (normed) states of two models, with intervals of fewer resamples and without null."""
+    fewer = analysis.model_copy(update={
+        "bootstrap": max(analysis.bootstrap // _FEWER, min(analysis.bootstrap, _LEAST))})
+    *_, last = matched_layers(x, y)
+    tables = [curve(x, y, metric, fewer, layers=[last], null=False)[_KEPT] for metric in METRIC_FAMILIES]
+    return pd.concat(tables, ignore_index=True).assign(layers="last")
 
 
 def at_step(x: Recording, y: Recording, analysis: Analysis) -> pd.DataFrame:

@@ -168,10 +168,15 @@ def has_ceiling(profile: Profile, model_id: str) -> bool:
     return model_id in backbones | {f"{name}-s{seed}" for name in backbones for seed in profile.seeds[:1]}
 
 
+def followed_seeds(profile: Profile) -> tuple[int, ...]:
+    """The seeds whose embedders are compared over the steps of training: two, so that two runs of one arm are there."""
+    return profile.seeds[:2]
+
+
 def checkpoints_of(profile: Profile, model_id: str) -> list[int]:
-    """The checkpoints at which a model is compared: those of the first seed's embedders of the profile's pairs."""
+    """The checkpoints at which a model is compared: those of embedders of the profile's pairs, of `followed_seeds`."""
     model, arms = profile.model(model_id), {name for pair in profile.pairs for name in (pair.a, pair.b)}
-    if model.backbone not in arms or model.ablation or model.seed is None or model.seed != profile.seeds[0]:
+    if model.backbone not in arms or model.ablation or model.seed not in followed_seeds(profile):
         return []
     return [step for step in profile.recipe.checkpoints if step != profile.recipe.steps]
 

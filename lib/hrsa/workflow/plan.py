@@ -14,6 +14,7 @@ import yaml
 
 from hrsa.analysis.layerwise import MAPS, REFITS
 from hrsa.analysis.pairs import cases
+from hrsa.analysis.recordings import followed_seeds
 from hrsa.models.as_it_came import read_manner
 from hrsa.models.language_model import network_folder, prove_architecture
 from hrsa.report.prose.pages import filled_page
@@ -220,7 +221,8 @@ def stage_costs(profile: Profile, machine: Machine) -> pd.DataFrame:
                        found["texts"] @ found["letters"] / 1e9 + len(models) * queries * _RUN_FILE))
     texts = len(store.read_json(store.SUITE / "probe" / "sets.json")) * used.texts_per_set
     rows = min(used.max_tokens, texts * used.max_length)
-    copies = {None: 2, **{seed: 2 + len(recipe.checkpoints) for seed in profile.seeds[:1]}}  # in bf16, of kept steps
+    copies = {None: 2} | {seed: 1 + (at == 0) + len(recipe.checkpoints)  # in bf16, of kept steps
+                          for at, seed in enumerate(followed_seeds(profile))}
     recorded = [s for m, s in models for _ in range(copies.get(m.seed, 1))]
     operations = sum(s.forward((texts + used.probe_texts) * used.max_length) for s in recorded)
     compared = sum(similarity_operations(profile, p.name, sizes[p.a], rows) for p in profile.compared())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hrsa.analysis.dynamics import BOTH_ARMS, ITSELF, ORDERS_OF_BOTH, ORDERS_OF_ONE
 from hrsa.analysis.intervals import decimals_shown, has_room, only_row, order
 from hrsa.report.foreign import as_markdown
 from hrsa.similarity.metrics import METRICS
@@ -150,6 +151,36 @@ def over_training(table: pd.DataFrame, name: str) -> str:
     since = next(i for i in range(len(apart)) if all(apart[i:]))
     words = {1: "more alike (realignment)", -1: "less alike"}[side]
     return f"{path}: the arms became {words}, told apart from the start since step {rows['step'][since]}."
+
+
+def beside_runs(table: pd.DataFrame, name: str) -> str:
+    """How alike two arms are at the last step, beside two runs of one arm and beside an arm and itself before: a
+    sentence.
+
+    `table` holds one similarity of one pair over `step` and `models`, with low and high, seeds joined, as
+    `analysis.dynamics` names them.
+    """
+    last = table[table["step"] == table["step"].max()]
+    arms, itself = (only_row(last, models=models) for models in (BOTH_ARMS, ITSELF))
+    moved = {1: "less far than", -1: "further than", 0: "by what is not told apart from how far"}[
+        _sign(arms) * order(itself["low"], itself["high"], arms["low"], arms["high"])]
+    said = [f"{name}: the arms end at {_number(arms)}{_path(table)}"]
+    if ORDERS_OF_ONE in set(last["models"]):
+        crossed, runs = (only_row(last, models=models) for models in (ORDERS_OF_BOTH, ORDERS_OF_ONE))
+        side = _sign(arms) * order(crossed["low"], crossed["high"], runs["low"], runs["high"])
+        met = {1: "closer than", -1: "less alike than", 0: "not told apart from"}[side]
+        said.append(f"on two orders of the data at {_number(crossed)}, {met} two runs of one arm, {_number(runs)}")
+    said.append(f"training moved an arm {moved} the arms are apart, to {_number(itself)} with itself before")
+    return "; ".join(said) + "."
+
+
+def _path(table: pd.DataFrame) -> str:
+    """Whether the arms only grow apart, or only nearer, from step to step."""
+    rows = table[table["models"] == BOTH_ARMS].sort_values("step")
+    moves = np.diff(rows["value"]) * _sign(rows.iloc[0])
+    if len(moves) < 2 or not ((moves > 0).all() or (moves < 0).all()):
+        return ""
+    return f", {'nearer' if moves[0] > 0 else 'farther'} from step to step"
 
 
 def between_sets(table: pd.DataFrame, first: str, second: str, name: str = METRICS["inverse_row_entropy"].name) -> str:
