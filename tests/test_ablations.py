@@ -1,5 +1,9 @@
 """The table of ablations: its rows, realignment on the same texts, what binds a sentence to its row, what is done."""
 
+import re
+import subprocess
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +18,7 @@ from hrsa.verdict import differences
 from hrsa.verdict.differences import ABLATION_COLUMNS, Row, ablation_rows, realignment_against_scores
 from hrsa.workflow import ablations, graph
 from hrsa.workflow.commands import main
+from hrsa.workflow.engine import snakemake_command
 
 STUDY = load_profile("ablations")
 SMOKE = load_profile("smoke")
@@ -186,3 +191,16 @@ def test_the_chapter_shows_what_there_is(tmp_path, monkeypatch):
     (tmp_path / "ablations.parquet").touch()
     assert "11_ablations" in chapters.chapters(mini) and chapters.ablations_left_out(mini) == {chapters.OWN}
     assert chapters.ablations_left_out(SMOKE) == set()
+
+
+def test_the_engine_makes_a_row_and_no_report():
+    row, = ablations.selected_rows(SMOKE, ["causal"])
+    command = snakemake_command(SMOKE, 1, *ablations.records_of(SMOKE, row), "--dry-run", "--forceall")
+    done = subprocess.run(command, cwd=store.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = Counter(re.findall(r"^(?:local)?rule (\w+):$", done.stdout + done.stderr, re.M))
+    trained = {id for name, models in chapters.groups(SMOKE).items() if name != "backbones"
+               for id in models if set(models) & set(row.models)}
+    assert made["03_training"] + made["embedder"] == len(trained) and made["measure"] == len(
+        ablations.records_of(SMOKE, row))
+    assert set(made) == {"backbone", "mine", "03_training", "embedder", "measure"}
