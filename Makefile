@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/hrsa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book compare test lab smoke plan power evidence results ablations backbones suite lock clean
+.PHONY: help setup browser book compare test test-paper rehearse lab smoke plan power evidence results ablations backbones suite lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,11 +44,17 @@ test: setup browser ## all tests, the smoke study included
 	$(BIN)/ruff check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
+test-paper: setup ## the published study at toy size, from a hub on loopback (a quarter of an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m paper
+
 lab: setup ## JupyterLab on notebooks/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --notebook-dir=notebooks
 
 plan: setup ## the graph of PROFILE, its runs and their estimated size; runs nothing
 	@$(RUN) plan --profile "$$PROFILE"
+
+rehearse: setup ## every job of PROFILE in small: what would fail here, and time, memory and disk of the full run [PAIRS="…"]
+	@$(RUN) rehearse --profile "$$PROFILE" $${CORES:+--cores "$$CORES"} $(foreach pair,$(PAIRS),--pair $(pair))
 
 power: setup ## seeds, queries and hours that prove MARGIN, from what PROFILE measured [EVIDENCE="…"] [HOURS_OF=paper]
 	@$(RUN) power $(EVIDENCE) --profile "$$PROFILE" $${MARGIN:+--margin "$$MARGIN"} $${HOURS_OF:+--hours-of "$$HOURS_OF"}

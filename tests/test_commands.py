@@ -22,12 +22,14 @@ COMMANDS = {
     "book": {"--profile", "--cores"}, "run": {"--profile", "--gpus"},
     "compare": {"--a", "--b", "--texts", "--unit", "--max-length", "--out", "--cores"},
     "plan": {"--profile", "--tflops", "--tflops-fp32", "--gpus", "--gpu-memory"},
+    "rehearse": {"--profile", "--cores", "--gpus", "--pair", "--workflow-profile"},
     "power": {"--profile", "--margin", "--tasks", "--seeds", "--queries", "--hours-of", "--tflops"},
     "evidence": {"--profile", "--share", "--source"}, "results": {"--profile"}, "train": set(),
     "state": {"--profile"}, "ablations": {"--profile", "--cores", "--table"},
     "backbones": {"--profile", "--jobs"}, "untrained": set()}
 TARGETS = {  # a target of the Makefile with its variables -> what it must give to hrsa
     "plan PROFILE=smoke": "plan --profile smoke",
+    'rehearse PROFILE=paper PAIRS="one two"': "rehearse --profile paper --pair one --pair two",
     "book PROFILE=smoke CORES=3": "book --profile smoke --cores 3",
     "compare A=one B=two TEXTS=file": 'compare --a "one" --b "two" --texts "file" --unit "word" --out "compare"',
     'power EVIDENCE="a.json b.json" MARGIN=0.03': "power a.json b.json --profile mini --margin 0.03",

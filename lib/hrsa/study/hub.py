@@ -11,6 +11,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,8 @@ from hrsa.study.profile import Profile
 Kind = Literal["model", "dataset"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # What a model is loaded from. Pickles are left out, for they could run code; so are other frameworks' weights.
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+_WEIGHTS = "*.safetensors"
+MODEL_FILES = (_WEIGHTS, "*.json", "*.jinja", "*.txt", "*.model")
 _BRANCH = "main"
 
 
@@ -51,11 +53,33 @@ def make_snapshot(profile: Profile, repository: str, revision: str | None = None
     commit = make_commit(profile, repository, revision)
     with _told(repository, commit), _without_bars():
         folder = Path(snapshot_download(repository, revision=commit, allow_patterns=list(MODEL_FILES)))
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"expected weights as safetensors in {repository} at {commit[:12]}, got "
-                         f"{sorted(p.name for p in folder.iterdir())}: pickled weights can run code; take a revision "
-                         "that has safetensors, or convert the model and give its folder")
+    _check_weights(repository, commit, sorted(p.name for p in folder.iterdir()))
     return folder
+
+
+def make_outline(profile: Profile, repository: str, revision: str | None = None) -> tuple[Path, int]:
+    """Folder of a hub model without its weights, at its recorded commit, and the bytes of all that a study loads of it.
+
+    Raises ValueError as `make_snapshot`.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    commit = make_commit(profile, repository, revision)
+    light = [pattern for pattern in MODEL_FILES if pattern != _WEIGHTS]
+    with _told(repository, commit), _without_bars():
+        folder = Path(snapshot_download(repository, revision=commit, allow_patterns=light))
+        sizes = {entry.path: entry.size for entry in HfApi().list_repo_tree(repository, revision=commit, recursive=True)
+                 if hasattr(entry, "size")}
+    _check_weights(repository, commit, sorted(sizes))
+    return folder, sum(size for name, size in sizes.items() if any(fnmatch(name, one) for one in MODEL_FILES))
+
+
+def _check_weights(repository: str, commit: str, files: list[str]) -> None:
+    """ValueError unless there are safetensors among a model's files."""
+    if not any(fnmatch(name, _WEIGHTS) for name in files):
+        raise ValueError(f"expected weights as safetensors in {repository} at {commit[:12]}, got {files}: pickled "
+                         "weights can run code; take a revision that has safetensors, or convert the model and give "
+                         "its folder")
 
 
 def moved(profile: Profile) -> list[str]:

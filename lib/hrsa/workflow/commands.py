@@ -81,14 +81,12 @@ def compare(a: Annotated[str, typer.Option(help="Folder or hub name of a model."
             out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("compare"),
             cores: Cores = 0) -> None:
     """Compare any two models on a file of texts: chapters 05 to 09 as a report of their own."""
-    from hrsa.workflow.compare_two import check_place, profile_of, write_study
+    from hrsa.workflow.compare_two import book_command, check_place, profile_of, write_study
 
     check_place(out.resolve())
     study, front, tags = profile_of(a, b, texts, unit, max_length)
     write_study(out.resolve(), study, front, tags)
-    here = Path(sys.executable).parent
-    environment = {**os.environ, "HRSA_ROOT": str(out.resolve()), "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
-    command = [str(here / "hrsa"), "book", "--profile", study.name, "--cores", str(cores)]
+    command, environment = book_command(out.resolve(), study, cores)
     with subprocess.Popen(command, env=environment) as child:
         try:
             child.wait()
@@ -112,6 +110,21 @@ def plan(profile: ProfileOption = "mini",
             raise ValueError(f"expected --{name} above 0 and finite, got {value}")
     study = load_profile(profile)
     sys.stdout.write(plan_text(study, assumed_machine(study, tflops, tflops_fp32, gpus, gpu_memory)))
+
+
+@app.command()
+def rehearse(profile: ProfileOption = "mini", cores: Cores = 0,
+             gpus: Annotated[int | None, typer.Option(help="That share a training run by FSDP; else 1.")] = None,
+             pairs: Annotated[list[str] | None, typer.Option("--pair", help="Only this pair, and what it needs; may be "
+                                                            "given several times.")] = None,
+             workflow_profile: Annotated[Path | None, typer.Option(help="Of Snakemake, for a cluster, such as "
+                                                                   "configs/snakemake/slurm.")] = None) -> None:
+    """Run every job of a study in small, and print what would fail, and what the whole costs on this machine."""
+    from hrsa.workflow.rehearse import run_rehearsal
+
+    text, fails = run_rehearsal(load_profile(profile), cores or _cores(), gpus, pairs or (), workflow_profile)
+    sys.stdout.write(text)
+    raise typer.Exit(1 if fails else 0)
 
 
 @app.command()

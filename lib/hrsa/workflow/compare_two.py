@@ -8,7 +8,9 @@ study's own texts or for trained embedders carry a tag and are left out here.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +140,7 @@ def write_study(folder: Path, profile: Profile, front: str, without: list[str]) 
     check_place(folder)
     source = store.ROOT
     _write(folder / MARK, "The folder of a report by `hrsa compare`, which may write it anew.\n")
-    _write(folder / "Snakefile", (source / "Snakefile").read_text(encoding="utf8"))
-    _write(folder / "jupyter_book" / "references.bib", (source / "jupyter_book" / "references.bib").read_bytes())
-    for file in sorted((source / "jupyter_book" / "_static").rglob("*")):
-        if file.is_file() and "vendor" not in file.parts:
-            _write(folder / file.relative_to(source), file.read_bytes())
+    copy_sources(folder, "Snakefile", "jupyter_book/references.bib", "jupyter_book/_static/**/*")
     config = (source / "jupyter_book" / "_config.yml").read_text(encoding="utf8")
     _write(folder / "jupyter_book" / "_config.yml", re.sub(r"(?m)^title: .*$", f"title: {profile.title}", config))
     _write(folder / "jupyter_book" / "intro.md", front)
@@ -150,8 +148,30 @@ def write_study(folder: Path, profile: Profile, front: str, without: list[str]) 
         notebook = chapter_without(source / "notebooks" / f"{chapter}.ipynb", without)
         _write(folder / "notebooks" / f"{chapter}.ipynb", nbformat.writes(notebook))
         _write(folder / "notebooks" / f"{chapter}.py", jupytext.writes(notebook, fmt="py:percent"))
+    write_profile(folder, profile)
+
+
+def write_profile(folder: Path, profile: Profile) -> None:
+    """Write what a profile sets to `notebooks/profiles/` of a study's folder."""
     text = yaml.safe_dump(profile.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
     _write(folder / "notebooks" / "profiles" / f"{profile.name}.yaml", text)
+
+
+def copy_sources(folder: Path, *patterns: str) -> None:
+    """Copy this study's own files of these patterns to the same places of another study's folder; a file that would not
+    change keeps its time."""
+    for pattern in patterns:
+        for file in sorted(store.ROOT.glob(pattern)):
+            place = file.relative_to(store.ROOT)
+            if file.is_file() and "vendor" not in place.parts:
+                _write(folder / place, file.read_bytes())
+
+
+def book_command(folder: Path, profile: Profile, cores: int) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment that run the study in a folder."""
+    here = Path(sys.executable).parent
+    environment = {**os.environ, "HRSA_ROOT": str(folder), "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
+    return [str(here / "hrsa"), "book", "--profile", profile.name, "--cores", str(cores)], environment
 
 
 def _write(path: Path, content: str | bytes) -> None:
