@@ -93,6 +93,27 @@ def test_architecture_that_ignores_the_flag_fails(tmp_path):
         language_model.load_encoder(tmp_path, "bidirectional", "eager")
 
 
+def test_blocks_that_only_look_back_are_not_bidirectional(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.Lfm2Config(**SIZES | {"num_hidden_layers": 3}, initializer_range=0.2, block_multiple_of=8,
+                                     layer_types=["full_attention", "conv", "full_attention"])
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer_of().save_pretrained(tmp_path)
+    language_model.load_encoder(tmp_path, "causal")
+    with pytest.raises(RuntimeError, match=r"in every block, got 1 that only look back \(the first is 1 Lfm2Dec"):
+        language_model.load_encoder(tmp_path, "bidirectional")
+
+
+def test_positions_counted_from_pad_tokens_are_no_leak(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.XLMRobertaConfig(**SIZES | {"pad_token_id": 0})
+    transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer_of().save_pretrained(tmp_path)
+    language_model.load_encoder(tmp_path, "bidirectional")
+    with pytest.raises(RuntimeError, match="expected causal"):
+        language_model.load_encoder(tmp_path, "causal")
+
+
 def test_flag_on_the_modules_alone_fails_under_padding(folder_of):
     model, tokenizer = language_model.load_encoder(folder_of("Qwen3"), "causal")
     for layer in model.layers:

@@ -8,7 +8,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny import tiny_backbone, tiny_tokenizer
 
-from hrsa.models import language_model, resolve
+from hrsa.models import embedder, language_model, resolve
 from hrsa.study.profile import load_profile
 
 
@@ -87,12 +87,29 @@ def test_an_encoder_decoder_is_refused(tmp_path):
         language_model.load_encoder(tmp_path)
 
 
-def test_a_model_of_text_and_images_is_refused(tmp_path):
-    transformers.Gemma3Config().save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
-    for load in (language_model.load_lm, language_model.load_encoder):
-        with pytest.raises(ValueError, match=r"a model of text and something else.*text_config"):
-            load(tmp_path)
+def test_of_a_model_of_text_and_images_the_text_part_is_taken(tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokenizer = tiny_tokenizer()
+    config = transformers.Gemma3Config(
+        text_config=sizes | {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": len(tokenizer), "pad_token_id": 0,
+                             "initializer_range": 0.2},
+        vision_config=sizes | {"image_size": 28, "patch_size": 14}, mm_tokens_per_image=4, image_token_id=5)
+    torch.manual_seed(0)
+    whole = transformers.Gemma3ForConditionalGeneration(config).eval()
+    whole.save_pretrained(tmp_path / "whole")
+    tokenizer.save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match=r"a model of text and something else.*text_config"):
+        language_model.load_lm(tmp_path / "whole")
+    part, _ = language_model.load_encoder(tmp_path / "whole")
+    ids = torch.arange(6, 16)[None]
+    with torch.no_grad():
+        assert torch.equal(part(input_ids=ids).last_hidden_state,
+                           whole.model.language_model(input_ids=ids).last_hidden_state)
+    model = embedder.assemble(str(tmp_path / "whole"), "bidirectional", 48)
+    embedder.save_embedder(model, tmp_path / "embedder")
+    plain = embedder.open_embedder(tmp_path / "embedder")
+    assert type(plain[0].model).__name__ == "Gemma3TextModel"
+    language_model.leak_probe(plain[0].model, plain.tokenizer, "bidirectional")
 
 
 def test_loading_draws_no_bar(folder, capfd):

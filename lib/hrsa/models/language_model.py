@@ -30,6 +30,7 @@ PROBE_LENGTHS = (8, 5)  # tokens of the two rows of the leak probe: the second i
 HEAD_SIZE = 8  # of a miniature: the least that rotary positions turn in several frequencies
 _TOLERANCE = 1e-6  # of the largest state: masked positions have weight 0, so that what is not seen moves nothing
 _SAME = 1e-3  # of the largest state: between batches of other shapes, whose sums are rounded in another order
+_ONE_WAY = 1e-4  # of what a change of a token moves later ones: below it, it moves no earlier one
 _SAME_BF16 = 3e-2  # the same in bfloat16, of 8 bits
 
 
@@ -42,6 +43,10 @@ def load_lm(folder_or_id: str | Path, kernel: Kernel = "auto") -> tuple[PreTrain
     from transformers import AutoModelForCausalLM
 
     config, tokenizer = read_config_and_tokenizer(folder_or_id)
+    if config.get_text_config(decoder=True) is not config:
+        raise ValueError(f"expected a language model of text alone, got {folder_or_id} of type {config.model_type}, a "
+                         "model of text and something else: save its text part as a model of its own (the "
+                         "configuration is `text_config`, the class the one for causal LMs)")
     if not getattr(config, "is_causal", True):
         raise ValueError(f"expected a causal language model, got an embedder's folder {folder_or_id} whose "
                          "configuration says is_causal=false: give the folder of the backbone it was trained from")
@@ -52,6 +57,7 @@ def load_encoder(folder_or_id: str | Path, attention: Attention = "causal", kern
                  layers: int | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The network without its LM head, in float32 on `device()`, in eval mode, and its tokenizer with a pad token.
 
+    Of a model of text and something else (images, sound) the text decoder is taken, a model of its own from then on.
     `attention` is set and then proved by `leak_probe`: RuntimeError for an architecture that cannot be switched.
     `layers` keeps the first so many blocks, then the final norm (pruned as in arXiv 2410.14578); None keeps all.
     Raises ValueError when there is no such model, or when it has fewer blocks.
@@ -61,8 +67,11 @@ def load_encoder(folder_or_id: str | Path, attention: Attention = "causal", kern
     if attention not in ("causal", "bidirectional"):
         raise ValueError(f"expected attention 'causal' or 'bidirectional', got {attention!r}")
     config, tokenizer = read_config_and_tokenizer(folder_or_id)
-    config.is_causal = attention == "causal"
+    text = config.get_text_config(decoder=True)
+    text.is_causal = config.is_causal = attention == "causal"
     model = _load(AutoModel, folder_or_id, config, tokenizer, kernel)
+    if text is not config:
+        model = _text_part(model, folder_or_id)
     if layers is not None:
         keep_first(model, layers, folder_or_id)
     leak_probe(model, tokenizer, attention)
@@ -72,23 +81,42 @@ def load_encoder(folder_or_id: str | Path, attention: Attention = "causal", kern
 def keep_first(model: PreTrainedModel, layers: int, folder_or_id: str | Path) -> None:
     """Drop all but the first `layers` blocks of a network; what its configuration lists per block is cut alike.
     ValueError when it has fewer, or none in one list."""
-    import torch
-
     config, depth = model.config, model.config.num_hidden_layers
     if layers > depth:
         raise ValueError(f"expected recipe.layers of at most the {depth} blocks of {folder_or_id}, got {layers}: lower "
                          "it, or leave it out to keep them all")
-    found = [(module, name, child) for module in model.modules() for name, child in module.named_children()
-             if isinstance(child, torch.nn.ModuleList) and len(child) == depth]
-    if not found:
+    found = _block_list(model)
+    if found is None:
         raise ValueError(f"expected a network with a list of {depth} blocks to keep the first {layers} of, got "
                          f"{type(model).__name__}: leave recipe.layers out")
-    module, name, blocks = found[0]
+    module, name, blocks = found
     setattr(module, name, blocks[:layers])
     for name, value in vars(config).items():  # layer_types, no_rope_layers, ...
         if "layer" in name and isinstance(value, list | tuple) and len(value) == depth:
             setattr(config, name, value[:layers])
     config.num_hidden_layers = layers
+
+
+def _block_list(model: torch.nn.Module) -> tuple[torch.nn.Module, str, torch.nn.ModuleList] | None:
+    """Where a network keeps its blocks: the module, the attribute and the list; None when they are not in one list."""
+    import torch
+
+    depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    return next(((module, name, child) for module in model.modules() for name, child in module.named_children()
+                 if isinstance(child, torch.nn.ModuleList) and len(child) == depth), None)
+
+
+def _text_part(model: PreTrainedModel, folder_or_id: str | Path) -> PreTrainedModel:
+    """The text decoder of a model of text and something else. ValueError when it is no model of its own."""
+    from transformers import AutoModel, PreTrainedModel
+
+    part = model.get_decoder()
+    if part is model or not isinstance(part, PreTrainedModel) or type(part.config) not in AutoModel._model_mapping:
+        raise ValueError(f"expected a decoder language model, got {folder_or_id} of type {model.config.model_type}, a "
+                         f"model of text and something else whose text part ({type(part).__name__}) transformers does "
+                         "not load as a model of its own: take another model")
+    part.config.pad_token_id = model.config.pad_token_id
+    return part
 
 
 @contextlib.contextmanager
@@ -120,7 +148,8 @@ def leak_probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, atten
     padding must move nothing; and a row has the same states alone and in any batch (padding on the left, which shifts
     absolute positions, excepted), within `same` of the largest state. Some architectures are bidirectional only where a
     batch has padding.
-    Works for any model that returns hidden states, with or without LM head or adapters. Raises RuntimeError.
+    When bidirectional, no block may look back only, as recurrent blocks and short convolutions do between blocks that
+    attend. Works for any model that returns hidden states, with or without LM head or adapters. Raises RuntimeError.
     """
     expected = attention == "bidirectional"
     whole, short = PROBE_LENGTHS
@@ -147,6 +176,42 @@ def leak_probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, atten
                 f"expected a row to have the same states alone and in {what}, got a difference of {difference:.2g} of "
                 f"the largest state in {type(model).__name__} with {attention} attention: take another attention "
                 "kernel or an architecture that transformers can switch")
+    if expected and (blocks := _one_way_blocks(model, tokenizer)):
+        raise RuntimeError(f"expected bidirectional attention in every block, got {len(blocks)} that only look back "
+                           f"(the first is {blocks[0]}) in {type(model).__name__}: they are recurrent or convolve, and "
+                           "no setting turns them; give attention: causal, or take an architecture that attends in "
+                           "every block")
+
+
+def _one_way_blocks(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Index and class of the blocks that carry a change of a token to later tokens and to no earlier one."""
+    import torch
+
+    found = []
+
+    def watch(block: torch.nn.Module, inputs: tuple, named: dict[str, Any], output: Any) -> None:
+        states = inputs[0] if inputs else named.get("hidden_states")
+        before = output if isinstance(output, torch.Tensor) else output[0]  # (1, t, ...)
+        if not isinstance(states, torch.Tensor) or states.shape[:2] != (1, PROBE_LENGTHS[0]):
+            return
+        changed, middle = states.clone(), states.shape[1] // 2
+        changed[:, middle] = states[:, 1]
+        named = named | ({} if inputs else {"hidden_states": changed})
+        after = block.forward(*((changed, *inputs[1:]) if inputs else ()), **named)
+        moved = ((after if isinstance(after, torch.Tensor) else after[0]) - before).abs().flatten(2).amax(-1)[0]  # (t,)
+        later = moved[middle + 1:].max()
+        if later > _TOLERANCE * before.abs().max() and moved[:middle].max() < _ONE_WAY * later:
+            found.append(f"{names[block]} {type(block).__name__}")
+
+    where = _block_list(model)
+    names = {block: i for i, block in enumerate(where[2] if where else ())}
+    handles = [block.register_forward_hook(watch, with_kwargs=True) for block in names]
+    try:
+        _states(model, *_rows(model, tokenizer, PROBE_LENGTHS[:1], "no"))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def prove_architecture(shape: Mapping[str, Any], attention: Attention) -> None:
@@ -200,7 +265,8 @@ def _perturb(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, lengths
     last = first + mask.sum(1) - 1  # (b,)
     other_last, other_pad = ids.clone(), ids.clone()
     other_last[rows, last] = (ids[rows, last] + vocabulary // 2) % vocabulary
-    other_pad[~mask] = (ids[~mask] + vocabulary // 2) % vocabulary
+    if side == "right" or not _counts_pads(model):
+        other_pad[~mask] = (ids[~mask] + vocabulary // 2) % vocabulary
     before, after_last = (_states(model, x, mask) for x in (ids, other_last))  # (b, t, d)
     least = _TOLERANCE * before[mask].abs().max()
     moved = (after_last - before)[rows, first].abs().amax(-1) > least  # (b,)
@@ -208,6 +274,12 @@ def _perturb(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, lengths
         return before, moved.tolist(), False
     after_pad = _states(model, other_pad, mask)
     return before, moved.tolist(), bool(((after_pad - before)[mask].abs() > least).any())
+
+
+def _counts_pads(model: torch.nn.Module) -> bool:
+    """Whether positions are counted from the pad tokens themselves, as encoders of the RoBERTa kind do: another token
+    under padding on the left would be counted as text."""
+    return any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules())
 
 
 def _states(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -222,7 +294,9 @@ def _states(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> to
             output = model(input_ids=ids.to(where), attention_mask=mask.long().to(where), output_hidden_states=True,
                            use_cache=False)
         widths = {states.shape[-1] for states in output.hidden_states}
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError) as error:
         raise RuntimeError(f"expected a decoder that gives the states of its layers for tokens and a mask, got "
                            f"{type(model).__name__} ({first_line(error)}): take an architecture that transformers can "
                            "switch") from error
@@ -270,26 +344,15 @@ def read_config_and_tokenizer(folder_or_id: str | Path) -> tuple[Any, PreTrained
         tokenizer = AutoTokenizer.from_pretrained(folder_or_id)
     except (OSError, ValueError) as error:
         raise _unreachable(folder_or_id, error) from error
-    _refuse_unsuitable(config, folder_or_id)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"expected a decoder language model, got {folder_or_id} of type {config.model_type}, an "
+                         "encoder-decoder, whose layers are two stacks: give a decoder")
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ValueError(f"expected a tokenizer with a pad or end-of-text token in {folder_or_id}, got neither: "
                              "set tokenizer.pad_token and save the tokenizer again")
         tokenizer.pad_token = tokenizer.eos_token
     return config, tokenizer
-
-
-def _refuse_unsuitable(config: Any, folder_or_id: str | Path) -> None:
-    """ValueError for a configuration that is not that of a decoder of text alone, with the reason."""
-    reason = None
-    if getattr(config, "is_encoder_decoder", False):
-        reason = "an encoder-decoder, whose layers are two stacks: give a decoder"
-    elif config.get_text_config(decoder=True) is not config:
-        reason = ("a model of text and something else: give its text part as a model of its own (the configuration "
-                  "is `text_config`, the class the one for causal LMs), saved with save_pretrained")
-    if reason is not None:
-        raise ValueError(f"expected a decoder language model of text alone, got {folder_or_id} of type "
-                         f"{config.model_type}, {reason}")
 
 
 def _load(auto: Any, folder_or_id: str | Path, config: Any, tokenizer: PreTrainedTokenizerBase,
