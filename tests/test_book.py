@@ -257,7 +257,7 @@ def test_a_record_that_is_no_longer_whole_is_no_record(study, content):
 
 
 def test_a_figure_that_is_gone_has_its_page_made_again(study, tmp_path, monkeypatch):
-    page = "07_cka--base-vs-rl.v1"
+    page = "07_cka"
     (tmp_path / f"{page}.html").write_text('<a href="_static/figures/tiny/gone.svg">x</a>')
     record = store.ROOT / chapters.record(study, "07_cka", "base-vs-rl.v1")
     store.write_json(record, _record("07_cka", "base-vs-rl.v1"))

@@ -120,7 +120,7 @@ def rehearse(profile: ProfileOption = "mini", cores: Cores = 0,
              workflow_profile: Annotated[Path | None, typer.Option(help="Of Snakemake, for a cluster, such as "
                                                                    "configs/snakemake/slurm.")] = None) -> None:
     """Run every job of a study in small, and print what would fail, and what the whole costs on this machine."""
-    from hrsa.workflow.rehearse import run_rehearsal
+    from hrsa.workflow.rehearsal.rehearse import run_rehearsal
 
     text, fails = run_rehearsal(load_profile(profile), cores or _cores(), gpus, pairs or (), workflow_profile)
     sys.stdout.write(text)

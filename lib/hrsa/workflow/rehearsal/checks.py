@@ -23,7 +23,7 @@ from hrsa.study.progress import progress
 from hrsa.study.runtime import prepare, quiet
 from hrsa.texts.negative_search import is_on_hub
 from hrsa.texts.suite import load_training, query_prompt
-from hrsa.workflow.in_small import is_made, rehearsal_name, root_of
+from hrsa.workflow.rehearsal.in_small import is_made, rehearsal_name, root_of
 
 _REASONS = (  # word, and what the message of such an error says
     ("gated", r"gated"), ("disk", r"no space left|disk quota"),

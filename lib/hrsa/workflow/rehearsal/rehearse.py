@@ -21,8 +21,7 @@ from hrsa.report import chapters
 from hrsa.report.prose.pages import filled_page
 from hrsa.study import store
 from hrsa.study.profile import Profile
-from hrsa.workflow import graph, in_small
-from hrsa.workflow.checks import Finding, Trials, one_line, reason_of, try_models, try_tasks, try_training_data
+from hrsa.workflow import graph
 from hrsa.workflow.compare_two import book_command, copy_sources, write_profile
 from hrsa.workflow.engine import SNAKEMAKE
 from hrsa.workflow.job import OWNER_VARIABLE
@@ -35,7 +34,17 @@ from hrsa.workflow.plan import (
     shape_of,
     stage_costs,
 )
-from hrsa.workflow.throughput import Throughput, device_memory, fits_here, make_throughput, measured_machine
+from hrsa.workflow.rehearsal import in_small
+from hrsa.workflow.rehearsal.checks import (
+    Finding,
+    Trials,
+    one_line,
+    reason_of,
+    try_models,
+    try_tasks,
+    try_training_data,
+)
+from hrsa.workflow.rehearsal.throughput import Throughput, device_memory, fits_here, make_throughput, measured_machine
 
 TABLE, PAGE = "rehearsal.csv", "rehearsal.md"  # in the rehearsal's folder
 _SOURCES = ("Snakefile", "notebooks/*.py", "notebooks/*.ipynb", "jupyter_book/_config.yml", "jupyter_book/intro.md",
