@@ -106,23 +106,22 @@ Markdown(prose.yardsticks.readouts_said(cost))
 # ## The shape of the states
 #
 # What a linear readout can find depends on how states fill their space. TwoNN estimates how many dimensions they fill
-# locally, from the distances to the two nearest neighbours (Facco et al. 2017); the participation ratio says over how
-# many directions their variance is spread. The bands are 95% bootstrap intervals over texts, of all seeds together.
+# locally, from the distances to the two nearest neighbours (Facco et al. 2017). The bands are 95% bootstrap intervals
+# over texts, of all seeds together.
 
 # %%
 shapes = analysis.make_pair_shapes(study, pair)
 shapes["number"] = shapes["shape"].map(analysis.SHAPES)
-plots.curves(shapes[shapes["shape"].isin(["two_nn", "participation_ratio"])], x="layer", y="value", hue="arm",
-             dash="models", facet="number", low="low", high="high", xlabel="state", ylabel="dimensions").publish(
+plots.curves(shapes[shapes["shape"] == "two_nn"], x="layer", y="value", hue="arm", facet="models", low="low",
+             high="high", xlabel="state", ylabel="intrinsic dimension (TwoNN)").publish(
     study.name, f"09_probes/{pair}", "dimensions",
-    f"Intrinsic dimension (TwoNN) and participation ratio over depth, backbones and embedders, pair {pair}")
+    f"Intrinsic dimension (TwoNN) of the token states over depth, backbones and embedders, pair {pair}")
 
 # %% [markdown]
-# How to read it: one line per model. A participation ratio near 1 says that one direction carries the variance, as it
-# does where a few massive activations are; TwoNN looks at near neighbours and hardly sees them. A local dimension above
-# the global one would be surprising in any other case.
+# How to read it: one line per arm, backbones beside embedders. Far fewer dimensions than the states are wide is usual.
 #
-# Anisotropy is the mean cosine of two tokens (Ethayarajh 2019): 0 for directions spread evenly, 1 for a single one. A
+# The participation ratio says over how many directions the variance is spread: near 1, one direction carries it, as it
+# does where a few massive activations are, of which near neighbours see little. Anisotropy is the mean cosine of two tokens (Ethayarajh 2019): 0 for directions spread evenly, 1 for a single one. A
 # massive activation is an entry that is many times the median entry of its layer (Sun et al. 2024, who speak of them
 # from about 1,000 on).
 
