@@ -51,6 +51,12 @@ def test_every_ablation_of_both_arms_and_every_control_is_a_row():
         ("recipe", "base-vs-rlvr"), ("causal", "base-vs-rlvr"), ("other-order", ""), ("rlvr-vs-sft", "")]
 
 
+def test_a_section_that_changes_is_one_value():
+    small = STUDY.ablations[0].model_copy(update={"change": {"lora": {"r": 4, "dropout": 0.0}, "steps": 9}})
+    row = ablation_rows(STUDY.model_copy(update={"ablations": (small,), "controls": ()}))[1]
+    assert (row.setting, row.value) == ("lora, steps", "r 4 dropout 0, 9")
+
+
 def test_every_change_is_one_that_training_takes():
     recipe = STUDY.recipe
     for ablation in STUDY.ablations:

@@ -235,9 +235,14 @@ def ablation_rows(profile: Profile) -> list[Row]:
 
 
 def _changed(change: Mapping[str, Any]) -> tuple[str, str]:
-    values = ("none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-              for value in change.values())
-    return ", ".join(change), ", ".join(values)
+    """Names and values of changed settings, each list with commas between."""
+    return ", ".join(change), ", ".join(map(_value, change.values()))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{name} {_value(part)}" for name, part in value.items())
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def make_ablation_table(profile: Profile, rows: Sequence[Row]) -> pd.DataFrame:
