@@ -210,7 +210,8 @@ def ablations(names: Annotated[list[str] | None, typer.Argument(help="Rows; all 
     study = load_profile(profile)
     rows = rows_of.selected_rows(study, names or [])
     sys.stderr.write(f"{rows_of.cost(study, rows)}\n")
-    for row in () if table else rows:
+    for at, row in () if table else enumerate(rows, 1):
+        log.info("row %d of %d: %s", at, len(rows), row.name)
         engine.run_study(study, cores or _cores(), rows_of.records_of(study, row))
     done, missing = rows_of.write_finished(study)
     log.info("written: data/results/ablations.parquet, done: %s; not done: %s", ", ".join(done),
