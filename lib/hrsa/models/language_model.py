@@ -75,6 +75,14 @@ def load_encoder(folder_or_id: str | Path, attention: Attention = "causal", kern
     if layers is not None:
         keep_first(model, layers, folder_or_id)
     leak_probe(model, tokenizer, attention)
+    if attention == "bidirectional" and model.config._attn_implementation == "eager" and model._supports_sdpa:
+        model.set_attn_implementation("sdpa")  # of whoever opens an embedder's folder plainly
+        try:
+            leak_probe(model, tokenizer, attention)
+        except RuntimeError as error:
+            raise RuntimeError(f"{type(model).__name__} is bidirectional with the kernel eager and not with SDPA, by "
+                               f"which an embedder's folder is opened elsewhere: {error}") from error
+        model.set_attn_implementation("eager")
     return model, tokenizer
 
 
@@ -294,6 +302,7 @@ def _states(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> to
             output = model(input_ids=ids.to(where), attention_mask=mask.long().to(where), output_hidden_states=True,
                            use_cache=False)
         widths = {states.shape[-1] for states in output.hidden_states}
+        shapes = {tuple(states.shape[:-1]) for states in output.hidden_states}
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError) as error:
@@ -305,6 +314,10 @@ def _states(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> to
     if len(widths) > 1:
         raise RuntimeError(f"expected states of one width in all layers, got the widths {sorted(widths)} in "
                            f"{type(model).__name__}: layers of unequal width cannot be compared, take another model")
+    if shapes != {tuple(ids.shape)}:
+        raise RuntimeError(f"expected one state a token in every layer, got arrays of {sorted(shapes)} states for "
+                           f"{tuple(ids.shape)} tokens in {type(model).__name__}: its layers pass on several states a "
+                           "token, which cannot be compared with one; take another model")
     return output.hidden_states[-1].double().cpu()
 
 
@@ -344,7 +357,7 @@ def read_config_and_tokenizer(folder_or_id: str | Path) -> tuple[Any, PreTrained
         tokenizer = AutoTokenizer.from_pretrained(folder_or_id)
     except (OSError, ValueError) as error:
         raise _unreachable(folder_or_id, error) from error
-    if getattr(config, "is_encoder_decoder", False):
+    if getattr(config, "is_encoder_decoder", False) or getattr(type(config), "is_encoder_decoder", False):
         raise ValueError(f"expected a decoder language model, got {folder_or_id} of type {config.model_type}, an "
                          "encoder-decoder, whose layers are two stacks: give a decoder")
     if tokenizer.pad_token_id is None:
@@ -363,6 +376,11 @@ def _load(auto: Any, folder_or_id: str | Path, config: Any, tokenizer: PreTraine
         model = load_weights(auto, network_folder(folder_or_id), config, kernel)
     except OSError as error:
         raise _unreachable(folder_or_id, error) from error
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise ValueError(f"expected an architecture that transformers loads by {auto.__name__}, got {folder_or_id} of "
+                         f"type {config.model_type}: take another model") from error
     return model.to(device()).eval()
 
 

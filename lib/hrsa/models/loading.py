@@ -109,7 +109,7 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], folder_or_id: 
     """ValueError when the report tells of weights that are not those of the checkpoint, or when one is not finite."""
     import torch
 
-    head = _head_names(model) if report["unexpected_keys"] else set()
+    head = _of_the_head(model, set(report["unexpected_keys"])) if report["unexpected_keys"] else set()
     found = {
         "missing": sorted(name for name in report["missing_keys"] if not name.startswith(_UNUSED)),
         "unexpected": sorted(name for name in set(report["unexpected_keys"]) - head if not name.startswith(_UNUSED)),
@@ -124,18 +124,22 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], folder_or_id: 
                          "config.json that belongs to the weights, or save the model again with save_pretrained")
 
 
-def _head_names(model: PreTrainedModel) -> set[str]:
-    """Names of the weights that a network's causal LM, or what it was pretrained as, has beyond the network: a
-    checkpoint may bring them."""
+def _of_the_head(model: PreTrainedModel, names: set[str]) -> set[str]:
+    """Those of the names in a checkpoint that are weights which the network's language model, or what it was pretrained
+    as, has beyond the network, by their names in files or by those that transformers gives them."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForPreTraining
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForPreTraining
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
 
     found = set()
-    for auto in (AutoModelForCausalLM, AutoModelForPreTraining):
+    for auto in (AutoModelForCausalLM, AutoModelForPreTraining, AutoModelForImageTextToText):
         try:
             with torch.device("meta"), quiet_loading():
                 whole = auto.from_config(model.config)
         except (ValueError, TypeError, AttributeError):
             continue
-        found |= {name for name in whole.state_dict() if not name.startswith(f"{whole.base_model_prefix}.")}
+        head = {name for name in whole.state_dict() if not name.startswith(f"{whole.base_model_prefix}.")}
+        renamings = [one for one in get_model_conversion_mapping(whole) if isinstance(one, WeightRenaming)]
+        found |= {name for name in names if head & {name, *(one.rename_source_key(name)[0] for one in renamings)}}
     return found
