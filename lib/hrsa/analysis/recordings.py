@@ -18,7 +18,7 @@ import pandas as pd
 
 from hrsa.analysis import units
 from hrsa.analysis.hidden_states import layer_labels, stream_states, tokenise
-from hrsa.models.language_model import most_positions
+from hrsa.models.positions import most_positions
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Analysis, Profile

@@ -19,10 +19,10 @@ from hrsa.models.language_model import (
     keep_first,
     leak_probe,
     load_encoder,
-    most_positions,
     read_config_and_tokenizer,
 )
 from hrsa.models.loading import Kernel, quiet_loading
+from hrsa.models.positions import most_positions
 from hrsa.study.errors import first_line
 from hrsa.study.runtime import device
 from hrsa.texts.suite import QUERY_TEMPLATE

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hrsa.models.adapters import merged
-from hrsa.models.language_model import Attention, leak_probe, load_encoder, most_positions
+from hrsa.models.language_model import Attention, leak_probe, load_encoder
 from hrsa.models.loading import Kernel, quiet_loading
+from hrsa.models.positions import most_positions
 from hrsa.study import store
 from hrsa.study.runtime import device
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hrsa.models.loading import Kernel, load_weights
+from hrsa.models.positions import first_position
 from hrsa.study import store
 from hrsa.study.errors import first_line
 from hrsa.study.runtime import device
@@ -278,7 +279,7 @@ def _perturb(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, lengths
     before, after_last = (_states(model, x, mask) for x in (ids, other_last))  # (b, t, d)
     least = _TOLERANCE * before[mask].abs().max()
     moved = (after_last - before)[rows, first].abs().amax(-1) > least  # (b,)
-    if mask.all() or (side == "left" and _first_position(model)):  # other tokens there would shift its positions
+    if mask.all() or (side == "left" and first_position(model)):  # other tokens there would shift its positions
         return before, moved.tolist(), False
     after_pad = _states(model, other_pad, mask)
     return before, moved.tolist(), bool(((after_pad - before)[mask].abs() > least).any())
@@ -319,22 +320,6 @@ def _states(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> to
                            f"{tuple(ids.shape)} tokens in {type(model).__name__}: its layers pass on several states a "
                            "token, which cannot be compared with one; take another model")
     return output.hidden_states[-1].double().cpu()
-
-
-def most_positions(model: torch.nn.Module) -> int | None:
-    """Tokens of the longest text that a network has positions for; None where nothing limits them."""
-    count, first = getattr(model.config, "max_position_embeddings", None), _first_position(model)
-    return count - first if count and first else count
-
-
-def _first_position(model: torch.nn.Module) -> int:
-    """The position of a text's first token: 0, but for networks of the RoBERTa kind, which count the tokens that are no
-    pad tokens, from behind the pad token's number."""
-    import torch
-
-    tables = [m for name, m in model.named_modules() if isinstance(m, torch.nn.Embedding)
-              and name.rpartition(".")[2] == "position_embeddings" and m.padding_idx is not None]
-    return tables[0].padding_idx + 1 if tables else 0
 
 
 def network_folder(folder_or_id: str | Path) -> str | Path:
