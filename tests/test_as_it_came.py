@@ -187,8 +187,10 @@ def pair(exported, foreign, tmp_path, monkeypatch, rng):
 def test_a_comparison_runs_models_as_they_came_and_says_so(pair, exported, foreign):
     profile, front, _ = pair(exported.parent / "start", exported, "token")
     assert "| start | folder | decoder language model | causal | mean (not its own) |" in front
-    assert "| model | folder | embedder | bidirectional | lasttoken |" in front and "model brings prompts" in front
-    base, tuned = (make_recording(profile, name) for name in ("start", "model"))
+    _, name = (backbone.name for backbone in profile.backbones)  # of the folder around `model`
+    assert name == exported.parent.name and f"{name} brings prompts" in front
+    assert f"| {name} | folder | embedder | bidirectional | lasttoken |" in front
+    base, tuned = (make_recording(profile, model) for model in ("start", name))
     x, y = open_pair(base, tuned)
     assert not np.allclose(x.layer(3), y.layer(3), atol=1e-3)  # the same weights, another attention
     texts = own_probes.read_texts(profile.analysis.texts).set_index("id")["text"]
