@@ -18,7 +18,9 @@ from hrsa.report import chapters
 from hrsa.study import store
 from hrsa.study.profile import load_profile
 from hrsa.workflow import gpus, graph
+from hrsa.workflow.job import follow_owner
 
+follow_owner()  # as jobs do: an engine that is killed before the first of them leaves nothing behind
 STUDY = load_profile(config.get("profile", "mini"))
 STAGES = ("backbone", "mine", "embedder", "measure")
 PRIORITY = {"backbone": 3, "mine": 3, "03_training": 2, "embedder": 2, "measure": 1}  # what most others wait for, first
