@@ -143,7 +143,7 @@ def test_a_pair_brings_what_it_starts_from():
     ("expected an architecture with the attention kernel sdpa, got x", "no SDPA"),
     ("expected a fast tokenizer, got Slow: save the backbone with one", "tokenizer"),
     ("expected x on the hub, got too many requests (429)", "hub"),
-    ("evaluation of hrsa/x failed on STS12: division by zero", "task"), ("something else", "here")])
+    ("expected the name of an mteb benchmark in suite.benchmarks, got 'x'", "task"), ("something else", "here")])
 def test_an_error_has_its_word(message, reason):
     assert checks.reason_of(message, "here") == reason
 

@@ -29,11 +29,11 @@ _REASONS = (  # word, and what the message of such an error says
     ("gated", r"gated"), ("disk", r"no space left|disk quota"),
     ("memory", r"out of memory|kernel died|memoryerror|cannot allocate|can't allocate"),
     ("missing", r"no such|not there|could ?n.t be found|does ?n.t exist|cannot find|not found|put the file at|"
-                r"got no weights|without safetensors|expected weights"),
+                r"got no weights|expected weights"),
     ("hub", r"no answer|too many requests|got status|connection"),
     ("attention", r"expected (bidirectional|causal) attention|states that do not depend|same states alone"),
     ("no SDPA", r"attention kernel|scaled_dot_product|flashattention|attn_implementation"),
-    ("tokenizer", r"tokenizer"), ("task", r"evaluation of|instruction for the queries|mteb benchmark"))
+    ("tokenizer", r"tokenizer"), ("task", r"instruction for the queries|mteb benchmark"))
 _LONGEST = 300  # characters of a reason
 _FALLBACK = ("ToolRetrieval", "WordNetSenseSTS")  # local tasks, where none of the profile's own can be scored
 
@@ -72,7 +72,8 @@ class Trials:
             yield note
             outcome = "ran"
         except Exception as error:  # whatever a library raises is what the study would stop at
-            outcome, said = "fails", (reason_of(str(error), kind), one_line(f"{error}" or type(error).__name__))
+            cause = error.__cause__ if kind == "task" and error.__cause__ else error  # `run_task` adds what to do then
+            outcome, said = "fails", (reason_of(str(cause), kind), one_line(str(cause) or type(cause).__name__))
         self.findings.append(Finding(kind, what, outcome, *said, round(time.monotonic() - began, 1)))
 
     def failed(self, kind: str) -> set[str]:
