@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny import tiny_backbone
+from tiny import tiny_backbone, tiny_tokenizer
 
-from hrsa.models import adapters
+from hrsa.models import adapters, embedder
 from hrsa.models.language_model import load_encoder, load_lm
+from hrsa.study.profile import Lora
 
 
 def write(model, folder, targets="all-linear", task="CAUSAL_LM", trained=True, **more):
@@ -104,3 +106,25 @@ def test_a_merge_that_computes_something_else_is_refused(start, tmp_path, monkey
     monkeypatch.setattr("peft.PeftModel.merge_and_unload", lambda self: load_lm(start)[0], raising=False)
     with pytest.raises(ValueError, match="states that differ by"):
         adapters.apply(load_lm(start)[0], tmp_path / "arm")
+
+
+def test_a_mixture_of_experts_takes_adapters_without_dropout_and_merges_them(tmp_path):
+    config = transformers.MixtralConfig(vocab_size=len(tiny_tokenizer()), hidden_size=32, num_hidden_layers=2,
+                                        num_attention_heads=2, num_key_value_heads=1, intermediate_size=48,
+                                        num_local_experts=4, pad_token_id=0, initializer_range=0.2)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "start")
+    tiny_tokenizer().save_pretrained(tmp_path / "start")
+    model = embedder.assemble(str(tmp_path / "start"), "bidirectional", 48)
+    before = embedder.embed(model, ["stone of the river"])
+    with pytest.raises(ValueError, match=r"got MixtralModel .*give lora\.dropout: 0 for a mixture of experts"):
+        adapters.add_lora(model, Lora(dropout=0.1))
+    model = embedder.assemble(str(tmp_path / "start"), "bidirectional", 48)
+    adapters.add_lora(model, Lora(dropout=0))
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if "experts" in name and "lora_B" in name:
+                weights.fill_(0.1)
+    adapted = embedder.embed(model, ["stone of the river"])
+    embedder.save_embedder(model, tmp_path / "embedder")
+    plain = embedder.embed(embedder.open_embedder(tmp_path / "embedder"), ["stone of the river"])
+    assert abs(adapted - before).max() > 1e-3 and abs(plain - adapted).max() < embedder.EXPORT_TOLERANCE

@@ -29,9 +29,11 @@ _SAME = 1e-3  # of the largest logit: between a model with adapters beside it an
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Without a warning of peft's: it asks for a property that transformers 5 has renamed."""
+    """Without warnings of peft's: it asks for a property that transformers 5 has renamed, and of experts that are
+    one array it looks for modules."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match any")
         yield
 
 
@@ -142,11 +144,19 @@ def _some_states(model: Any) -> torch.Tensor:
 
 
 def add_lora(model: SentenceTransformer, lora: Lora) -> None:
-    """Put LoRA adapters on all linear layers, in place, and freeze the rest (arXiv 2106.09685)."""
+    """Put LoRA adapters on all linear layers, in place, and freeze the rest (arXiv 2106.09685).
+
+    ValueError where they cannot be put: on a mixture of experts, whose experts are one array, with dropout.
+    """
     from peft import get_peft_model
 
-    with quiet_peft():
-        model[0].model = get_peft_model(model[0].model, configuration(lora, "FEATURE_EXTRACTION"))
+    try:
+        with quiet_peft():
+            model[0].model = get_peft_model(model[0].model, configuration(lora, "FEATURE_EXTRACTION"))
+    except ValueError as error:
+        raise ValueError(f"expected a network that takes LoRA adapters, got {type(model[0].model).__name__} "
+                         f"({first_line(error)}): give lora.dropout: 0 for a mixture of experts, or train all "
+                         "weights") from error
 
 
 def merged(model: SentenceTransformer) -> SentenceTransformer:
