@@ -9,6 +9,7 @@ from hrsa.evaluation.encoder import InstructedEncoder, model_meta
 from hrsa.evaluation.evaluate import run_task
 from hrsa.evaluation.tasks import study_tasks
 from hrsa.models.embedder import assemble
+from hrsa.report.prose.texts import evaluation_tasks
 from hrsa.study.profile import load_profile
 
 # task -> how many items its score is the mean of, where the data of `publish` have one subset
@@ -73,6 +74,11 @@ def test_a_task_is_scored_on_a_few_of_its_texts(name, items, hub, model, publish
     score, found = run_task(encoder, task, tmp_path)
     assert 0 <= abs(score) <= 1 and len(task.hf_subsets) <= 2
     assert items is None or len(found) == items
+
+
+def test_the_page_on_texts_lists_benchmarks_where_there_are_no_local_tasks():
+    table = evaluation_tasks(load_profile("paper"))
+    assert list(table["task"]) == list(load_profile("paper").suite.benchmarks) and set(table["family"]) == {"benchmark"}
 
 
 def test_a_task_that_no_benchmark_has_is_refused():

@@ -43,7 +43,8 @@ def lengths(training: pd.DataFrame) -> pd.DataFrame:
 
 
 def evaluation_tasks(profile: Profile) -> pd.DataFrame:
-    """The profile's local tasks [task, family, reasoning, queries, texts, metric, instruction], as capped."""
+    """The profile's local tasks [task, family, reasoning, queries, texts, metric, instruction], as capped, then a row
+    for each benchmark, whose tasks bring all of it themselves."""
     rows = []
     for name in profile.suite.tasks:
         task = suite.load_task(name, profile)
@@ -51,8 +52,11 @@ def evaluation_tasks(profile: Profile) -> pd.DataFrame:
         rows.append((name, task.family, "yes" if task.reasoning else "no",
                      len(task.queries) if task.family == "retrieval" else None, len(scored), task.metric,
                      task.instruction))
+    own = profile.suite.benchmark_tasks
+    rows += [(name, "benchmark", "", None, None, "", "each task's own" if own is None else f"of {', '.join(own)}")
+             for name in profile.suite.benchmarks]
     table = pd.DataFrame(rows, columns=["task", "family", "reasoning", "queries", "texts", "metric", "instruction"])
-    return table.astype({"queries": "Int64"})
+    return table.astype({"queries": "Int64", "texts": "Int64"})
 
 
 def probe_counts(probes: pd.DataFrame) -> pd.DataFrame:
