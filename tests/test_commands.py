@@ -37,6 +37,8 @@ TARGETS = {  # a target of the Makefile with its variables -> what it must give 
     'evidence FILES="a.json b.json"': "evidence a.json b.json --profile mini",
     "evidence OUT=mine.json SOURCE=us": 'evidence --profile mini --share "mine.json" --source "us"',
     "results PROFILE=smoke": "results --profile smoke",
+    """compare A='a b;"c"' B=two TEXTS=file LENGTH=9""": """compare --a 'a b;"c"' --b two --texts file --unit word """
+                                                       "--out compare --max-length 9",
     'ablations ONLY="causal full"': "ablations causal full --profile ablations",
     "ablations PROFILE=smoke CORES=1": "ablations --profile smoke --cores 1",
     'backbones ARMS="base rlvr"': "backbones base rlvr"}
@@ -95,7 +97,13 @@ def test_an_error_is_one_message_and_exit_code_1(arguments, expected, capsys):
 
 
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-HANGING = """
+FRESH = """
+import signal
+for name in ("SIGINT", "SIGHUP"):  # whatever started the tests may have had them ignored
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+HANGING = FRESH + """
 import sys, time
 from hrsa.workflow import commands
 def wait(name):
@@ -130,7 +138,7 @@ def test_a_second_signal_is_no_traceback():
     assert run.returncode == 130 and err.count("hrsa: interrupted") == 1 and "Traceback" not in err
 
 
-ENGINE = """
+ENGINE = FRESH + """
 import sys
 from hrsa.workflow import commands, engine
 engine.SNAKEMAKE = [sys.executable, "-c", "import time; print('1 of 3 steps', flush=True); time.sleep(60)"]
@@ -223,10 +231,15 @@ def test_the_shell_completes(words, expected):
 
 
 @pytest.mark.parametrize(("target", "expected"), TARGETS.items())
-def test_the_makefile_calls_it(target, expected):
-    asked = subprocess.run(f"make -n {target}", shell=True, cwd=store.ROOT, capture_output=True, text=True, check=False)
+def test_the_makefile_calls_it(target, expected, tmp_path):
+    recorder = tmp_path / "hrsa"
+    recorder.write_text(f"#!{sys.executable}\nimport shlex, sys\nprint(shlex.join(sys.argv[1:]))\n")
+    recorder.chmod(0o755)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
+    asked = subprocess.run(f"make --no-print-directory -o .venv/installed BIN={tmp_path} {target}", shell=True,
+                           cwd=store.ROOT, capture_output=True, text=True, check=False, env=clean)
     assert asked.returncode == 0, asked.stderr
-    assert f"/hrsa {expected}" in " ".join(asked.stdout.split())
+    assert shlex.split(asked.stdout.splitlines()[-1]) == shlex.split(expected)
 
 
 def test_the_statement_is_recorded_once(tmp_path, monkeypatch, capsys):

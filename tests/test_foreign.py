@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from myst_parser.docutils_ import Parser
 
+from hrsa.models.as_it_came import Manner
 from hrsa.report import foreign, plots
 from hrsa.report.book.extension import figure_html
 from hrsa.report.plots.tables import table
@@ -110,7 +111,8 @@ def test_pages_show_sets_sources_and_titles_as_text():
     shown = plain(bad)
     mini = load_profile("mini")
     texts_ = pd.DataFrame({"set": [bad, bad, "b"], "text": ["x"] * 3})
-    models = [{"layers": 2, "width": 8, "vocabulary": 9}] * len(mini.backbones)
+    manner = Manner("decoder", "causal", None, {})
+    models = [{"layers": 2, "width": 8, "vocabulary": 9, "manner": manner}] * len(mini.backbones)
     levels = pd.DataFrame({"similarity": "CKA", "value": [0.5], "low": 0.4, "high": 0.6, "null": 0.1, "layer_x": "0"})
     pool = SimpleNamespace(seeds=(0,), sources=pd.DataFrame({"source": [bad, "b"], "code": ["c", "c"]}))
     families = pd.DataFrame({"pair": "p", "family": ["all", bad], "verdict": ["different", "equivalent"]})

@@ -15,7 +15,8 @@ from hrsa.report import chapters
 from hrsa.study import store
 from hrsa.study.profile import checked_profile, load_profile
 from hrsa.texts.suite import load_training
-from hrsa.workflow import compare_two, in_small, rehearse
+from hrsa.workflow import compare_two
+from hrsa.workflow.rehearsal import in_small, rehearse
 
 pytestmark = [pytest.mark.paper, pytest.mark.filterwarnings("ignore:The task '.*' is superseded"),
               pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]

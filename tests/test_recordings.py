@@ -179,7 +179,7 @@ def test_texts_cut_behind_the_last_position_are_refused(embedder, tmp_path, rng)
 
 def test_a_text_is_its_last_token_where_the_model_pools_that(tmp_path, rng):
     table = probe_table(rng)
-    analysis = Analysis(unit="text", texts_per_set=12, max_length=64, max_tokens=30, probe_texts=24)
+    analysis = Analysis(unit="text", texts_per_set=12, max_length=64, max_tokens=30, ks=(3,), probe_texts=24)
     model = load(save_qwen3(tmp_path / "model", rng))
     model[1].pooling_mode = "lasttoken"
     recordings.write_states(tmp_path, model, table, analysis, "model")

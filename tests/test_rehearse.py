@@ -13,8 +13,9 @@ from hrsa.report import chapters
 from hrsa.study import store
 from hrsa.study.profile import Profile, load_profile
 from hrsa.texts.suite import load_training
-from hrsa.workflow import checks, commands, in_small, rehearse
+from hrsa.workflow import commands
 from hrsa.workflow.commands import main
+from hrsa.workflow.rehearsal import checks, in_small, rehearse
 
 # of mteb: newer versions of tasks
 pytestmark = pytest.mark.filterwarnings("ignore:The task '.*' is superseded")

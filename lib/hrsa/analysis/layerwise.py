@@ -79,10 +79,11 @@ def curve(x: Recording, y: Recording, metric: str, analysis: Analysis, calibrate
 
 def _options(tokens: pd.DataFrame, metric: str, analysis: Analysis, calibrated: bool, null: bool) -> dict[str, Any]:
     """Options of `compare_layers` for one layer of both models on `tokens` (n rows)."""
-    if metric == "knn" and max(analysis.ks) >= len(tokens):
+    near = metric in ("knn", MORE)  # what counts neighbours
+    if near and max(analysis.ks) >= len(tokens):
         raise ValueError(f"expected analysis.ks below the {len(tokens)} rows that are compared, for so many have fewer "
                          f"neighbours, got {list(analysis.ks)}: lower analysis.ks, or raise analysis.texts_per_set")
-    options = {"ks": analysis.ks if metric == "knn" else (), "layers": "matched", "memory_mb": analysis.memory_mb}
+    options = {"ks": analysis.ks if near else (), "layers": "matched", "memory_mb": analysis.memory_mb}
     return options | (calibration(tokens, metric, analysis, null) if calibrated else {})
 
 

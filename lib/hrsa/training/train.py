@@ -78,6 +78,8 @@ def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Re
     steps.mkdir(parents=True, exist_ok=True)
 
     def keep(step: int, weights: dict[str, Any] | None) -> None:
+        if distributed.rank() == 0:  # a run that was killed after this step kept it, and goes on from an earlier one
+            shutil.rmtree(steps / _step(step), ignore_errors=True)
         _export(model, weights, fresh, steps / _step(step))
 
     flash = recipe.kernel == "flash_attention_2"
