@@ -124,8 +124,8 @@ def test_realignment_is_held_against_scores_over_rows(rng):
     said = prose.scores.realignment_sentences(table_of({
         "up": spread(f"knn_{REALIGNMENT}", 0.2) | spread(f"debiased_cka_{REALIGNMENT}", 0.0),
         "down": spread(f"knn_{REALIGNMENT}", -0.2) | spread(f"debiased_cka_{REALIGNMENT}", 0.0)}))
-    assert "closer under up (+0.200); it drives them apart under down (-0.200)" in said
-    assert "debiased CKA: neither is told under up (+0.000), down (+0.000)." in said
+    assert "closer under up (+0.2000); it drives them apart under down (-0.2000)" in said
+    assert "debiased CKA: neither is told under up (+0.0000), down (+0.0000)." in said
 
 
 def test_rows_are_chosen_by_name():

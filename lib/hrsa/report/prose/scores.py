@@ -187,7 +187,7 @@ def ablation_likeness(table: pd.DataFrame) -> pd.DataFrame:
         before, after, moved = (f"{metric}_{name}" for name in (BEFORE, AFTER, REALIGNMENT))
         name = METRICS[metric].name
         shown[f"{name} before"], shown[f"{name} after"] = table[before], table[after]
-        shown[f"{name}: realignment"] = _spans(table[[moved, f"{moved}_low", f"{moved}_high"]], 3)
+        shown[f"{name}: realignment"] = _spans(table[[moved, f"{moved}_low", f"{moved}_high"]], 4)
     return shown
 
 
@@ -238,7 +238,7 @@ def realignment_sentences(table: pd.DataFrame) -> str:
         sides: dict[int, list[str]] = {1: [], -1: [], 0: []}
         for row in table.to_dict("records"):
             side = intervals.order(row[f"{moved}_low"], row[f"{moved}_high"], 0.0, 0.0)
-            sides[side].append(f"{row['ablation']} ({row[moved]:+.3f})")
+            sides[side].append(f"{row['ablation']} ({row[moved]:+.4f})")
         words = {1: "training brings the arms closer under", -1: "it drives them apart under",
                  0: "neither is told under"}
         said = "; ".join(f"{words[side]} {', '.join(names)}" for side, names in sides.items() if names)
