@@ -103,7 +103,8 @@ def test_a_failure_signature_is_bound_to_the_row_that_has_it():
         | spread("", -0.02)})
     worse, mask, unequal = prose.scores.failure_signatures(table).splitlines()
     assert "seen here: all weights score higher than the recipe's adapters, by +0.0300 [+0.0200, +0.0400]" in worse
-    assert "(row *weights*)" in worse and "it would show here: scores fall, by -0.0500" in mask and "*mask*" in mask
+    assert "(row *weights*, one seed)" in worse and "(row *mask*" in mask
+    assert "it would show here: scores fall, by -0.0500" in mask
     assert "a difference shows that no backbone made, -0.0200" in unequal and "*late*" in unequal
     assert "refuses the comparison either way: the arms differ in data, recipe.steps, steps" in unequal
     renamed = table.assign(ablation=["w", "x", "y", "z"], setting=table["setting"].replace("attention", "temperature"))

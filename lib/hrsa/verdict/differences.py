@@ -279,7 +279,7 @@ def _mean(scores: np.ndarray, tasks: np.ndarray) -> float:
 def _judged(profile: Profile, arms: Mapping[int, tuple]) -> dict[int, dict[str, Any]]:
     """Difference, interval and word of each row; the rows with several seeds are the family that is corrected."""
     several = {place: given for place, given in arms.items() if len(given[0]) > 1}
-    found = {place: {**vars(_judge(profile, *given[:3])), "verdict": None} for place, given in arms.items()
+    found = {place: {**_measured(profile, *given[:3]), "verdict": None} for place, given in arms.items()
              if place not in several}
     if several:
         family = verdicts(several, profile.verdict.margin, profile.verdict.alpha, resamples=profile.verdict.resamples)
@@ -295,8 +295,15 @@ def _change(profile: Profile, per_query: pd.DataFrame, row: Row, mean: np.ndarra
         return dict.fromkeys(("change", "change_low", "change_high"), np.nan)
     half = len(row.beside) // 2
     held = paired_scores.paired_with_baselines(per_query, row.beside[:half], row.beside[half:], row.a, row.b)
-    found = _judge(profile, (held[0] + held[1]) / 2, mean, tasks)
-    return {"change": found.difference, "change_low": found.low, "change_high": found.high}
+    found = _measured(profile, (held[0] + held[1]) / 2, mean, tasks)
+    return {"change": found["difference"], "change_low": found["low"], "change_high": found["high"]}
+
+
+def _measured(profile: Profile, a: np.ndarray, b: np.ndarray, tasks: np.ndarray) -> dict[str, float]:
+    """b - a over all tasks with its interval, where no word is given that it would have to agree with."""
+    found = mean_difference(b - a, tasks, profile.verdict.resamples, seed=0)
+    low, high = found.interval(profile.verdict.alpha)
+    return {"difference": found.center, "low": low, "high": high}
 
 
 def _likeness(profile: Profile, row: Row) -> dict[str, float]:

@@ -260,9 +260,15 @@ def failure_signatures(table: pd.DataFrame) -> str:
     told = [("Adapters that train worse than all weights", full, _full_said),
             ("A causal mask that was kept", causal, _causal_said),
             ("Unequal durations", unequal, _unequal_said)]
-    return "\n".join(f"- **{name}**: " + ("no row of the table has it." if rows.empty else
-                                           "; ".join(f"{say(row)} (row *{row.ablation}*)" for row in rows.itertuples())
-                                           + ".") for name, rows, say in told)
+    lines = []
+    for name, rows, say in told:
+        said = "; ".join(f"{say(row)} (row *{row.ablation}*{_runs(row)})" for row in rows.itertuples())
+        lines.append(f"- **{name}**: {said or 'no row of the table has it'}.")
+    return "\n".join(lines)
+
+
+def _runs(row: Any) -> str:
+    return ", one seed" if row.seeds == 1 else ""
 
 
 def _changes(row: Any, setting: str, value: str) -> bool:
