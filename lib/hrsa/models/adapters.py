@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hrsa.models.loading import counted_names
 from hrsa.study import store
 from hrsa.study.errors import first_line
 from hrsa.study.profile import Lora
@@ -126,9 +127,7 @@ def _refuse_other_names(model: PeftModel, folder: Path) -> None:
         given = set(file.keys())
     wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     found = {"without": sorted(wanted - given), "that it has no place for": sorted(given - wanted)}
-    faults = [f"{len(names)} {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
-              for what, names in found.items() if names]
-    if faults:
+    if faults := counted_names(found, 2):
         raise ValueError(f"expected adapters in {folder.name} for exactly the layers that its {FILES[0]} names in "
                          f"{type(model.get_base_model()).__name__}, got {' and '.join(faults)}: give the model that "
                          "they were trained on as start, and whole adapters")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -105,6 +105,12 @@ def _read(auto: Any, folder_or_id: str | Path, config: Any, kernel: str) -> tupl
                                 use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True)
 
 
+def counted_names(found: Mapping[str, Sequence[str]], most: int) -> list[str]:
+    """"2 missing (a, b)" for each kind of names that there are some of, with the first `most` of them."""
+    return [f"{len(names)} {what} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
+            for what, names in found.items() if names]
+
+
 def _check_report(model: PreTrainedModel, report: dict[str, Any], folder_or_id: str | Path) -> None:
     """ValueError when the report tells of weights that are not those of the checkpoint, or when one is not finite."""
     import torch
@@ -116,9 +122,7 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], folder_or_id: 
         "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
         "NaN or infinite": [name for name, weights in model.named_parameters() if not torch.isfinite(weights).all()],
     }
-    faults = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-              for what, names in found.items() if names]
-    if faults:
+    if faults := counted_names(found, 3):
         raise ValueError(f"expected in {folder_or_id} exactly the weights of the {type(model).__name__} that its "
                          f"config.json describes, all finite, got {'; '.join(faults)}: give the "
                          "config.json that belongs to the weights, or save the model again with save_pretrained")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from html import escape
 
 import nbformat
+
+from hrsa.report.foreign import as_html
 
 INJECTED = "injected-parameters"
 VARIANT = "only-{}"  # tag of a cell that belongs to one run, by its place; myst-nb makes a class of it
@@ -45,12 +46,12 @@ def _place(cell: nbformat.NotebookNode) -> str:
 
 def _with_switch(heading: nbformat.NotebookNode, key: str, labels: Mapping[str, str]) -> nbformat.NotebookNode:
     """The first cell with a menu of the runs under its title; without scripts all runs are shown, and it says so."""
-    options = "".join(f'<option value="{escape(name, quote=True)}">{escape(label)}</option>'
+    options = "".join(f'<option value="{as_html(name)}">{as_html(label)}</option>'
                       for name, label in labels.items())
     title, _, rest = heading.source.partition("\n")
-    menu = (f'<div class="hrsa-switch" data-key="{escape(key, quote=True)}"><label>{escape(key.capitalize())} '
+    menu = (f'<div class="hrsa-switch" data-key="{as_html(key)}"><label>{as_html(key.capitalize())} '
             f"<select>{options}</select></label><noscript>Without scripts everything is shown for each in turn: "
-            f"{escape(', '.join(labels.values()))}.</noscript></div>")
+            f"{as_html(', '.join(labels.values()))}.</noscript></div>")
     return nbformat.from_dict({**heading, "source": f"{title}\n\n{menu}\n\n{rest.lstrip()}"})
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
+
+from hrsa.report.foreign import as_html
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class CardGrid:
     def _card(self, card: Card) -> str:
         outcomes = "".join(
             f'<li class="hrsa-{o.word.replace(" ", "-")}"><strong><span aria-hidden="true">{self.marks[o.word]}</span> '
-            f"{escape(o.word)}</strong> {escape(o.label)} {escape(o.value)}</li>" for o in card.outcomes)
+            f"{as_html(o.word)}</strong> {as_html(o.label)} {as_html(o.value)}</li>" for o in card.outcomes)
         address, words = card.link
-        return (f'<li class="hrsa-card"><p class="hrsa-claim">{escape(card.title)}</p>'
-                f"<p>{escape(card.measured_by)}. Published: {escape(card.published)}.</p><ul>{outcomes}</ul>"
-                f'<p><a href="{escape(address, quote=True)}">{escape(words)}</a></p></li>')
+        return (f'<li class="hrsa-card"><p class="hrsa-claim">{as_html(card.title)}</p>'
+                f"<p>{as_html(card.measured_by)}. Published: {as_html(card.published)}.</p><ul>{outcomes}</ul>"
+                f'<p><a href="{as_html(address)}">{as_html(words)}</a></p></li>')
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/html": self.html(), "text/plain": repr(self)}

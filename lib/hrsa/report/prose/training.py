@@ -101,8 +101,11 @@ def _fingerprints_by_seed(profile: Profile) -> dict[int, dict[str, dict[str, Any
     arms = [model for model in profile.models() if model.seed is not None and model.ablation is None]
     found = {}
     for seed in profile.seeds:
-        ids = [model.id for model in arms if model.seed == seed]
-        found[seed] = {id: make_fingerprints(profile, id)[id] for id in ids}
+        ids, records = [model.id for model in arms if model.seed == seed], {}
+        for id in ids:
+            if id not in records:  # those of the other finished arms come with it
+                records |= make_fingerprints(profile, id)
+        found[seed] = {id: records[id] for id in ids}
     return found
 
 
