@@ -101,12 +101,19 @@ def test_the_same_command_again_rebuilds_nothing(study):
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
 
-def test_a_damaged_page_is_made_again_by_the_same_command(study):
+def test_a_damaged_page_is_made_again_by_the_same_command_although_it_is_ended_once(study):
     page = study / chapters.executed(SMOKE, "02_texts", "study")
     page.write_bytes(page.read_bytes()[:10_000])
-    said = finish(engine(study))
+    process = engine(study)
+    said = process.stderr.readline()
     assert said.startswith("made again: 02_texts.ipynb: expected a whole executed notebook, got JSONDecodeError")
-    assert "Traceback" not in said
+    process.send_signal(signal.SIGTERM)  # at once: later it may have ended by itself
+    said = process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in said
+    assert said.count("hrsa: ") == 1 and "hrsa: ended by SIGTERM; what is finished stays." in said
+    time.sleep(0.5)
+    assert not alive(study)
+    finish(engine(study))
     assert json.loads(page.read_text(encoding="utf8"))["cells"]
     assert not [file for file in study.rglob(".*") if ".partial" in file.name]
 

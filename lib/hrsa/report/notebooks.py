@@ -91,7 +91,10 @@ def _whole(file: Path, written: Path) -> nbformat.NotebookNode:
 
 def give_back(profile: Profile) -> list[str]:
     """Remove the records of jobs whose executed notebook, or whose record itself, is no longer whole, so that the jobs
-    run again; return what is wrong with each."""
+    run again; return what is wrong with each.
+
+    The book's record goes with them: a graph whose end is there does not miss what led to it.
+    """
     told = []
     for rule, names in jobs(profile).items():
         for name in names:
@@ -106,6 +109,8 @@ def give_back(profile: Profile) -> list[str]:
             except (JobError, ValueError, AttributeError) as error:
                 told.append(first_line(error))
                 written.unlink()
+    for name in jobs(profile)["book"] if told else ():
+        (store.ROOT / record(profile, "book", name)).unlink(missing_ok=True)
     return told
 
 
