@@ -3,7 +3,9 @@
 import atexit
 import contextlib
 import os
+import shutil
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,9 +38,11 @@ def rng():
 
 @pytest.fixture
 def hub():
-    """The hub on loopback that the clients of this process ask, empty."""
+    """The hub on loopback that the clients of this process ask, empty, and nothing of it fetched before."""
     HUB.repositories.clear()
     HUB.asked.clear()
+    for kept in Path(os.environ["HF_HOME"]).iterdir():
+        shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
     return HUB
 
 
