@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/hrsa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book compare test test-paper rehearse lab smoke plan power evidence results ablations backbones suite lock clean
+.PHONY: help setup browser book compare test test-paper rehearse lab smoke plan power evidence results film ablations backbones suite lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,9 @@ evidence: setup ## write PROFILE's scores to OUT=file for others [SOURCE=name], 
 
 results: setup ## commit-ready tables of a finished run of PROFILE, in data/results/
 	@$(RUN) results --profile "$$PROFILE"
+
+film: setup ## similarities at ten steps of training, into data/results/ (an hour and a half on one core)
+	@$(RUN) results --film --profile $(if $(filter command line,$(origin PROFILE)),"$$PROFILE",film) $${CORES:+--cores "$$CORES"}
 
 ablations: setup ## one part of the recipe changed at a time, into data/results/; ONLY="causal full" for some rows
 	@$(RUN) ablations $(ONLY) --profile $(if $(filter command line,$(origin PROFILE)),$(PROFILE),ablations) $(if $(CORES),--cores $(CORES))

@@ -17,11 +17,10 @@
 # # Training dynamics: do the arms meet?
 #
 # Chapters 05 to 09 compare the start and the end of contrastive training. Here every similarity is taken at the kept
-# checkpoints as well, for all pairs of the profile and its first two seeds, beside two runs of one arm and beside an arm
-# and itself before training. Step 0 is the pair's backbones as they came,
-# with causal attention; from the first checkpoint on, the models attend as the recipe says. The published study
-# reports that realignment happens within the first 200 or so of 782 steps and then holds, while neighbour overlap
-# keeps falling.
+# checkpoints as well, for all pairs and two seeds, beside two runs of one arm and beside an arm and itself before training.
+# Step 0 is the pair's backbones as they came, with causal attention; from the first checkpoint on, the models attend as the
+# recipe says. The published study reports that realignment happens within the first 200 or so of 782 steps and then holds,
+# while neighbour overlap keeps falling.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -31,11 +30,73 @@ import pandas as pd
 from IPython.display import Markdown
 
 from hrsa import analysis
-from hrsa.report import plots, prose
+from hrsa.report import plots, prose, results
 from hrsa.similarity import METRICS, shown_k
 from hrsa.study import load_profile, store
 
 study = load_profile(profile)
+
+# %% [markdown] tags=["committed-film"]
+# ## Ten steps of training
+#
+# All that is compared was trained with the recipe of the default study, at more checkpoints, denser early.
+
+# %% tags=["committed-film"]
+kept, kept_record = results.read_committed("dynamics")
+Markdown(prose.scores.committed_film(kept_record))
+
+# %% tags=["committed-film"]
+is_map = kept["layers"] == "map"
+maps = kept[is_map & ((kept["models"] == analysis.BOTH_ARMS) | (kept["pair"] == kept["pair"].iloc[0]))]
+maps = maps.drop_duplicates(["models", "a", "b", "step", "layer_x", "layer_y"])
+of_arms, of_itself = ((maps["models"] == models) for models in (analysis.BOTH_ARMS, analysis.ITSELF))
+plots.film(maps[of_arms], x="layer_x", y="layer_y", value="value", over="step", facet="pair", quantity="debiased_cka",
+           xlabel="layer of the arm", ylabel="layer of base", label="training step").publish(
+    study.name, "10_dynamics", "film", "Debiased CKA of every layer of base with every layer of the other arm, step by step")
+
+# %% [markdown] tags=["committed-film"]
+# How to read it: the slider moves through training (arrow keys too). The last column and the top row are the normed final
+# states, where the loss acts; the first are the embeddings of tokens.
+
+# %% tags=["committed-film"]
+selves = maps[of_itself & maps["a"].isin(["base", "rlvr"])].assign(arm=maps["a"] + ", before and now")
+plots.film(selves, x="layer_x", y="layer_y", value="value", over="step", facet="arm", quantity="debiased_cka",
+           xlabel="layer of the arm now", ylabel="layer of the arm before", label="training step").publish(
+    study.name, "10_dynamics", "film-itself", "Debiased CKA of every layer of an arm before training with every layer now, step by step")
+
+# %% [markdown] tags=["committed-film"]
+# How to read it: what leaves the diagonal here was moved by contrastive training itself, of an arm held against no other.
+
+# %% tags=["committed-film"]
+moments = analysis.over_seeds(kept[~is_map & (kept["layers"] == "last") & (kept["set"] == "all")].drop(
+    columns=["layer_x", "layer_y"]))
+plots.curves(moments[moments["metric"] == "debiased_cka"], x="step", y="value", hue="models", facet="pair", low="low", high="high",
+             quantity="similarity", xlabel="training step", ylabel=f"{METRICS['debiased_cka'].name} of the last states").publish(
+    study.name, "10_dynamics", "film-global", "Debiased CKA over ten steps of training: the two arms, two runs of one arm, an arm and itself before")
+
+# %% tags=["committed-film"]
+neighbours = moments[(moments["metric"] == "knn") & (moments["k"] == shown_k(moments["k"].dropna()))]
+plots.curves(neighbours, x="step", y="value", hue="models", facet="pair", low="low", high="high", quantity="knn",
+             xlabel="training step", ylabel="mean overlap of the last states").publish(
+    study.name, "10_dynamics", "film-local", "Mean neighbour overlap over ten steps of training: the two arms, two runs of one arm, an arm and itself before")
+
+# %% [markdown] tags=["committed-film"]
+# How to read it: arms on two orders of the data that are as alike as two runs of one arm have met, as far as one can tell.
+# The line of an arm and itself before shows what contrastive training does to any model.
+#
+# When do the arms meet, do they get closer than two runs of one arm, and does local overlap only fall? Each sentence holds
+# intervals that cover those of both seeds against each other, at one step at a time.
+
+# %% tags=["committed-film"]
+compared = pd.concat([moments[moments["metric"].isin(["debiased_cka", "correlation", "inverse_row_entropy"])], neighbours])
+Markdown("\n".join(f"- {pair}, " + prose.similarity.meeting(part, METRICS[metric].name)
+                   for (pair, metric), part in compared.groupby(["pair", "metric"], sort=False)) + "\n" + "\n".join(
+    f"- {pair}, " + prose.similarity.only_falls(part, METRICS["knn"].name) for pair, part in neighbours.groupby("pair", sort=False)))
+
+# %% [markdown] tags=["committed-film"]
+# ## This run
+
+# %%
 tables = {pair.name: store.read_table(analysis.make_dynamics(study, pair.name) / analysis.DYNAMICS) for pair in study.pairs}
 every = analysis.over_seeds(pd.concat(tables, names=["pair"]).reset_index(level="pair"))
 steps = every[every["models"] == analysis.BOTH_ARMS]

@@ -173,13 +173,44 @@ def test_what_is_finished_is_committed_with_what_is_not(tmp_path, monkeypatch, m
     monkeypatch.setattr(results, "make_ablation_table", lambda _, rows: table.head(len(rows)))
     monkeypatch.setattr(ablations, "seconds_a_step", lambda *_: 2.0)
     done, missing = ablations.write_finished(STUDY)
-    assert done == ["recipe"] and "causal" in missing and len(missing) == 20
+    assert done == ["recipe"] and "causal" in missing and len(missing) == 21
     kept, record = results.read_committed("ablations")
     pd.testing.assert_frame_equal(kept, table, check_dtype=False)
     assert (record["seconds"], record["seconds_a_step"], record["not_done"]) == (7.0, 2.0, missing)
     said = prose.scores.committed_ablations(record)
     assert "**Committed results.**" in said and "**Not done yet**: temperature-0.01, " in said
     assert "Every row is done." in prose.scores.committed_ablations(record | {"not_done": []})
+
+
+def test_rows_committed_before_stay_where_the_study_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ABLATIONS", tmp_path / "data" / "results" / "ablations.parquet")
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    rows = {row.name: row for row in ablation_rows(STUDY)}
+    made = {name: {"setting": rows[name].setting, "value": rows[name].value, "score_a": 0.5, "score_b": 0.5}
+            for name in ("recipe", "causal", "full")}
+
+    def write(names, study=STUDY):
+        table = table_of({name: made[name] for name in names})
+        monkeypatch.setattr(results, "make_ablation_table", lambda *_: table)
+        results.make_ablation_results(study, [rows[name] for name in names], [n for n in rows if n not in names], 2.0)
+        return results.read_committed("ablations")
+
+    write(["recipe", "causal"])
+    made["recipe"]["score_b"] = 0.507
+    table, record = write(["recipe", "full"])
+    assert list(table["ablation"]) == ["recipe", "full", "causal"], "in the profile's order"
+    assert table["score_b"].iloc[0] == 0.507 and record["recipe_differs"] == pytest.approx(0.007)
+    assert [run["rows"] for run in record["runs"]] == [["causal"], ["recipe", "full"]]
+    assert "causal" not in record["not_done"] and "margin" in record["not_done"]
+    said = prose.scores.committed_ablations(record)
+    assert "1 rows are of commit" not in said and "1 row is of commit" in said and "by at most 0.70 points" in said
+    changed = [a.model_copy(update={"change": {"attention": "causal", "steps": 3}}) if a.name == "causal" else a
+               for a in STUDY.ablations]
+    assert list(write(["recipe"], STUDY.model_copy(update={"ablations": tuple(changed)}))[0]["ablation"]) == [
+        "recipe", "full"], "a row that says another thing now"
+    other = STUDY.model_copy(update={"recipe": STUDY.recipe.model_copy(update={"steps": 9})})
+    table, record = write(["recipe"], other)
+    assert list(table["ablation"]) == ["recipe"] and record["recipe_differs"] is None
 
 
 def test_the_command_writes_what_is_there_and_starts_nothing(monkeypatch, capsys):

@@ -9,6 +9,7 @@ import yaml
 from browser import open_page
 from myst_nb.core.render import load_mime_renders
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from hrsa.report import book, chapters, notebooks
 from hrsa.report.book import extension, report, source
@@ -35,6 +36,11 @@ grid = layers.merge(layers, how="cross", suffixes=("_x", "_y"))
 # %%
 plots.heatmap(grid, "layer_x", "layer_y", "value_x", quantity="cka", xlabel="layer of b", ylabel="layer of a").publish(
     profile, "07_cka", "grid", alt="A grid with </script> & \\"quotes\\" in its description.")
+
+# %%
+moments = pd.concat([grid.assign(step=step, value_x=grid["value_x"] * step / 9, pair="a-b") for step in (1, 4, 9)])
+plots.film(moments, "layer_x", "layer_y", "value_x", over="step", facet="pair", label="training step").publish(
+    profile, "07_cka", "film", alt="A film.")
 
 # %% [markdown]
 # Read along the diagonal.
@@ -134,9 +140,28 @@ def test_figures_are_drawn_from_file_without_a_network(html, browser):
         buttons: [...document.querySelectorAll('.modebar-btn')].map(x => x.getAttribute('data-title')),
         page: document.documentElement.scrollWidth - window.innerWidth}""")
     assert drawn["buttons"] and not [name for name in drawn["buttons"] if "hare" in name or "loud" in name], drawn
-    assert drawn["cells"] == 1 and drawn["lines"] > 40 and min(drawn["wide"]) > 500 and drawn["page"] <= 0, drawn
+    assert drawn["cells"] == 2 and drawn["lines"] > 40 and min(drawn["wide"]) > 500 and drawn["page"] <= 0, drawn
     labels = [x.get_attribute("aria-label") for x in browser.find_elements(By.CSS_SELECTOR, "figure.hrsa-figure")]
-    assert labels == ['A grid with </script> & "quotes" in its description.', "Line."]
+    assert labels == ['A grid with </script> & "quotes" in its description.', "A film.", "Line."]
+
+
+@pytest.mark.browser
+def test_a_film_is_moved_by_the_keyboard_and_its_strip_is_for_paper(html, browser):
+    open_page(browser, html / "07_cka.html", "document.querySelectorAll('.hrsa-film input').length === 1 && "
+                                             "document.querySelectorAll('.hrsa-plotly .main-svg').length > 3")
+    corner = "return document.querySelector('.hrsa-film + .hrsa-plotly').data[0].z[4][4]"
+    slider, first = browser.find_element(By.CSS_SELECTOR, ".hrsa-film input"), browser.execute_script(corner)
+    slider.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert browser.find_element(By.CSS_SELECTOR, ".hrsa-film output").text == "training step: 9"
+    assert slider.get_attribute("aria-valuetext") == "training step: 9"
+    assert browser.execute_script(corner) == pytest.approx(9 * first, rel=1e-3)
+    strip = browser.find_element(By.CSS_SELECTOR, "figure:has(.hrsa-film) img.hrsa-strip")
+    assert not strip.is_displayed() and strip.get_attribute("src").endswith("_static/figures/tiny/07_cka/film.png")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert strip.is_displayed() and not slider.is_displayed()
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 @pytest.mark.browser

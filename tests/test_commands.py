@@ -24,7 +24,7 @@ COMMANDS = {
     "plan": {"--profile", "--tflops", "--tflops-fp32", "--gpus", "--gpu-memory"},
     "rehearse": {"--profile", "--cores", "--gpus", "--pair", "--workflow-profile"},
     "power": {"--profile", "--margin", "--tasks", "--seeds", "--queries", "--hours-of", "--tflops"},
-    "evidence": {"--profile", "--share", "--source"}, "results": {"--profile"}, "train": set(),
+    "evidence": {"--profile", "--share", "--source"}, "results": {"--profile", "--film", "--cores"}, "train": set(),
     "state": {"--profile"}, "ablations": {"--profile", "--cores", "--table"},
     "backbones": {"--profile", "--jobs"}, "untrained": set()}
 TARGETS = {  # a target of the Makefile with its variables -> what it must give to hrsa
@@ -39,6 +39,7 @@ TARGETS = {  # a target of the Makefile with its variables -> what it must give 
     "results PROFILE=smoke": "results --profile smoke",
     """compare A='a b;"c"' B=two TEXTS=file LENGTH=9""": """compare --a 'a b;"c"' --b two --texts file --unit word """
                                                        "--out compare --max-length 9",
+    "film CORES=1": "results --film --profile film --cores 1", "film PROFILE=mini": "results --film --profile mini",
     'ablations ONLY="causal full"': "ablations causal full --profile ablations",
     "ablations PROFILE=smoke CORES=1": "ablations --profile smoke --cores 1",
     'backbones ARMS="base rlvr"': "backbones base rlvr"}

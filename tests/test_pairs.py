@@ -10,6 +10,7 @@ from tiny import tiny_backbone
 
 from hrsa.analysis import dynamics, intervals, layerwise, manifold, pairs, recordings, robustness
 from hrsa.analysis import probes as compare_probes
+from hrsa.report import results
 from hrsa.report.prose import robustness as robust_prose
 from hrsa.report.prose import similarity
 from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS, ON_REQUEST
@@ -404,7 +405,7 @@ def no_model(*_):
     raise AssertionError("a model is loaded again")
 
 
-def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch):
+def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch, tmp_path):
     passes = count_passes(monkeypatch)
     folder = pairs.make_comparison(study, "base-vs-rlvr", "cka")
     curve = store.read_table(folder / "curve.parquet")
@@ -457,6 +458,19 @@ def test_stage_from_backbones_to_tables_and_never_twice(study, monkeypatch):
     assert sorted(path.name for path in (store.RUNS / "micro" / "states").iterdir()) == recorded  # one pass per model
     steps = store.read_table(dynamics.make_dynamics(study, "base-vs-rlvr") / "dynamics.parquet")
     assert sorted(steps["step"].unique()) == [0, 1, 2]
+    monkeypatch.setattr(results, "FILMS", tmp_path / "dynamics.parquet")
+    film = store.read_table(results.make_film(study)).query("layers == 'map'")
+    size = film[["layer_x", "layer_y"]].drop_duplicates().shape[0]
+    assert film.groupby(["models", "a", "b", "step"]).size().to_dict() == {
+        (dynamics.ITSELF, arm, arm, step): size for arm in ("base", "rlvr") for step in (0, 1, 2)} | {
+        (dynamics.BOTH_ARMS, "base", "rlvr", step): size for step in (0, 1, 2)}
+    diagonal = film[film["layer_x"] == film["layer_y"]].set_index(["models", "step"])["value"]
+    np.testing.assert_allclose(diagonal[dynamics.ITSELF, 0], 1, atol=1e-9)
+    assert diagonal[dynamics.ITSELF, 2].min() < 1 - 1e-6, "training moved something"
+    last = steps.query("models == @dynamics.BOTH_ARMS and seed == 0 and layers == 'last' and metric == 'debiased_cka'")
+    corner = film[(film["models"] == dynamics.BOTH_ARMS) & (film["layer_x"] == film["layer_x"].iloc[-1])
+                  & (film["layer_y"] == film["layer_x"].iloc[-1])].set_index("step")["value"]
+    np.testing.assert_allclose(last.set_index("step")["value"], corner, atol=1e-9)
 
 
 def test_unknown_metric_and_pair_are_refused(study):
@@ -487,6 +501,34 @@ def film(arms, crossed=None, runs=None, itself=0.5):
     rows += [dict(row(value, value - 0.01, value + 0.01)) | {"step": 2, "models": models} for models, value in (
         (dynamics.ORDERS_OF_BOTH, crossed), (dynamics.ORDERS_OF_ONE, runs), (dynamics.ITSELF, itself)) if value]
     return pd.DataFrame(rows).assign(metric="debiased_cka")
+
+
+def over_steps(crossed, runs, metric="debiased_cka", itself=()):
+    rows = [dict(row(value, value - 0.01, value + 0.01)) | {"step": step, "models": models}
+            for models, values in ((dynamics.ORDERS_OF_BOTH, crossed), (dynamics.ORDERS_OF_ONE, runs),
+                                   (dynamics.BOTH_ARMS, crossed), (dynamics.ITSELF, itself))
+            for step, value in enumerate(values, start=1)]
+    return pd.DataFrame(rows).assign(metric=metric)
+
+
+@pytest.mark.parametrize(("crossed", "runs", "said"), [
+    ((0.6, 0.7, 0.9), (0.8, 0.805, 0.8), ["have met by step 3 (0.900", "at step 2 they were less alike (0.700",
+                                          "Closer than two runs of one arm at 1 of 3 kept steps (3)."]),
+    ((0.8, 0.7, 0.6), (0.8, 0.8, 0.8), ["at the last step the arms", "they have not met", "at no kept step."]),
+    ((0.8, 0.8, 0.8), (0.8, 0.8, 0.8), ["from the first kept step (1) on", "at no kept step."]),
+    ((0.9,), (0.8,), ["from the first kept step (1) on", "at 1 of 1 kept steps (1)."])])
+def test_arms_meet_where_two_runs_of_one_arm_are_as_far_apart(crossed, runs, said):
+    text = similarity.meeting(over_steps(crossed, runs), "CKA")
+    assert all(part in text for part in said), text
+    worse = similarity.meeting(over_steps([-x for x in crossed], [-x for x in runs], "residual_ratio"), "residual")
+    assert said[-1] in worse, "a distance says the same, turned over"
+
+
+def test_a_fall_is_told_from_a_path_that_turns():
+    text = similarity.only_falls(over_steps((0.9, 0.8, 0.7), (0.9,) * 3, itself=(0.9, 0.5, 0.6)), "overlap")
+    assert "of the two arms it only falls, from 0.900 [0.890, 0.910] at step 1 to 0.700" in text
+    assert "of an arm and itself before it falls at 1 of 2 steps and rises at 1" in text and "lower at the end" in text
+    assert "only rises" in similarity.only_falls(over_steps((0.7, 0.8), (0.9,) * 2, itself=(0.5, 0.5)), "overlap")
 
 
 def test_the_end_of_training_is_held_against_two_runs_of_one_arm():

@@ -36,6 +36,10 @@ def _near(lines):
     return near
 
 
+def _moments(rng):
+    return pd.concat([_grid(rng).assign(step=step) for step in (0, 1, 2, 5, 8, 20, 40)], ignore_index=True)
+
+
 def _bars(rng):
     table = pd.DataFrame([{"split": s, "readout": r, "models": m} for s in ("train", "dev", "test")
                           for r in ("own", "cross") for m in ("backbones", "embedders")])
@@ -48,6 +52,8 @@ def _every(rng):
     points = pd.DataFrame({"a": rng.random(40), "b": rng.random(40), "pair": ["p", "q"] * 20})
     return {
         "heatmap": plots.heatmap(grid, "layer_x", "layer_y", "value", facet="models", quantity="cka"),
+        "film": plots.film(_moments(rng), "layer_x", "layer_y", "value", over="step", facet="models", quantity="cka",
+                           label="training step"),
         "curves": plots.curves(lines, "layer", "value", "models", facet="k", low="low", high="high",
                                references=["null", "runs"], quantity="knn"),
         "near one": plots.curves(_near(lines), "layer", "value", "models", facet="k", low="low", high="high",
@@ -71,7 +77,8 @@ def published(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["heatmap", "curves", "near one", "dashes", "bars", "forest", "scatter", "histogram"])
+@pytest.mark.parametrize("kind", ["heatmap", "film", "curves", "near one", "dashes", "bars", "forest", "scatter",
+                                  "histogram"])
 def test_a_drawing_shows_itself_interactive_static_and_as_text(every, kind):
     data = every[kind]._repr_mimebundle_()
     figure = go.Figure(data["application/vnd.plotly.v1+json"])  # plotly's own validation of names and types
@@ -99,6 +106,26 @@ def test_both_forms_show_the_numbers_of_the_table(rng, every):
     panel = next(p for p in shuffled.chart.panels if p.title == "backbones")
     assert panel.marks[0].z[1, 3] == cell, "rows are y from the bottom, columns x, in order of the layers' numbers"
     assert shuffled.chart.x.names == tuple(LAYERS)
+
+
+def test_a_film_shows_every_moment_where_a_reader_can_move_and_few_in_print(rng):
+    table = _moments(rng)
+    drawing = plots.film(table, "layer_x", "layer_y", "value", over="step", facet="models", label="training step")
+    slider = drawing.plotly["layout"]["sliders"][0]
+    assert [step["label"] for step in slider["steps"]] == ["0", "1", "2", "5", "8", "20", "40"]
+    for step, moment in zip(slider["steps"], (0, 1, 2, 5, 8, 20, 40), strict=True):
+        (changed, traces) = step["args"]
+        for at, models in zip(traces, ("backbones", "embedders"), strict=True):
+            cell = table[(table["models"] == models) & (table["step"] == moment) & (table["layer_x"] == "10")
+                         & (table["layer_y"] == "1")]["value"].item()
+            assert changed["z"][at][1][3] == pytest.approx(cell, rel=1e-4)
+    assert [t["z"] for t in drawing.plotly["data"]] == slider["steps"][0]["args"][0]["z"]
+    titles = [panel.title.split("\n")[1] for panel in drawing.chart.panels]
+    assert titles == [f"training step {n}" for n in (0, 2, 5, 8, 40)] * 2
+    with pytest.raises(ValueError, match="expected at most 3 values of models, each with all of two or more values"):
+        plots.film(table.query("models != 'embedders' or step != 5"), "layer_x", "layer_y", "value", "step", "models")
+    with pytest.raises(ValueError, match="expected at most 3 values of models"):
+        plots.film(table.query("step == 5"), "layer_x", "layer_y", "value", "step", "models")
 
 
 def test_similarities_near_one_are_drawn_as_distance_from_it(rng, every):

@@ -6,6 +6,7 @@ function drawShown() {
     place.dataset.drawn = "";
     const figure = JSON.parse(place.parentElement.querySelector(`script.${place.dataset.figure}`).textContent);
     delete figure.layout.width;  // fixed in notebooks; here the figure follows the column
+    if (figure.layout.sliders) setUpFilm(place, figure.layout);
     Plotly.newPlot(place, figure.data, figure.layout, {
       responsive: true,
       displaylogo: false,
@@ -13,6 +14,28 @@ function drawShown() {
       modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
     });
   }
+}
+
+// A film's slider as the browser's own, which keys move too; `layout` loses plotly's.
+function setUpFilm(place, layout) {
+  const [{steps, currentvalue}] = layout.sliders;
+  delete layout.sliders;
+  const label = document.createElement("label");
+  const slider = document.createElement("input");
+  const shown = document.createElement("output");
+  Object.assign(slider, {type: "range", min: 0, max: steps.length - 1, value: 0});
+  const move = () => {
+    const step = steps[slider.value];
+    shown.textContent = `${currentvalue.prefix}${step.label}`;
+    slider.setAttribute("aria-valuetext", shown.textContent);
+    if (place.dataset.film) Plotly.restyle(place, ...step.args);
+    place.dataset.film = slider.value;
+  };
+  slider.addEventListener("input", move);
+  label.className = "hrsa-film";
+  label.append(shown, slider);
+  place.before(label);
+  move();
 }
 
 function remembered(key, value) {  // a browser may forbid storage for files

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from hrsa.analysis.layerwise import curve, matched_layers
+from hrsa.analysis.layerwise import curve, layer_map, matched_layers
 from hrsa.analysis.probes import compare_probes
 from hrsa.analysis.recordings import Recording, followed_seeds, make_recording, open_pair
 from hrsa.similarity.metrics import METRIC_FAMILIES
@@ -22,9 +22,10 @@ from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Analysis, Profile
 from hrsa.study.progress import progress
 
-DYNAMICS = "dynamics.parquet"  # the file of the artefact
+DYNAMICS, FILM = "dynamics.parquet", "film.parquet"  # the files of the artefact
 BOTH_ARMS, ORDERS_OF_BOTH = "the two arms", "the two arms, other order"  # what is compared
 ORDERS_OF_ONE, ITSELF = "two runs of one arm", "an arm and itself before"
+FILMED = "debiased_cka"  # what the maps of the film show
 _KEPT = ["metric", "set", "k", "value", "low", "high", "null"]
 _FEWER, _LEAST = 4, 20  # so many times fewer resamples for a yardstick; at least
 
@@ -69,11 +70,13 @@ def frames(profile: Profile, pair: str) -> list[Frame]:
 
 
 def make_dynamics(profile: Profile, pair: str) -> Path:
-    """Artefact folder with `dynamics.parquet` of a pair, of the first two seeds of the profile.
+    """Artefact folder with `dynamics.parquet` and `film.parquet` of a pair, of the first two seeds of the profile.
 
-    Columns: step, models (as in `Frame`), seed, a, b (arms), metric, layers ("last": the normed final
-    states; "mean": mean over all matched layers), set, k, value, low, high, null; interval for the last layer only,
-    null, mean and readouts for the arms of the first seed. Probe scores come as metric "classification" and
+    The film holds debiased CKA of every layer with every layer at each step, of the arms of the first seed and of each
+    arm with itself before: step, models, a, b, layer_x, layer_y, value. Columns of the other: step, models (as in
+    `Frame`), seed, a, b (arms), metric, layers ("last": the normed final states; "mean": mean over all matched
+    layers), set, k, value, low, high, null; interval for the last layer only, null, mean and readouts for the arms of
+    the first seed. Probe scores come as metric "classification" and
     "regression", by set: cross score on the test split, both directions averaged, layers "last". Step 0 is the pair's
     backbones as they came, causal; later steps attend as the recipe says. ValueError: unknown pair.
     """
@@ -84,16 +87,22 @@ def make_dynamics(profile: Profile, pair: str) -> Path:
                     code=code_hash(make_dynamics))
 
     def build(folder: Path) -> None:
-        tables = []
+        tables, maps = [], []
         with progress(len(todo), "dynamics", pair) as bar:
             for frame in todo:
                 two = open_pair(states[frame.a], states[frame.b])
+                arms = {"step": frame.step, "models": frame.models, "a": frame.a.backbone, "b": frame.b.backbone}
                 whole = frame.models == BOTH_ARMS and frame.seed == profile.seeds[0]
                 table = at_step(*two, profile.analysis) if whole else last_layer(*two, profile.analysis)
-                tables.append(table.assign(step=frame.step, models=frame.models, seed=frame.seed, a=frame.a.backbone,
-                                           b=frame.b.backbone))
+                tables.append(table.assign(seed=frame.seed, **arms))
+                if whole or frame.models == ITSELF:
+                    maps.append(_picture(*two, profile.analysis).assign(**arms))
                 bar.update()
+        for arm in (profile.pair(pair).a, profile.pair(pair).b):
+            start = open_pair(*[states[State(arm, profile.seeds[0], 0)]] * 2)
+            maps.append(_picture(*start, profile.analysis).assign(step=0, models=ITSELF, a=arm, b=arm))
         store.write_table(folder / DYNAMICS, pd.concat(tables, ignore_index=True))
+        store.write_table(folder / FILM, pd.concat(maps, ignore_index=True))
 
     return store.make(store.artefact(profile.name, "similarity", f"{pair}-dynamics", key), build, (make_dynamics,),
                       pair=pair, inputs=sorted({folder.name for folder in states.values()}))
@@ -104,6 +113,12 @@ def _states(profile: Profile, backbone: str, seed: int, step: int) -> Path:
     if step == 0:
         return make_recording(profile, backbone)
     return make_recording(profile, f"{backbone}-s{seed}", None if step == profile.recipe.steps else step)
+
+
+def _picture(x: Recording, y: Recording, analysis: Analysis) -> pd.DataFrame:
+    """Every layer of x with every layer of y: layer_x, layer_y, value."""
+    cells = layer_map(x, y, "cka", analysis.memory_mb)
+    return cells.loc[cells["metric"] == FILMED, ["layer_x", "layer_y", "value"]]
 
 
 def last_layer(x: Recording, y: Recording, analysis: Analysis) -> pd.DataFrame:

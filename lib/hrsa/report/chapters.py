@@ -15,6 +15,8 @@ _MEASURED = 2  # embedders a job
 COMMITTED = "committed"  # what tables of a committed run are called beside those of this one
 RESULTS = store.ROOT / "data" / "results"  # of `hrsa results`, a folder for each study
 ABLATIONS = RESULTS / "ablations.parquet"  # of `hrsa ablations`, its record beside it
+FILMS = RESULTS / "dynamics.parquet"  # of `hrsa results --film`, likewise
+FILM_CELLS = "committed-film"  # tag of the cells that show it
 OWN, KEPT = "own-ablations", "committed-ablations"  # tags of the cells that show those of this run, and those committed
 
 
@@ -74,6 +76,13 @@ def ablations_left_out(profile: Profile) -> frozenset[str]:
     pair, the committed ones where there are none."""
     own = any({pair.a, pair.b} <= set(a.backbones) for a in profile.ablations for pair in profile.pairs)
     return frozenset({OWN} if not own else ()) | frozenset({KEPT} if not ABLATIONS.is_file() else ())
+
+
+def left_out(profile: Profile, chapter: str) -> frozenset[str]:
+    """Tags of the cells that a chapter goes without, since what they show is not there."""
+    if chapter == "10_dynamics":
+        return frozenset() if FILMS.is_file() else frozenset({FILM_CELLS})
+    return ablations_left_out(profile) if chapter == "11_ablations" else frozenset()
 
 
 def pair_chapters(profile: Profile) -> tuple[str, ...]:

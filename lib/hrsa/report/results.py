@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 
 from hrsa.analysis import intervals
+from hrsa.analysis.ablations import RECIPE
+from hrsa.analysis.dynamics import DYNAMICS, FILM, FILMED, make_dynamics
 from hrsa.analysis.pairs import PairTable, make_comparison
-from hrsa.report.chapters import ABLATIONS, COMMITTED, RESULTS, committed_studies, pair_chapters
+from hrsa.report.chapters import ABLATIONS, COMMITTED, FILMS, RESULTS, committed_studies, pair_chapters
 from hrsa.report.prose import backbones
 from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
@@ -26,13 +28,14 @@ from hrsa.study.backbone_kinds import has_card
 from hrsa.study.profile import Pair, Profile, load_profile
 from hrsa.study.progress import progress
 from hrsa.verdict import controls, evidence, paired_scores, statement, synthesis
-from hrsa.verdict.differences import Row, make_ablation_table
+from hrsa.verdict.differences import Row, ablation_rows, make_ablation_table
 
 _LEVELS = {"correlation": "", "inverse_row_entropy": " (basis)", "debiased_cka": " (global)", "knn": " (local)"}
 
 log = logging.getLogger(__name__)
 _CARDS = "cards.json"
 _RECORD = "record.json"
+_RUN = ("written", "commit", "machine", "rows")  # what is recorded of a run that made rows of the ablations
 _SAME = 1e-6  # between similarities of the same two models, measured twice
 _SCORES = "scores"  # an evidence file: it joins with those of other machines
 
@@ -176,16 +179,64 @@ def side_by_side(committed: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
 def make_ablation_results(profile: Profile, rows: Sequence[Row], missing: Sequence[str], seconds_a_step: float) -> Path:
     """Write `differences.make_ablation_table` of finished rows to data/results/ablations.parquet, its record beside it.
 
-    missing: names of the rows that are not done; seconds_a_step: of the recipe, measured. Returns the table's file.
+    Rows that were committed before and are missing here stay, where only the list of ablations and controls has changed
+    since; the record says of which run each row is, and by how much the recipe's row, which each run has, differed in
+    score. missing: names of the rows that are not done here; seconds_a_step: of the recipe, measured. Returns the file.
     """
     file = ABLATIONS
     table = make_ablation_table(profile, rows)
+    now = store.provenance() | {"rows": list(table["ablation"])}
+    before, runs, repeated = _rows_before(profile, table, missing)
+    table = pd.concat([table, before], ignore_index=True)
+    order = [row.name for row in ablation_rows(profile)]
+    table = table.sort_values("ablation", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
     store.write_table(file, table)
     store.write_json(file.with_suffix(".json"), {
         **store.provenance(), "command": f"make ablations PROFILE={profile.name}",
-        "profile": profile.model_dump(mode="json"), "sha256": store.file_hash(file), "not_done": list(missing),
+        "profile": profile.model_dump(mode="json"), "sha256": store.file_hash(file),
+        "not_done": [name for name in missing if name not in set(before["ablation"])],
+        "runs": [*runs, {name: now[name] for name in _RUN}], "recipe_differs": repeated,
         "seconds": float(table["seconds"].sum()), "seconds_a_step": seconds_a_step})
     return file
+
+
+def _rows_before(profile: Profile, table: pd.DataFrame, missing: Sequence[str]
+                 ) -> tuple[pd.DataFrame, list[dict[str, Any]], float | None]:
+    """Committed rows that are missing in `table`, the runs that they are of, and the largest difference in score
+    between the recipe's rows; nothing of another study."""
+    nothing = table.iloc[:0], [], None
+    if not ABLATIONS.is_file():
+        return nothing
+    before, record = read_committed(ABLATIONS.stem)
+    stated, now = record["profile"], profile.model_dump(mode="json")
+    if {name for name in stated if stated[name] != now.get(name)} - {"ablations", "controls", "title"}:
+        return nothing
+    same = {row.name: (row.setting, row.value) for row in ablation_rows(profile)}
+    kept = before[[name in missing and same[name] == (setting, value) for name, setting, value in
+                   before[["ablation", "setting", "value"]].itertuples(index=False)]]
+    runs = record.get("runs") or [{name: record.get(name, list(before["ablation"])) for name in _RUN}]
+    runs = [run | {"rows": [name for name in run["rows"] if name in set(kept["ablation"])]} for run in runs]
+    scores = [rows.loc[rows["ablation"] == RECIPE, ["score_a", "score_b"]].to_numpy() for rows in (before, table)]
+    repeated = float(np.abs(scores[0] - scores[1]).max()) if scores[0].shape == scores[1].shape and len(kept) else None
+    return kept, [run for run in runs if run["rows"]], repeated
+
+
+def make_film(profile: Profile) -> Path:
+    """Write what `analysis.make_dynamics` finds of every pair to data/results/dynamics.parquet, its record beside it.
+
+    Columns are those of its tables and pair; rows of the film have "map" in `layers`. Returns the table's file.
+    """
+    parts = []
+    for pair in profile.pairs:
+        folder = make_dynamics(profile, pair.name)
+        maps = store.read_table(folder / FILM).assign(layers="map", metric=FILMED, seed=profile.seeds[0])
+        parts.append(pd.concat([store.read_table(folder / DYNAMICS), maps], ignore_index=True).assign(pair=pair.name))
+    store.write_table(FILMS, pd.concat(parts, ignore_index=True))
+    store.write_json(FILMS.with_suffix(".json"), {
+        **store.provenance(), "command": f"make film PROFILE={profile.name}",
+        "profile": profile.model_dump(mode="json"),
+        "sha256": store.file_hash(FILMS), "hours": hours(profile)})
+    return FILMS
 
 
 def read_committed(name: str) -> tuple[pd.DataFrame, dict]:

@@ -17,18 +17,13 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from hrsa.study import store
 from hrsa.study.errors import EXPECTED, SignalError, explained
 from hrsa.study.profile import load_profile
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from hrsa.study.profile import Pair, Profile
 
 log = logging.getLogger(__name__)
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -141,6 +136,7 @@ def power(files: Annotated[list[Path] | None, typer.Argument(help="Evidence file
     """Print the seeds, queries and hours that prove a margin, for every pair, from the scores that are there."""
     from hrsa.verdict import paired_scores
     from hrsa.verdict.evidence import join_evidence
+    from hrsa.workflow.power_text import estimated_hours, power_of
 
     sizes = _numbers(seeds, "--seeds"), _numbers(queries, "--queries")
     for option, value, most in (("--margin", margin, 1), ("--tasks", tasks, 10**6), ("--tflops", tflops, 10**9)):
@@ -150,10 +146,10 @@ def power(files: Annotated[list[Path] | None, typer.Argument(help="Evidence file
     per_query = join_evidence(files)[0] if files else paired_scores.read_query_scores(study)[0]
     hours, kind = paired_scores.hours_per_seed(study), "training and scoring both arms, measured here"
     if hours_of:
-        hours = _estimated_hours(load_profile(hours_of), tflops)
+        hours = estimated_hours(load_profile(hours_of), tflops)
         kind = f"GPU-hours, at most, to train both arms of {hours_of}'s largest pair at {tflops:g} TFLOP/s"
     for pair in study.pairs:
-        sys.stdout.write(_power_of(study, pair, per_query, margin or study.verdict.margin, tasks, sizes, hours))
+        sys.stdout.write(power_of(study, pair, per_query, margin or study.verdict.margin, tasks, sizes, hours))
     sys.stdout.write(f"Power: the chance to prove the margin if there is no difference. Hours: {kind}.\n")
 
 
@@ -191,11 +187,19 @@ def state(profile: ProfileOption = "mini") -> None:
 
 
 @app.command()
-def results(profile: ProfileOption = "mini") -> None:
+def results(profile: ProfileOption = "mini",
+            film: Annotated[bool, typer.Option("--film", help="Similarities over the steps of training instead; trains "
+                                               "what is missing.")] = False, cores: Cores = 0) -> None:
     """Write the tables of a finished run to data/results/, ready to commit."""
-    from hrsa.report.results import make_results
+    from hrsa.report import chapters
+    from hrsa.report import results as made
+    from hrsa.workflow import engine
 
-    log.info("written: %s", make_results(load_profile(profile)).relative_to(store.ROOT))
+    study = load_profile(profile)
+    if film:
+        trained = [chapters.record(study, "03_training", name) for name in chapters.jobs(study)["03_training"]]
+        engine.run_study(study, cores or _cores(), trained)
+    log.info("written: %s", (made.make_film if film else made.make_results)(study).relative_to(store.ROOT))
 
 
 @app.command()
@@ -353,42 +357,6 @@ def _numbers(text: str, option: str) -> list[int]:
     if not numbers or min(numbers) < 1:
         raise ValueError(f"expected whole numbers above 0 with commas between them for {option}, got {text!r}")
     return numbers
-
-
-def _estimated_hours(profile: Profile, tera_flops: float) -> float:
-    """GPU-hours to train both arms of a profile's most expensive pair with one seed, as `hrsa plan` estimates them."""
-    from hrsa.workflow.plan import assumed_machine, backbone_costs
-
-    one = profile.model_copy(update={"seeds": profile.seeds[:1], "ablations": ()})
-    hours = backbone_costs(one, assumed_machine(one, tera_flops, gpus=1)).set_index("backbone")["hours"]
-    return max(hours[pair.a] + hours[pair.b] for pair in profile.pairs)
-
-
-def _power_of(study: Profile, pair: Pair, per_query: pd.DataFrame, margin: float, tasks: int | None,
-              sizes: tuple[list[int], list[int]], hours: float | None) -> str:
-    """The plan of one pair as text, from the seeds that both arms were scored with."""
-    from dataclasses import asdict
-
-    import numpy as np
-
-    from hrsa.report.prose.verdict import power_advice
-    from hrsa.verdict import paired_scores
-    from hrsa.verdict.power import CAUTION, measure, power_table
-
-    seeds = paired_scores.seeds_of(per_query, pair.a, pair.b)
-    if len(seeds) < 2:
-        raise ValueError(f"expected scores of both arms of {pair.name} with two seeds or more, got seeds {seeds}: "
-                         "the variation between training runs cannot be seen; run more seeds, or name evidence files")
-    a, b, of_task = paired_scores.paired(per_query, pair.a, pair.b, seeds)
-    n_tasks = tasks or len(set(of_task))
-    found, cautious = measure(a, b, of_task), measure(a, b, of_task, CAUTION)
-    tables = [power_table(v, margin, *sizes, n_tasks, hours, study.verdict.alpha) for v in (found, cautious)]
-    sd = ", ".join(f"{name} {np.sqrt(value):.4f}" for name, value in asdict(found).items())
-    text = tables[0].assign(cautious=tables[1]["power"]).to_string(index=False, float_format="{:.4g}".format)
-    return (f"{pair.name}: margin {margin:g}, {n_tasks} tasks; from seeds {seeds}, {len(set(of_task))} tasks, "
-            f"{len(of_task)} queries; standard deviations: {sd}\n{text}\n{power_advice(tables[0], margin)}\nIf runs "
-            f"vary as much as {len(seeds)} seeds leave possible ({CAUTION:.0%} upper limit, column cautious): "
-            f"{power_advice(tables[1], margin)}\n\n")
 
 
 if __name__ == "__main__":

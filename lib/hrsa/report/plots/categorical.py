@@ -9,6 +9,7 @@ from hrsa.report.plots import chart as c
 from hrsa.report.plots import style
 from hrsa.report.plots.drawing import Drawing
 
+_STRIP, _FACETS = 5, 3  # most moments of a film in print; most maps of one moment
 CELLS = 256  # most rows or columns of a heat map: beyond, cells are smaller than a pixel
 
 
@@ -30,7 +31,7 @@ def heatmap(table: pd.DataFrame, x: str, y: str, value: str, facet: str | None =
                    for title, part in c.by_level(table, facet))
     scale = _whole_scale(style.scale(quantity), table[value])
     across = c.across(len(panels))
-    room = (4.2, 2.75, 1.85)[across - 1]  # inches of a panel's width
+    room = c.square_room(across)
     picture = c.Chart(
         panels, c.Axis(xlabel or x, names=tuple(map(c.label, columns))),
         c.Axis(ylabel or y, names=tuple(map(c.label, rows))),
@@ -38,6 +39,38 @@ def heatmap(table: pd.DataFrame, x: str, y: str, value: str, facet: str | None =
         columns=across, scale=scale, square=True, panel=room,
         annotate=len(columns) <= (10, 7, 5)[across - 1] and len(rows) <= 20)
     return Drawing(picture, table, f"Heat map of {scale.label or value} by {picture.y.label} and {picture.x.label}")
+
+
+def film(table: pd.DataFrame, x: str, y: str, value: str, over: str, facet: str, quantity: str | None = None,
+         xlabel: str | None = None, ylabel: str | None = None, label: str | None = None) -> Drawing:
+    """Heat maps as `heatmap` draws them, side by side by `facet`, one after another by `over`.
+
+    Interactive, a reader moves along `over`; in print a row for each facet shows at most 5 of its values, the first
+    and the last among them. `label` says what `over` is. ValueError: as `heatmap`; more than 3 facets; fewer than two
+    values of `over`, or a facet that lacks one.
+    """
+    c.check(table, [x, y, value, over, facet], [value])
+    c.once(table, [x, y, over, facet], "cell")
+    columns, rows, facets, moments = (c.levels(table[name]) for name in (x, y, facet, over))
+    shown = table.groupby(facet, sort=False, observed=True)[over].unique()
+    if len(facets) > _FACETS or len(moments) < 2 or shown.map(len).min() < len(moments):
+        raise ValueError(f"expected at most {_FACETS} values of {facet}, each with all of two or more values of "
+                         f"{over}, got {shown.to_dict()}")
+
+    def panel(which: object, when: object, title: str) -> c.Panel:
+        part = table[(table[facet] == which) & (table[over] == when)]
+        return c.Panel(title, (_grid(part, x, y, value, columns, rows),))
+
+    strip = [moments[round(i)] for i in np.linspace(0, len(moments) - 1, min(_STRIP, len(moments)))]
+    label, scale = label or over, _whole_scale(style.scale(quantity), table[value])
+    picture = c.Chart(
+        tuple(panel(which, when, f"{c.label(which)}\n{label} {c.label(when)}") for which in facets for when in strip),
+        c.Axis(xlabel or x, names=tuple(map(c.label, columns))), c.Axis(ylabel or y, names=tuple(map(c.label, rows))),
+        height=c.square_room(len(strip)) * max(1, len(rows) / len(columns)) + 0.9, columns=len(strip), scale=scale,
+        square=True, panel=c.square_room(len(strip)), film=c.Film(label, tuple(map(c.label, moments)), tuple(
+            tuple(panel(which, when, c.label(which)) for which in facets) for when in moments)))
+    axes = f"{picture.y.label} and {picture.x.label}"
+    return Drawing(picture, table, f"Heat maps of {scale.label} by {axes}, over {label}")
 
 
 def _grid(part: pd.DataFrame, x: str, y: str, value: str, columns: list, rows: list) -> c.Mark:

@@ -53,6 +53,15 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Film:
+    """What an interactive chart shows one after another, in the places of its first panels."""
+
+    label: str  # of what changes from frame to frame
+    names: tuple[str, ...]  # of the frames
+    frames: tuple[tuple[Panel, ...], ...]  # of grids
+
+
+@dataclass(frozen=True)
 class Chart:
     """All that a renderer needs."""
 
@@ -67,6 +76,7 @@ class Chart:
     panel: float | None = None  # inches of a panel's width, where its cells are to be square
     annotate: bool = False  # numbers in the cells of grids
     zero: Literal["", "x", "y", "diagonal"] = ""  # reference line at zero, or x = y
+    film: Film | None = None  # instead of the panels, where a reader can move
     band: float | None = field(default=None)  # half-width of the shaded margin around zero, on the x axis
 
     @property
@@ -79,6 +89,11 @@ class Chart:
 def across(panels: int) -> int:
     """Panels side by side: at most three, and four as two by two."""
     return 2 if panels == 4 else min(3, panels)
+
+
+def square_room(across: int) -> float:
+    """Inches of a panel's width, where so many panels of square cells stand side by side."""
+    return (4.2, 2.75, 1.85)[across - 1] if across <= 3 else 5.4 / across
 
 
 def check(table: pd.DataFrame, columns: Iterable[str | None], numbers: Iterable[str | None]) -> pd.DataFrame:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from hrsa.report.foreign import as_label
 from hrsa.report.plots import style
-from hrsa.report.plots.chart import Axis, Chart, Mark
+from hrsa.report.plots.chart import Axis, Chart, Film, Mark, across, square_room
 from hrsa.report.plots.static import MARKED, legend_rows, point_opacity, ticks
 
 DIGITS = 5  # significant digits kept: finer than a screen can show
 FONT = "DejaVu Sans, Verdana, sans-serif"
 GAP = {"shared": 0.035, "square": 0.07}  # between panels, share of the width
+_ANNOTATED = 2  # most panels of a film side by side whose cells carry their numbers
 TITLE, LEGEND, BOTTOM = 28, 24, 52  # pixels of a panel title, a legend line, the x axis with its label
 
 
 def plotly_json(chart: Chart, alt: str, files: str) -> dict[str, Any]:
     """The chart as plotly's JSON; `layout.meta` carries the description and the published files' stem.
 
-    Labels of axes and scales are the page's own and may hold TeX; names come from data and are shown as text.
+    A film is its first frame and a slider, whose steps bring the cells of the others. Labels of axes and scales are the
+    page's own and may hold TeX; names come from data and are shown as text.
     """
+    if chart.film:
+        return _film_json(chart, chart.film, alt, files)
     traces: list[dict] = []
     layout = _layout(chart, alt, files)
     for i, panel in enumerate(chart.panels):
@@ -33,6 +38,20 @@ def plotly_json(chart: Chart, alt: str, files: str) -> dict[str, Any]:
         layout["shapes"] += _lines(chart, i)
     traces += [_key(*entry) for entry in chart.legend]
     return {"data": traces, "layout": layout}
+
+
+def _film_json(chart: Chart, film: Film, alt: str, files: str) -> dict[str, Any]:
+    count = len(film.frames[0])
+    room = square_room(count)
+    one = replace(chart, film=None, panels=film.frames[0], columns=across(count), panel=room,
+                  annotate=count <= _ANNOTATED, height=room + 0.65)
+    figure = plotly_json(one, alt, files)
+    steps = [{"method": "restyle", "label": as_label(name),
+              "args": [{"z": [[numbers(row) for row in panel.marks[0].z] for panel in panels]}, list(range(count))]}
+             for name, panels in zip(film.names, film.frames, strict=True)]
+    layout = figure["layout"]
+    layout["sliders"] = [{"active": 0, "steps": steps, "currentvalue": {"prefix": f"{film.label}: "}, "y": -0.12}]
+    return figure
 
 
 def _name(axis: str, i: int) -> str:

@@ -310,10 +310,24 @@ def committed_ablations(record: dict[str, Any]) -> str:
     """Markdown: which run the committed table of ablations is of, and which of its rows are not done."""
     profile, missing = record["profile"], record["not_done"]
     rows = "Every row is done." if not missing else f"**Not done yet**: {', '.join(missing)}."
+    if len(runs := record.get("runs", ())) > 1:
+        parts = [f"{len(run['rows'])} row{'s are' if len(run['rows']) > 1 else ' is'} of commit `{run['commit'][:12]}`"
+                 for run in runs]
+        rows = (f"{'; '.join(parts)}; each is held against the recipe as its own run trained it, whose scores differ "
+                f"between runs by at most {100 * record['recipe_differs']:.2f} points. {rows}")
     return (f"**Committed results.** The table is that of profile `{profile['name']}`, seeds "
             f"{', '.join(map(str, profile['seeds']))}, made in {record['seconds'] / 3600:.1f} hours of computing on "
             f"{record['machine']}, written {record['written']} by `{record['command']}` at commit "
             f"`{record['commit'][:12]}`. This run did not compute it. {rows}")
+
+
+def committed_film(record: dict[str, Any]) -> str:
+    """Markdown: which run the committed similarities over the steps of training are of."""
+    profile = record["profile"]
+    return (f"**Committed results.** The tables are those of profile `{profile['name']}`, seeds "
+            f"{', '.join(map(str, profile['seeds'][:2]))}, made in {record['hours']:.1f} hours of computing on "
+            f"{record['machine']}, written {record['written']} by `{record['command']}` at commit "
+            f"`{record['commit'][:12]}`. This run did not compute them.")
 
 
 _FORETOLD = {foretelling.DIFFERING[0]: "how far the two arms' embedders differ on a query",

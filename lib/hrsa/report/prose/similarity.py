@@ -174,6 +174,53 @@ def beside_runs(table: pd.DataFrame, name: str) -> str:
     return "; ".join(said) + "."
 
 
+def meeting(table: pd.DataFrame, name: str) -> str:
+    """From which step on two arms are as alike as two runs of one arm, and whether ever more so: a sentence.
+
+    `table` as in `beside_runs`, with two orders of the data. A step counts where intervals overlap or the arms lie
+    above; that they ever lay above takes an interval clear of the other.
+    """
+    steps, sides, values = [], [], []
+    for step, rows in table[table["step"] > 0].groupby("step"):
+        crossed, runs = (only_row(rows, models=models) for models in (ORDERS_OF_BOTH, ORDERS_OF_ONE))
+        steps.append(step)
+        sides.append(_sign(crossed) * order(crossed["low"], crossed["high"], runs["low"], runs["high"]))
+        values.append((_number(crossed), _number(runs)))
+    met = next((i for i in range(len(steps)) if min(sides[i:]) >= 0), None)
+    closer = [str(step) for step, side in zip(steps, sides, strict=True) if side > 0]
+    if met is None:
+        said = (f"at the last step the arms, on two orders of the data, are less alike than two runs of one arm "
+                f"({values[-1][0]} against {values[-1][1]}): they have not met")
+    elif met == 0:
+        said = (f"from the first kept step ({steps[0]}) on the arms, on two orders of the data, are not told apart "
+                f"from two runs of one arm, or closer: {values[0][0]} against {values[0][1]} there")
+    else:
+        said = (f"the arms have met by step {steps[met]} ({values[met][0]} on two orders of the data, two runs of one "
+                f"arm {values[met][1]}); at step {steps[met - 1]} they were less alike ({values[met - 1][0]} against "
+                f"{values[met - 1][1]})")
+    where = f"{len(closer)} of {len(steps)} kept steps ({', '.join(closer)})" if closer else "no kept step"
+    return f"{name}: {said}. Closer than two runs of one arm at {where}."
+
+
+def only_falls(table: pd.DataFrame, name: str) -> str:
+    """Whether two arms only grow apart over training, and whether an arm does so against itself before: a sentence.
+
+    `table` as in `beside_runs`. What an arm shows against itself as well is not special to a pair.
+    """
+    arms = table[table["models"] == BOTH_ARMS].sort_values("step")
+    itself = table[table["models"] == ITSELF].sort_values("step")
+    said, words = [], {1: "higher", -1: "lower", 0: "not told apart"}
+    for rows, who in ((arms, "the two arms"), (itself, "an arm and itself before")):
+        moves = np.diff(rows["value"]) * _sign(rows.iloc[0])
+        first, last = rows.iloc[0], rows.iloc[-1]
+        ends = _sign(first) * order(last["low"], last["high"], first["low"], first["high"])
+        path = ("only falls" if (moves < 0).all() else "only rises" if (moves > 0).all() else
+                f"falls at {(moves < 0).sum()} of {len(moves)} steps and rises at {(moves > 0).sum()}")
+        said.append(f"of {who} it {path}, from {_number(first)} at step {first['step']} to {_number(last)}, "
+                    f"{words[ends]} at the end")
+    return f"{name}: {'; '.join(said)}."
+
+
 def _path(table: pd.DataFrame) -> str:
     """Whether the arms only grow apart, or only nearer, from step to step."""
     rows = table[table["models"] == BOTH_ARMS].sort_values("step")
