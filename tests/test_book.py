@@ -10,6 +10,7 @@ from browser import open_page
 from myst_nb.core.render import load_mime_renders
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from hrsa.report import book, chapters, notebooks
 from hrsa.report.book import extension, report, source
@@ -162,6 +163,25 @@ def test_a_film_is_moved_by_the_keyboard_and_its_strip_is_for_paper(html, browse
         assert strip.is_displayed() and not slider.is_displayed()
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@pytest.mark.browser
+def test_figures_are_drawn_in_the_colours_of_the_theme_and_light_on_paper(html, browser):
+    open_page(browser, html / "07_cka.html", "document.querySelectorAll('.hrsa-plotly .main-svg').length > 3")
+    seen = """const of = (query, name) => getComputedStyle(document.querySelector(`.hrsa-plotly ${query}`))[name];
+              return [of('.main-svg', 'backgroundColor'), of('.xtick text', 'fill')]"""
+    light, dark = ["rgb(255, 255, 255)", "rgb(34, 34, 34)"], ["rgb(20, 24, 30)", "rgb(221, 221, 221)"]
+    try:
+        for theme, colours in (("light", light), ("dark", dark)):
+            browser.execute_script(f"document.documentElement.dataset.theme = '{theme}'")
+            WebDriverWait(browser, 10).until(lambda _, c=colours: browser.execute_script(seen) == c)
+        browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+        WebDriverWait(browser, 10).until(lambda _: browser.execute_script(seen) == light)
+        browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
+        WebDriverWait(browser, 10).until(lambda _: browser.execute_script(seen) == dark)
+        assert len(browser.find_elements(By.CSS_SELECTOR, ".hrsa-film")) == 1
+    finally:
+        browser.execute_script("document.documentElement.dataset.theme = 'light'")
 
 
 @pytest.mark.browser

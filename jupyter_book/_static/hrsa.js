@@ -1,10 +1,46 @@
 // Figures are drawn from the JSON beside their containers, each when it is first shown. Where a chapter was run several
 // times (pairs, training runs) a menu says which run is shown: the cells of run n have the class tag_only-n.
+
+// What figures draw with on a light page, and on a dark one. Hues are the same: they have one meaning.
+const IN_THE_DARK = {"white": "#14181e", "#222222": "#dddddd", "#444444": "#bbbbbb", "#e4e4e4": "#3a3f47",
+                     "#6b6b6b": "#a6a6a6", "#000000": "#ffffff"};
+let onPaper = false;
+
+function inTheme(text) {
+  if (onPaper || document.documentElement.dataset.theme !== "dark") return text;
+  return text.replace(/"(white|#[0-9a-f]{6})"/g, (whole, colour) => `"${IN_THE_DARK[colour] || colour}"`);
+}
+
+function drawAgain() {
+  for (const place of document.querySelectorAll(".hrsa-plotly[data-drawn]")) {
+    Plotly.purge(place);
+    delete place.dataset.drawn;
+    delete place.dataset.film;
+    if (place.previousElementSibling?.classList.contains("hrsa-film")) place.previousElementSibling.remove();
+  }
+  drawShown();
+}
+
+function followTheme() {
+  let shown = document.documentElement.dataset.theme;
+  new MutationObserver(() => {
+    if (shown !== document.documentElement.dataset.theme) drawAgain();
+    shown = document.documentElement.dataset.theme;
+  }).observe(document.documentElement, {attributeFilter: ["data-theme"]});
+  for (const [event, paper] of [["beforeprint", true], ["afterprint", false]]) {
+    window.addEventListener(event, () => {
+      onPaper = paper;
+      if (document.documentElement.dataset.theme === "dark") drawAgain();
+    });
+  }
+}
+
 function drawShown() {
   for (const place of document.querySelectorAll(".hrsa-plotly:not([data-drawn])")) {
     if (place.offsetParent === null) continue;  // inside what is hidden
     place.dataset.drawn = "";
-    const figure = JSON.parse(place.parentElement.querySelector(`script.${place.dataset.figure}`).textContent);
+    const text = place.parentElement.querySelector(`script.${place.dataset.figure}`).textContent;
+    const figure = JSON.parse(inTheme(text));
     delete figure.layout.width;  // fixed in notebooks; here the figure follows the column
     if (figure.layout.sliders) setUpFilm(place, figure.layout);
     Plotly.newPlot(place, figure.data, figure.layout, {
@@ -108,4 +144,5 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".hrsa-table table").forEach(setUpSorting);
   document.querySelectorAll(".hrsa-switch").forEach(setUpSwitch);
   drawShown();
+  followTheme();
 });
