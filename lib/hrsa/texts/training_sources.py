@@ -7,7 +7,7 @@ Each row is either `instruction`, `query`, `positive` and perhaps `negatives` (a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,25 @@ class Source:
             table["instruction"] = self.instruction
         given = table["negatives"] if "negatives" in table else [None] * len(table)
         return table.assign(task=self.task, negatives=[[] if _missing(row) else row for row in given])
+
+    def columns(self, names: list[str], within: tuple[str, Collection[str]] | None = None) -> pd.DataFrame:
+        """These columns of a data set; of the rows whose value in the column `within[0]` is one of `within[1]`.
+
+        ValueError where one of them is not there.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        found = self._dataset()
+        if missing := [name for name in names if name not in found.column_names]:
+            where = " of ".join(filter(None, [self.config, str(self.place)]))
+            raise ValueError(f"expected columns {names} in {where}, got {found.column_names}: name those that hold the "
+                             f"texts in place of {missing}")
+        table = found.select_columns(names).data.table
+        if within:
+            column, values = within
+            table = table.filter(pc.is_in(table[column].cast(pa.string()), pa.array(list(values), pa.string())))
+        return table.to_pandas()
 
     def _dataset(self) -> Dataset:
         """The rows of a folder written by `save_to_disk`, or of a hub data set (downloaded once, then cached)."""

@@ -136,7 +136,7 @@ def power(files: Annotated[list[Path] | None, typer.Argument(help="Evidence file
     """Print the seeds, queries and hours that prove a margin, for every pair, from the scores that are there."""
     from hrsa.verdict import paired_scores
     from hrsa.verdict.evidence import join_evidence
-    from hrsa.workflow.power_text import estimated_hours, power_of
+    from hrsa.workflow.plan import pair_hours, power_text
 
     sizes = _numbers(seeds, "--seeds"), _numbers(queries, "--queries")
     for option, value, most in (("--margin", margin, 1), ("--tasks", tasks, 10**6), ("--tflops", tflops, 10**9)):
@@ -146,10 +146,10 @@ def power(files: Annotated[list[Path] | None, typer.Argument(help="Evidence file
     per_query = join_evidence(files)[0] if files else paired_scores.read_query_scores(study)[0]
     hours, kind = paired_scores.hours_per_seed(study), "training and scoring both arms, measured here"
     if hours_of:
-        hours = estimated_hours(load_profile(hours_of), tflops)
+        hours = pair_hours(load_profile(hours_of), tflops)
         kind = f"GPU-hours, at most, to train both arms of {hours_of}'s largest pair at {tflops:g} TFLOP/s"
     for pair in study.pairs:
-        sys.stdout.write(power_of(study, pair, per_query, margin or study.verdict.margin, tasks, sizes, hours))
+        sys.stdout.write(power_text(study, pair, per_query, margin or study.verdict.margin, tasks, sizes, hours))
     sys.stdout.write(f"Power: the chance to prove the margin if there is no difference. Hours: {kind}.\n")
 
 
@@ -248,6 +248,24 @@ def backbones(arms: Annotated[list[str] | None, typer.Argument(help="Arms of the
     if unknown := sorted(set(arms or ()) - set(known)):
         raise ValueError(f"expected arms of profile {study.name}, {known}, got {unknown}")
     ship(study, arms or known, jobs or max(1, _cores() // study.threads))
+
+
+@app.command()
+def paper_data(names: Annotated[list[str] | None, typer.Argument(help="Sets; all eleven when none is named.")] = None,
+               profile: ProfileOption = "paper",
+               out: Annotated[Path | None, typer.Option(help="Folder of the sets; else data/paper.")] = None) -> None:
+    """Make the published training sets from public data sets of the hub, with a data card; goes on set by set."""
+    from hrsa.report.prose.texts import published_sets_card
+    from hrsa.texts import published_sets
+
+    study, folder = load_profile(profile), out or store.ROOT / published_sets.SETS_FOLDER
+    for name in names or published_sets.read_published_sets():
+        made = published_sets.make_published_set(study, name, folder)
+        log.info("%s: %d triples of %d published", name, made["triples"], made["entry"]["published"])
+    cards = [store.read_json(file) for name in published_sets.read_published_sets()
+             if (file := folder / f"{name}.json").is_file()]
+    with store.atomic(folder / "README.md") as temporary:
+        temporary.write_text(published_sets_card(cards), encoding="utf8")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What a profile would do, before it does: its graph, its runs, and the hours, memory and disk of each stage.
+"""What a profile would do, before it does: its graph, its runs, the hours, memory and disk of each stage, its power.
 
 Backbones are counted from configurations, on the meta device; hours are operations at an assumed rate, and printed so.
 """
@@ -6,9 +6,11 @@ Backbones are counted from configurations, on the meta device; hours are operati
 from __future__ import annotations
 
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -18,11 +20,14 @@ from hrsa.analysis.recordings import followed_seeds
 from hrsa.models.as_it_came import read_manner
 from hrsa.models.language_model import network_folder, prove_architecture
 from hrsa.report.prose.pages import filled_page
+from hrsa.report.prose.verdict import power_advice
 from hrsa.study import store
 from hrsa.study.backbone_kinds import are_adapters
-from hrsa.study.profile import Backbone, Profile, Recipe
+from hrsa.study.profile import Backbone, Pair, Profile, Recipe
 from hrsa.study.sections import CONTROLS
 from hrsa.training.infonce import MINI_BATCHES
+from hrsa.verdict import paired_scores
+from hrsa.verdict.power import CAUTION, measure, power_table
 from hrsa.workflow import graph
 
 _TERA_HOUR = 3.6e15  # operations of an hour at 1 TFLOP/s
@@ -256,3 +261,29 @@ def _table(table: pd.DataFrame) -> str:
     table = table.assign(**{name: table[name].str.ljust(width) for name, width in wide.items()})
     table.columns = [name.ljust(wide.get(name, 0)) for name in table]
     return textwrap.indent(table.to_string(index=False, float_format="{:.2f}".format), "  ")
+
+
+def pair_hours(profile: Profile, tera_flops: float) -> float:
+    """GPU-hours to train both arms of a profile's most expensive pair with one seed, estimated as the plan's are."""
+    one = profile.model_copy(update={"seeds": profile.seeds[:1], "ablations": ()})
+    hours = backbone_costs(one, assumed_machine(one, tera_flops, gpus=1)).set_index("backbone")["hours"]
+    return max(hours[pair.a] + hours[pair.b] for pair in profile.pairs)
+
+
+def power_text(study: Profile, pair: Pair, per_query: pd.DataFrame, margin: float, tasks: int | None,
+               sizes: tuple[list[int], list[int]], hours: float | None) -> str:
+    """The plan of one pair as text, from the seeds that both arms were scored with."""
+    seeds = paired_scores.seeds_of(per_query, pair.a, pair.b)
+    if len(seeds) < 2:
+        raise ValueError(f"expected scores of both arms of {pair.name} with two seeds or more, got seeds {seeds}: "
+                         "the variation between training runs cannot be seen; run more seeds, or name evidence files")
+    a, b, of_task = paired_scores.paired(per_query, pair.a, pair.b, seeds)
+    n_tasks = tasks or len(set(of_task))
+    found, cautious = measure(a, b, of_task), measure(a, b, of_task, CAUTION)
+    tables = [power_table(v, margin, *sizes, n_tasks, hours, study.verdict.alpha) for v in (found, cautious)]
+    sd = ", ".join(f"{name} {np.sqrt(value):.4f}" for name, value in asdict(found).items())
+    text = tables[0].assign(cautious=tables[1]["power"]).to_string(index=False, float_format="{:.4g}".format)
+    return (f"{pair.name}: margin {margin:g}, {n_tasks} tasks; from seeds {seeds}, {len(set(of_task))} tasks, "
+            f"{len(of_task)} queries; standard deviations: {sd}\n{text}\n{power_advice(tables[0], margin)}\nIf runs "
+            f"vary as much as {len(seeds)} seeds leave possible ({CAUTION:.0%} upper limit, column cautious): "
+            f"{power_advice(tables[1], margin)}\n\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,27 @@ def overlap_sentence(training: pd.DataFrame) -> str:
     if hits:
         return f"**{hits} training texts share one of the {size}.** Scores on those tasks are not to be trusted."
     return f"None of the {2 * len(training):,} training texts contains any of the {size}."
+
+
+def published_sets_card(cards: Sequence[Mapping[str, Any]]) -> str:
+    """The data card, in Markdown, of training sets made by `texts.published_sets`, from the card of each."""
+    rows = [{"set": as_code(card["name"]), "source": as_code(f"{card['entry']['hub']}@{card['commit'][:12]}"),
+             "configurations": as_code(", ".join(card["entry"]["configs"]) or "default"), "rows": f"{card['rows']:,}",
+             "pairs": f"{card['pairs']:,}", "triples": f"{card['triples']:,}",
+             "published": f"{card['entry']['published']:,}", "left out": f"{card['mined']['left_out']:,}",
+             "largest share": f"{card['mined']['largest_ratio']:.3f}",
+             "instruction": card["entry"]["instruction"]} for card in cards]
+    short = [card["entry"]["title"] for card in cards if card["triples"] < card["entry"]["published"]]
+    said = (f"Fewer than published: {', '.join(short)}; the public copy has no more." if short
+            else "Every set has as many triples as were published.")
+    margins = ", ".join(sorted({f"{card['mining']['margin']:.0%}" for card in cards}))
+    embedders = ", ".join(sorted({as_code(card["mining"]["embedder"]) for card in cards}))
+    table = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0]),
+             *("| " + " | ".join(row.values()) + " |" for row in rows)] if rows else []
+    return "\n".join([
+        "# The published training sets, made again", "", said, "",
+        "Rows: of the source; pairs: of two different texts, each once; triples: pairs of a seeded shuffle with their "
+        f"hard negatives, mined with {embedders} below {margins} of the positive's similarity among the positives of "
+        "all pairs; left out: pairs with too few candidates; largest share: of a negative's similarity in its "
+        "positive's. Licences are those of the sources.", "", *table, "",
+        "Written " + ", ".join(sorted({card["written"][:10] for card in cards})) + " by `make paper-data`.", ""])
