@@ -18,7 +18,7 @@ from hrsa.report import chapters
 from hrsa.study import store
 from hrsa.study.profile import load_profile
 from hrsa.workflow import gpus, graph
-from hrsa.workflow.job import follow_owner
+from hrsa.workflow.job import TRAINING, follow_owner
 
 follow_owner()  # as jobs do: an engine that is killed before the first of them leaves nothing behind
 STUDY = load_profile(config.get("profile", "mini"))
@@ -27,6 +27,7 @@ PRIORITY = {"backbone": 3, "mine": 3, "03_training": 2, "embedder": 2, "measure"
 CHAPTERS = [rule for rule in chapters.jobs(STUDY) if rule not in (*STAGES, "book")]
 MODEL_RULES = ("backbone", "mine", "03_training", "embedder", "measure")
 CARDS = min(1, len(gpus.visible()))
+TOGETHER = {rule: STUDY.processes for rule in TRAINING}  # processes of a job
 COMMAND = (f"{Path(sys.executable).with_name('hrsa')} run {{params.rule}} {{wildcards.name}} "
            f"--profile {config.get('profile', 'mini')}")
 MODEL_COMMAND = f"{COMMAND} --gpus {{resources.gpu}}"
@@ -61,9 +62,9 @@ for stage in STAGES:
             rule=stage,
             fingerprint=graph.job_fingerprint(STUDY, stage),
         priority: PRIORITY[stage]
-        threads: STUDY.threads
+        threads: STUDY.threads * TOGETHER.get(stage, 1)
         resources:
-            gpu=CARDS,
+            gpu=CARDS * TOGETHER.get(stage, 1),
         shell: kept(MODEL_COMMAND)
 
 
@@ -79,9 +80,9 @@ for chapter in CHAPTERS:
             rule=chapter,
             fingerprint=graph.job_fingerprint(STUDY, chapter),
         priority: PRIORITY.get(chapter, 0)
-        threads: STUDY.threads
+        threads: STUDY.threads * TOGETHER.get(chapter, 1)
         resources:
-            **({"gpu": CARDS} if chapter in MODEL_RULES else {}),
+            **({"gpu": CARDS * TOGETHER.get(chapter, 1)} if chapter in MODEL_RULES else {}),
         shell: kept(MODEL_COMMAND if chapter in MODEL_RULES else COMMAND)
 
 

@@ -1,8 +1,5 @@
 """Two processes train what one trains with the global batch: by the documented command, on CPU."""
 
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -13,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from test_train import recipe, triples_table
 from tiny import tiny_backbone
 
+from hrsa.report.notebooks import JobError
 from hrsa.study import store
 from hrsa.study.profile import Profile, load_profile
 from hrsa.training import distributed
@@ -21,28 +19,31 @@ from hrsa.training.gradient_cache import blank, mini_batches_of
 from hrsa.training.infonce import MASKED, InfoNCE
 from hrsa.training.train import read_training_curve, train_embedder
 from hrsa.workflow.commands import main
+from hrsa.workflow.job import train_together
 
 CONFIGS = store.ROOT / "configs/accelerate"
-LAUNCHED = "import sys; from pathlib import Path; from hrsa.study import store; root = Path(sys.argv.pop(1)); " \
-           "store.ROOT, store.RUNS, store.SUITE = root, root / 'RUNS', root / 'SUITE'; " \
-           "from hrsa.workflow.commands import main; sys.exit(main(['train', *sys.argv[1:]]))"
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A tiny profile in a tree of its own; returns its file."""
-    for name, folder in (("ROOT", tmp_path), ("RUNS", tmp_path / "RUNS"), ("SUITE", tmp_path / "SUITE")):
+    """A tiny profile of two processes in a tree of its own; returns its file."""
+    runs, suite = tmp_path / "data" / "runs", tmp_path / "data" / "suite"
+    for name, folder in (("ROOT", tmp_path), ("RUNS", runs), ("SUITE", suite)):
         monkeypatch.setattr(store, name, folder)
-    store.write_json(tmp_path / "SUITE/train/tasks.json", {})
+    for name, value in {"HRSA_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HRSA_OWNER", raising=False)
+    store.write_json(suite / "train" / "tasks.json", {})
     table = triples_table()
     table = table[table["task"] == "stones"].drop_duplicates("query").drop_duplicates("positive")
     table[["instruction", "query", "positive"]].to_json(tmp_path / "stones.jsonl", orient="records", lines=True)
-    content = {"name": "tiny", "title": "Tiny", "seeds": [0],
+    content = {"name": "tiny", "title": "Tiny", "seeds": [0], "processes": 2,
                "backbones": [{"name": "a", "source": "folder", "path": str(tiny_backbone(tmp_path / "a", 0)),
                               "arm": "base"}],
                "pairs": [], "recipe": recipe(steps=3, checkpoints=(2,)).model_dump(mode="json"),
                "suite": {"train": ["stones.jsonl"], "mining": {"embedder": "bm25"}}}
-    file = tmp_path / "tiny.yaml"
+    file = tmp_path / "notebooks" / "profiles" / "tiny.yaml"
+    file.parent.mkdir(parents=True)
     file.write_text(yaml.safe_dump(content), encoding="utf8")
     return file
 
@@ -53,21 +54,13 @@ def read(folder):
              for part in ("model", "checkpoints/step-000002")})
 
 
-def test_two_processes_are_one_with_the_global_batch(study, tmp_path):
-    (tmp_path / "launched.py").write_text(LAUNCHED, encoding="utf8")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu.yaml"),
-               "--main_process_port", "0", str(tmp_path / "launched.py"), str(tmp_path), str(study), "a-s0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
-    assert result.returncode == 0, result.stderr[-3000:]
-    profile = load_profile(study)
-    folders = list((tmp_path / "RUNS").rglob("a-s0-*/provenance.json"))
-    assert len(folders) == 1 and not list(tmp_path.rglob("*.partial"))
-    folder = folders[0].parent
-    curve, record, weights = read(folder)
-    assert train_embedder(profile, "a-s0") == folder  # one process takes what two have made
-    folder.rename(tmp_path / "two")
-    one_curve, one_record, one_weights = read(train_embedder(profile, "a-s0"))
+def alone(profile):
+    """What one process makes of the profile's embedder: curve, fingerprint and weights."""
+    return read(train_embedder(profile.model_copy(update={"processes": 1}), "a-s0"))
+
+
+def same_but_for_rounding(two, one):
+    (curve, record, weights), (one_curve, one_record, one_weights) = two, one
     assert (record.pop("processes"), one_record.pop("processes")) == (2, 1) and record == one_record
     same = ["step", "task", "learning_rate", *MASKED, *CUT, "tokens", "batch"]
     pd.testing.assert_frame_equal(curve[same], one_curve[same], check_exact=True)
@@ -75,6 +68,29 @@ def test_two_processes_are_one_with_the_global_batch(study, tmp_path):
     for part, values in weights.items():
         for name, value in values.items():
             assert torch.allclose(value, one_weights[part][name], atol=1e-4), (part, name)
+
+
+def test_a_job_starts_two_processes_that_are_one_with_the_global_batch(study, tmp_path):
+    profile = load_profile(study)
+    train_together(profile, "a-s0")
+    (made,) = store.RUNS.rglob("a-s0-*/provenance.json")
+    assert not list(tmp_path.rglob("*.partial")) and store.read_json(made)["processes"] == 2
+    assert train_embedder(profile, "a-s0") == made.parent  # one process takes what two have made
+    same_but_for_rounding(read(made.parent), alone(profile))
+
+
+def test_another_number_of_processes_is_refused(study):
+    profile = load_profile(study)
+    with pytest.raises(ValueError, match=r"expected 2 process\(es\) to train a-s0, as profile tiny says, got 1: what"):
+        train_embedder(profile, "a-s0")
+    with pytest.raises(ValueError, match="expected a batch_size that divides by processes=3, got 4 in the recipe"):
+        Profile.model_validate(profile.model_dump() | {"processes": 3})
+
+
+def test_a_job_says_what_the_first_process_that_failed_has_said(study):
+    profile = load_profile(study).model_copy(update={"processes": 1})
+    with pytest.raises(JobError, match=r"expected 1 process\(es\) to train a-s7, got: expected a model"):
+        train_together(profile, "a-s7")
 
 
 def test_every_configuration_is_read_by_accelerate():

@@ -73,9 +73,13 @@ def test_a_fingerprint_changes_with_settings_that_matter_and_only_those():
     smoke = load_profile("smoke")
     recipe = smoke.recipe.model_copy(update={"steps": smoke.recipe.steps + 1})
     other = smoke.model_copy(update={"recipe": recipe})
-    changed = {r for r in ("backbone", "03_training", "mine") if
-               graph.job_fingerprint(smoke, r) != graph.job_fingerprint(other, r)}
-    assert changed == {"03_training", "mine"}
+
+    def changed(other):
+        return {r for r in ("backbone", "03_training", "mine") if
+                graph.job_fingerprint(smoke, r) != graph.job_fingerprint(other, r)}
+
+    assert changed(other) == {"03_training", "mine"}
+    assert changed(smoke.model_copy(update={"processes": 2})) == {"03_training"}
 
 
 def test_one_engine_at_a_time():

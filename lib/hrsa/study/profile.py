@@ -50,6 +50,8 @@ class Profile(Section):
     chapters: Annotated[tuple[Text, ...], Field(min_length=1), Once] | None = None  # only these, on the
     # backbones as they came; None: the whole study
     threads: int = Field(1, ge=1, le=512)  # per process; two processes of one thread beat one of two on two cores
+    processes: int = Field(1, ge=1, le=512, exclude_if=lambda value: value == 1)  # that train one embedder together,
+    # each on its share of every batch: on a card each, or on a CPU with `threads` each
     zoo: Zoo = Zoo()
     recipe: Recipe = Recipe()
     ablations: tuple[Ablation, ...] = ()
@@ -83,7 +85,15 @@ class Profile(Section):
                                  f"{ablation.change}: change another, or leave the ablation out")
         for control in self.controls:
             self._check_control(control)
+        self._check_processes()
         return self
+
+    def _check_processes(self) -> None:
+        """ValueError for batches that the processes cannot share evenly."""
+        for name in (None, *(a.name for a in self.ablations)):
+            if self.varied(name).batch_size % self.processes:
+                raise ValueError(f"expected a batch_size that divides by processes={self.processes}, got "
+                                 f"{self.varied(name).batch_size} in {name or 'the recipe'}: change one of them")
 
     def _check_start(self, backbone: Backbone) -> None:
         """ValueError for a backbone whose starts lead back to one of themselves."""

@@ -156,8 +156,9 @@ def _inputs(profile: Profile, model_id: str) -> _Inputs:
     recipe = profile.varied(model.ablation)
     triples = distributed.in_turn(lambda: make_triples(profile))
     backbone = distributed.in_turn(lambda: make_backbone_folder(profile, model.backbone))
+    several = {"processes": profile.processes} if profile.processes > 1 else {}
     arm = store.key(recipe=recipe.model_dump(mode="json"), seed=model.seed, threads=profile.threads, texts=triples.name,
-                    code=code_hash(train_embedder))
+                    code=code_hash(train_embedder), **several)
     key = store.key(arm=arm, backbone=make_backbone_key(profile, model.backbone))
     folder = store.artefact(profile.name, "embedders", model_id, key)
     if (theirs := distributed.agreed(folder.name)) != folder.name:
@@ -170,8 +171,9 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
     """Folder of the embedder `model_id` (such as `base-s0`), trained first if it is not there yet.
 
     An interrupted run goes on where it was when called again. Several processes (`distributed.start`) train one model,
-    each on its share of every batch; rank 0 writes. Raises ValueError for a backbone's id, for unfit triples, and when
-    the run differs from another arm of its seed in more than what it starts from.
+    each on its share of every batch; rank 0 writes. Raises ValueError for a backbone's id, for unfit triples, for more
+    or fewer processes than the profile says, and when the run differs from another arm of its seed in more than what it
+    starts from.
     """
     given = _inputs(profile, model_id)
 
@@ -183,6 +185,10 @@ def train_embedder(profile: Profile, model_id: str) -> Path:
 
     if distributed.agreed((given.folder / store.PROVENANCE).is_file()):
         return given.folder
+    if distributed.count() != profile.processes:
+        raise ValueError(f"expected {profile.processes} process(es) to train {model_id}, as profile {profile.name} "
+                         f"says, got {distributed.count()}: what a run has kept is of that number. `make book` starts "
+                         "them; by hand start as many (docs/distributed.md), or change `processes` and train anew")
     if distributed.rank() == 0:
         store.make(given.folder, build, (train_embedder,), model=model_id, arm=given.arm, inputs=[given.triples.name],
                    processes=distributed.count())

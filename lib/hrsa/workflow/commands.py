@@ -228,7 +228,9 @@ def train(profile: Annotated[str, typer.Argument(help="Name in notebooks/profile
     """Train one embedder: as one process, or as one of those that accelerate or torchrun started."""
     from hrsa.training import distributed
     from hrsa.training.train import train_embedder
+    from hrsa.workflow.job import follow_owner
 
+    follow_owner()
     distributed.start()
     folder = train_embedder(load_profile(profile), model)
     if distributed.rank() == 0:

@@ -31,8 +31,8 @@ NOT_CHAPTERS = ("backbone", *STAGES, "book")
 STAGE_SECTIONS = {
     "backbone": ("zoo", "backbones"),
     "mine": ("suite", "recipe"),
-    "03_training": ("recipe",),
-    "embedder": ("recipe", "ablations"),
+    "03_training": ("recipe", "processes"),
+    "embedder": ("recipe", "ablations", "processes"),
     "measure": ("suite", "analysis", "recipe"),
 }
 
@@ -111,7 +111,8 @@ def _stages(profile: Profile, rule: str) -> tuple[Callable, ...]:
 def job_fingerprint(profile: Profile, rule: str) -> str:
     """Hash of configuration and code that a rule's jobs depend on: when it changes, they run again."""
     sections = STAGE_SECTIONS.get(rule, tuple(type(profile).model_fields))
-    settings = {name: profile.model_dump(mode="json")[name] for name in (*sections, "threads")}
+    stated = profile.model_dump(mode="json")
+    settings = {name: stated[name] for name in (*sections, "threads") if name in stated}
     if rule in NOT_CHAPTERS:
         return store.key(settings=settings, code=code_hash(*_stages(profile, rule)))
     judged = rule in ("04_evaluation", "12_family", "13_verdict", "14_choosing", "15_evidence")

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import resource
+import subprocess
 import sys
 import threading
 import time
@@ -32,6 +33,7 @@ from hrsa.workflow import graph
 from hrsa.workflow.graph import NOT_CHAPTERS
 
 OWNER_VARIABLE = "HRSA_OWNER"  # process without which a job must not go on: the engine that started it
+TRAINING = ("03_training", "embedder")  # rules whose jobs train an embedder
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,8 @@ def _kill(processes: list[psutil.Process]) -> None:
 def run_job(profile: Profile, rule: str, name: str) -> Path:
     """Do one job of the study and write its record; return the record's path."""
     start = time.monotonic()
+    if rule in TRAINING and profile.processes > 1:
+        train_together(profile, name)
     if rule in graph.NOT_CHAPTERS:
         made = run_stage(profile, rule, name)
     else:
@@ -101,6 +105,27 @@ def run_job(profile: Profile, rule: str, name: str) -> Path:
                      without | ({"embedders"} if untrained else set()))
         made = {"notebook": output.name, HASH: store.file_hash(output)}
     return write_record(profile, rule, name, made, time.monotonic() - start)
+
+
+def train_together(profile: Profile, model_id: str) -> None:
+    """Train an embedder by `profile.processes` processes of this machine, which torchrun starts, watches and ends.
+
+    Each is `hrsa train`; what they train is there for the job to find. Raises JobError with what the first that failed
+    has said.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
+               "--nproc-per-node", str(profile.processes), "-m", "hrsa.workflow.commands", "train", profile.name,
+               model_id]
+    said = []
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
+                          env={**os.environ, OWNER_VARIABLE: str(os.getpid())}) as child:
+        for line in child.stderr:
+            sys.stderr.write(line)
+            said.append(line)
+    if child.returncode:
+        own = [line.removeprefix("hrsa: ").strip() for line in said if line.startswith("hrsa: ")]
+        raise JobError(f"expected {profile.processes} process(es) to train {model_id}, got: "
+                       f"{own[0] if own else ''.join(said)[-2000:]}")
 
 
 def write_record(profile: Profile, rule: str, name: str, made: dict[str, str], seconds: float) -> Path:

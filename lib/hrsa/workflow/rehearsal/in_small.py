@@ -12,6 +12,7 @@ from hrsa.study.profile import Backbone, Profile, Suite, Zoo, checked_profile
 from hrsa.study.sections import CONTROLS
 
 DOCUMENTS, QUERIES, SUBSETS, PAIRS = 60, 6, 2, 60  # of a task; of a training set
+_PROCESSES = 2  # of a training that several share
 _SEEDS = 2  # the least that runs can vary between
 _STEPS, _BATCH, _LENGTH = 4, 8, 128
 _CHUNK = 1024  # tokens at a time: less than a batch has, as in long trainings
@@ -98,6 +99,7 @@ def small_profile(profile: Profile, places: Mapping[str, Path], suite: Suite) ->
         zoo |= _ZOO
     return checked_profile({
         **profile.model_dump(mode="json", include={"pairs", "analysis_pairs", "chapters", "threads", "controls"}),
+        "processes": min(profile.processes, _PROCESSES),
         "name": rehearsal_name(profile), "title": f"{profile.title}: a rehearsal"[:200], "seeds": seeds,
         "backbones": [_stand_in(profile, b, places) for b in profile.backbones],
         "zoo": Zoo(**zoo).model_dump(mode="json"), "recipe": small, "ablations": ablations, "analysis": analysis,
