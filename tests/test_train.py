@@ -285,6 +285,28 @@ def test_a_difference_is_named(trained):
 
 # --- interruption
 
+
+def test_a_run_killed_while_it_writes_takes_its_own_place_and_no_others(trained, backbones, tmp_path, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "embedder"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("hrsa.models.embedder.check_export", die)
+        run(backbones[0], folder)
+    assert (folder / "model").is_dir() and (folder / "checkpoints").is_dir()
+    assert not (folder / "fingerprint.json").exists()
+    (folder / "model" / "model.safetensors").write_bytes(b"cut short")
+    for _ in range(2):  # the second time it was finished
+        assert run(backbones[0], folder) == trained[1]
+        assert same(weights(folder / "model"), weights(trained[0] / "model"))
+    (tmp_path / "other" / "model").mkdir(parents=True)
+    (tmp_path / "other" / "model" / "letters").touch()
+    with pytest.raises(ValueError, match=r"expected no model in .*other, but for those of .*give another folder"):
+        run(backbones[0], tmp_path / "other")
+    assert (tmp_path / "other" / "model" / "letters").exists()
+
+
 CHILD = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _MODEL, _CHECKPOINTS = "model", "checkpoints"  # folders of an embedder
 _CURVE, _FINGERPRINT, _EXPORT = "curve.parquet", "fingerprint.json", "export.json"  # files beside them
+_BEGUN = "begun.json"  # in the folder of unfinished work: which folder the run writes to, by its hash
 _SAMPLE = 8  # texts of each kind that an export must embed as the model in memory does
 
 
@@ -45,9 +46,10 @@ def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Re
     """Train one embedder and write `model/`, `checkpoints/step-000015/`, `curve.parquet` and `fingerprint.json`.
 
     backbone: folder or hub id; name: what to call it in the fingerprint; triples: as `hard_negatives.read_triples`
-    gives them; folder: where to write; work: where unfinished work waits to be resumed. Rank 0 writes. Returns the
-    fingerprint. Raises ValueError for unfit triples, RuntimeError when the attention is not that of the recipe or the
-    export differs.
+    gives them; folder: where to write; work: where unfinished work waits to be resumed. Rank 0 writes. The same call
+    goes on where it was killed and replaces what it wrote. Returns the fingerprint. Raises ValueError for unfit triples
+    and for a `model/` or `checkpoints/` that is not of this run, RuntimeError when the attention is not that of the
+    recipe or the export differs.
     """
     from hrsa.models.embedder import assemble
     from hrsa.training.batches import check_triples, draw_batches, shuffle_positives
@@ -59,6 +61,8 @@ def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Re
     late = [step for step in recipe.checkpoints if step > recipe.steps]
     if late:
         raise ValueError(f"expected recipe.checkpoints within recipe.steps={recipe.steps}, got {late}: remove them")
+    if distributed.rank() == 0:
+        _make_room(folder, work)
     groups = triples["task"].str.cat(triples["instruction"], sep="\t").to_numpy(dtype=str)
     batches = draw_batches(groups, recipe.batch_size, recipe.steps, seed)
     first = triples.drop_duplicates("task")
@@ -90,6 +94,19 @@ def train_on_triples(backbone: str, name: str, triples: pd.DataFrame, recipe: Re
     if distributed.rank() == 0:
         _write(final, triples.iloc[batches[0][:_SAMPLE]], recipe, folder, steps, curve, record)
     return record
+
+
+def _make_room(folder: Path, work: Path) -> None:
+    """Remove what an earlier call with the same `folder` and `work` left in `folder`, and note in `work` that this one
+    writes there. ValueError when something stands there that no such call wrote."""
+    note, mine = work / _BEGUN, store.key(folder=str(folder.resolve()))
+    there = [part for part in (folder / _MODEL, folder / _CHECKPOINTS) if part.exists()]
+    if there and not (note.is_file() and store.read_json(note) == mine):
+        raise ValueError(f"expected no {' and no '.join(part.name for part in there)} in {folder}, but for those of a "
+                         f"run with unfinished work in {work}, got others: give another folder, or move them away")
+    for part in there:
+        shutil.rmtree(part)
+    store.write_json(note, mine)
 
 
 def _with_adapters(model: SentenceTransformer, recipe: Recipe) -> SentenceTransformer:
