@@ -11,6 +11,7 @@
 # Jobs that run a model ask for one `gpu` where this machine has any; hrsa.workflow.gpus hands each its own. On a cluster the
 # profiles in configs/snakemake/ ask for it (docs/cluster.md).
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -28,15 +29,15 @@ CHAPTERS = [rule for rule in chapters.jobs(STUDY) if rule not in (*STAGES, "book
 MODEL_RULES = ("backbone", "mine", "03_training", "embedder", "measure")
 CARDS = min(1, len(gpus.visible()))
 TOGETHER = {rule: STUDY.processes for rule in TRAINING}  # processes of a job
-COMMAND = (f"{Path(sys.executable).with_name('hrsa')} run {{params.rule}} {{wildcards.name}} "
+COMMAND = (f"{shlex.quote(str(Path(sys.executable).with_name('hrsa')))} run {{params.rule}} {{wildcards.name}} "
            f"--profile {config.get('profile', 'mini')}")
 MODEL_COMMAND = f"{COMMAND} --gpus {{resources.gpu}}"
 
 
 def kept(command, rule="{params.rule}"):
     """The command, and a copy of its record where Snakemake keeps its files elsewhere (a pod without shared files)."""
-    record = store.ROOT / chapters.record(STUDY, rule, "{wildcards.name}")
-    return f"{command} && {{{{ test {record} -ef {{output}} || cp {record} {{output}}; }}}}"
+    record = shlex.quote(str(store.ROOT / chapters.record(STUDY, rule, "{wildcards.name}")))
+    return f"{command} && {{{{ test {record} -ef {{output:q}} || cp {record} {{output:q}}; }}}}"
 
 
 def records(rule):

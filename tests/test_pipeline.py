@@ -32,8 +32,10 @@ COPIED = ("Snakefile", "notebooks", "data/suite", "data/backbones", "data/result
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the sources, in which the study runs without touching the developer's own artefacts."""
-    root = tmp_path_factory.mktemp("study")
+    """A copy of the sources, with Python, in which the study runs without touching the developer's own artefacts; its
+    path has a space and a letter beyond ASCII."""
+    root = tmp_path_factory.mktemp("my stüdy ")
+    (root / ".venv").symlink_to(Path(sys.executable).parents[1])
     for name in COPIED:
         source = store.ROOT / name
         if source.is_dir():
@@ -47,8 +49,8 @@ def checkout(tmp_path_factory):
 def engine(root):
     environment = {name: value for name, value in os.environ.items() if name != "HRSA_OWNER"}
     environment |= {"HRSA_ROOT": str(root), "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
-    return subprocess.Popen([HRSA, "book", "--profile", "smoke"], cwd=root, env=environment,
-                            stderr=subprocess.PIPE, text=True)
+    command = [root / ".venv" / "bin" / "python", "-m", "hrsa.workflow.commands", "book", "--profile", "smoke"]
+    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process):

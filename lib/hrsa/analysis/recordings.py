@@ -8,6 +8,7 @@ pass in bfloat16: how alike they are to themselves is the ceiling of every simil
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,11 +146,14 @@ def _in_bf16(module: Any) -> Any:
 
 
 def _open_layers(folder: Path, layers: int, shape: tuple[int, int]) -> list[np.memmap]:
-    """One writable .npy file per layer, mapped and not read into memory."""
-    return [
-        np.lib.format.open_memmap(folder / f"layer-{i:02d}.npy", mode="w+", dtype=np.float32, shape=shape)
-        for i in range(layers)
-    ]
+    """One writable .npy file per layer, mapped and not read into memory. OSError when the disk has no room for them:
+    found only while they are written, it would end the process without a word."""
+    files = [folder / f"layer-{i:02d}.npy" for i in range(layers)]
+    opened = [np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape) for file in files]
+    for file in files if hasattr(os, "posix_fallocate") else ():
+        with open(file, "r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+    return opened
 
 
 def _write_pooled(folder: Path, pooled: np.ndarray, chosen: pd.DataFrame) -> None:

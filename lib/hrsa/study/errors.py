@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import re
 
-EXPECTED = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError, ImportError)  # others: faults of ours
-_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_EXPECTED = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError, ImportError)  # others: faults of ours
+_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|File too large|\d+ requested and \d+ written|"
+                      r"inline_container\S* \. unexpected pos")  # of safetensors, a notebook's cell, numpy, torch
 
 
 class SignalError(BaseException):
@@ -21,13 +24,25 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def is_expected(error: Exception) -> bool:
+    """Whether an error is one of those that the world causes, and no fault of the program."""
+    return isinstance(error, _EXPECTED) or _lacks_room(error)
+
+
+def _lacks_room(error: Exception) -> bool:
+    """Whether nothing more could be written; libraries say so by errors of their own kinds."""
+    said = str(error)
+    return getattr(error, "errno", None) in _ROOM or (bool(_NO_ROOM.search(said)) and "Make room" not in said)
+
+
 def explained(error: Exception) -> str:
     """What went wrong, with what to do where the error itself does not say it: a full disk, a missing file, a fault."""
     kind, said = type(error).__name__, str(error).strip()
-    if isinstance(error, OSError) and error.errno in _ROOM:
-        place = f" for {error.filename}" if error.filename else ""
-        return (f"expected room on the disk{place}, got: {error.strerror}. Make room, and give the same command "
-                "again: what is finished stays")
+    if _lacks_room(error):
+        place = getattr(error, "filename", None)
+        return (f"expected room on the disk{f' for {place}' if place else ''}, got: "
+                f"{getattr(error, 'strerror', None) or said}. Make room, and give the same command again: what is "
+                "finished stays")
     if isinstance(error, OSError) and error.filename:
         return (f"expected to read or write {error.filename}, got: {error.strerror}. Restore the file, or permit "
                 "it, and give the same command again")
@@ -35,4 +50,4 @@ def explained(error: Exception) -> str:
         return f"expected the package {error.name}, got none: run `make setup`, which installs it"
     if isinstance(error, MemoryError):
         return f"expected more memory, got none ({said or kind}): end other programs, or take a smaller profile"
-    return said if isinstance(error, EXPECTED) and said else f"{kind}: {said}" if said else kind
+    return said if isinstance(error, _EXPECTED) and said else f"{kind}: {said}" if said else kind

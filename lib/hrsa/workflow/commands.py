@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from hrsa.study import store
-from hrsa.study.errors import EXPECTED, SignalError, explained
+from hrsa.study.errors import SignalError, explained, is_expected
 from hrsa.study.profile import load_profile
 
 log = logging.getLogger(__name__)
@@ -352,7 +352,7 @@ def _ended(number: int) -> int:
 
 def _where(error: Exception) -> str:
     """For an error that nobody foresaw: where its traceback was written to."""
-    if isinstance(error, EXPECTED):
+    if is_expected(error):
         return ""
     file = store.RUNS / "traceback.txt"
     with contextlib.suppress(OSError):

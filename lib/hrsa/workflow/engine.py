@@ -14,11 +14,13 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from hrsa.report.chapters import RESULTS
 from hrsa.report.notebooks import give_back
@@ -26,7 +28,7 @@ from hrsa.study import hub, store
 from hrsa.study.profile import PROFILES, Profile
 from hrsa.verdict import statement
 from hrsa.workflow import gpus
-from hrsa.workflow.job import OWNER_VARIABLE, follow_owner, kill_children
+from hrsa.workflow.job import BEGUN, FAILED, OWNER_VARIABLE, follow_owner, kill_children
 
 _STEPS = re.compile(r"(\d+) of (\d+) steps")
 log = logging.getLogger(__name__)
@@ -148,12 +150,22 @@ def _run_jobs(profile: Profile, cores: int, records: Sequence[str]) -> None:
     if display.broken is not None:
         raise display.broken
     if child.returncode:
-        failed = [file.read_text(encoding="utf8") for file in sorted(display.folder.glob("*.failed"))]
-        said = "\n".join(f"- {text}" for text in failed) or written.read_text(encoding="utf8")[-2000:]
+        said = _reasons(display.folder, child.returncode) or written.read_text(encoding="utf8")[-2000:]
         raise EngineError(
             "the study stopped; what is finished stays. Correct this and give the same command again:\n"
             f"{said}\n(log: {written.relative_to(store.ROOT)})"
         )
+
+
+def _reasons(folder: Path, code: int) -> str:
+    """Why jobs failed, a line each, by the files that they left; `code` is Snakemake's, negative for a signal."""
+    found = [file.read_text(encoding="utf8") for file in sorted(folder.glob(f"*{FAILED}"))]
+    if code < 0:
+        found.append(f"Snakemake was ended by {signal.Signals(-code).name}")
+    else:
+        found += [f"{file.read_text(encoding='utf8')}: expected it to end by itself, got killed (by the system, when "
+                  "memory runs out): free memory" for file in sorted(folder.glob(f"*{BEGUN}"))]
+    return "\n".join(f"- {text}" for text in found)
 
 
 def _read(child: subprocess.Popen, copy, display: Display) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from hrsa.report import chapters
 from hrsa.report.chapters import groups
 from hrsa.report.notebooks import HASH, JobError, run_notebook
 from hrsa.study import store
-from hrsa.study.errors import explained
+from hrsa.study.errors import SignalError, explained
 from hrsa.study.profile import Profile
 from hrsa.study.progress import FILE_VARIABLE
 from hrsa.texts.negative_search import is_on_hub
@@ -34,6 +35,7 @@ from hrsa.workflow.graph import NOT_CHAPTERS
 
 OWNER_VARIABLE = "HRSA_OWNER"  # process without which a job must not go on: the engine that started it
 TRAINING = ("03_training", "embedder")  # rules whose jobs train an embedder
+FAILED, BEGUN = ".failed", ".begun"  # endings of a job's files: why it failed; that it has begun, gone when it ends
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 log = logging.getLogger(__name__)
 
@@ -141,11 +143,16 @@ def write_record(profile: Profile, rule: str, name: str, made: dict[str, str], s
 
 
 def attempt(profile: Profile, rule: str, name: str) -> int:
-    """Run a job with its progress and, if it fails, its message in files that the engine shows: 0, or 1."""
+    """Run a job with its progress and, if it fails, its message in files that the engine shows: 0, or 1.
+
+    A job that is killed leaves the file that says it has begun.
+    """
     folder = store.RUNS / profile.name / "progress"
     folder.mkdir(parents=True, exist_ok=True)
-    state, failure = folder / f"{rule}--{name}.json", folder / f"{rule}--{name}.failed"
+    state, failure = folder / f"{rule}--{name}.json", folder / f"{rule}--{name}{FAILED}"
     failure.unlink(missing_ok=True)
+    begun = failure.with_suffix(BEGUN)
+    begun.write_text(f"{rule} {name}", encoding="utf8")
     os.environ.update({FILE_VARIABLE: str(state), **environment(profile)})
     try:
         follow_owner()
@@ -156,10 +163,13 @@ def attempt(profile: Profile, rule: str, name: str) -> int:
         failure.write_text(message, encoding="utf8")
         sys.stderr.write(f"hrsa: {message}\n")
         return 1
+    except SignalError as end:
+        failure.write_text(f"{rule} {name}: ended by {signal.Signals(end.number).name}", encoding="utf8")
+        raise
     finally:
         state.unlink(missing_ok=True)
+        begun.unlink(missing_ok=True)
     return 0
-
 
 
 def run_stage(profile: Profile, rule: str, name: str) -> dict[str, str]:
