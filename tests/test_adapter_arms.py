@@ -1,5 +1,6 @@
 """Arms as LoRA adapters: shared prompts are whole rows, the chat form by hand, what rewards do, resuming."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -9,10 +10,12 @@ from transformers import AutoModelForCausalLM
 
 from hrsa.models import adapters
 from hrsa.models.language_model import load_lm
-from hrsa.models.zoo import adapter_arms, forms, shared_prefix
+from hrsa.models.zoo import adapter_arms, forms, sft, shared_prefix
 from hrsa.models.zoo.problems import Problem, draw, split_of
+from hrsa.similarity.cka import linear_cka
 from hrsa.study import runtime
 from hrsa.study.profile import Zoo
+from hrsa.study.sections import Geometry
 
 TEMPLATE = ("{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>{% endfor %}"
             "{% if add_generation_prompt %}<assistant>{% endif %}")
@@ -118,9 +121,54 @@ def test_what_is_rewarded_becomes_likelier(start, tmp_path, monkeypatch):
     assert len(curve.query("quantity == 'reward'")) == 12 and after > before + 0.1
 
 
+@pytest.mark.parametrize("size", [0.03, 0.3, 3.0])
+def test_the_penalty_is_one_minus_cka_and_has_its_gradient(size, rng):
+    y = rng.normal(size=(12, 5)) * [9, 3, 1, 1, 1] + 7
+    x = y + size * rng.normal(size=y.shape)
+    exact = 1 - linear_cka(x, y)
+    single, before = (torch.tensor(z, dtype=torch.float32) for z in (x, y))
+    found = sft.cka_distance(single.requires_grad_(), before)
+    assert found.item() == pytest.approx(exact, rel=1e-3, abs=1e-9)
+    assert sft.cka_distance(before @ torch.tensor(np.linalg.qr(rng.normal(size=(5, 5)))[0]).float() * 3 + 1,
+                            before).item() < 1e-6
+    found.backward()
+    gradient = single.grad.double().numpy()
+    step = 1e-2 * size * gradient / np.linalg.norm(gradient)
+    slope = (linear_cka(x - step, y) - linear_cka(x + step, y)) / 2
+    assert (gradient * step).sum() == pytest.approx(slope, rel=1e-2)
+
+
+def test_states_of_blocks_are_those_of_whole_rows(start, rng):
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    alike = rng.integers(2, 300, 6).tolist()
+    prompts, answers = ([[*begin, *rng.integers(2, 300, n).tolist()] for n in (3, 5)] for begin in (alike, []))
+    with shared_prefix.block_outputs(model, (1, 2)) as found:
+        _, _, real, _ = shared_prefix.passed(model, prompts, answers)
+    assert not any(layer._forward_hooks for layer in model.model.layers)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        whole = model(input_ids=torch.tensor([prompt + answer]), output_hidden_states=True).hidden_states[1]
+        torch.testing.assert_close(found[1][row][real[row]], whole[0, 6:], rtol=1e-4, atol=1e-5)
+    assert found[2].shape == found[1].shape
+    with pytest.raises(ValueError, match=r"expected blocks of at most 2, which the model has, got \[3\]"):
+        shared_prefix.block_outputs(model, [3]).__enter__()
+
+
+def drift(curve):
+    return curve.loc[curve["quantity"] == sft.DISTANCE, "value"].to_numpy()
+
+
+def test_a_heavier_penalty_holds_states_nearer_to_the_start(start, tmp_path):
+    weights = (1e-6, 100.0)
+    light, heavy = (drift(adapter_arms.fine_tune(start, ZOO, tmp_path / f"{weight}", Geometry(weight=weight, blocks=(
+        1, 2)))) for weight in weights)
+    assert light[0] == heavy[0] == 0 and len(light) == ZOO.sft_steps
+    assert light[-1] > 1e-3 and heavy[-1] < light[-1] / 2
+
+
 @pytest.mark.parametrize("train", [
     lambda start, work: adapter_arms.fine_tune(start, ZOO, work),
-    lambda start, work: adapter_arms.reinforce(start, ZOO, work, 2)], ids=["sft", "grpo"])
+    lambda start, work: adapter_arms.fine_tune(start, ZOO, work, Geometry(weight=1.0, blocks=(2,))),
+    lambda start, work: adapter_arms.reinforce(start, ZOO, work, 2)], ids=["sft", "sft-geometry", "grpo"])
 def test_training_of_adapters_goes_on_from_its_checkpoint(train, start, tmp_path, monkeypatch):
     monkeypatch.setattr(forms.Chat, "is_right", lambda self, completion, problem: completion[0] % 2 == 0)
     whole = train(start, tmp_path / "whole")

@@ -1,5 +1,6 @@
 """The zoo: problems, tokenizer, pretraining that resumes to the bit, measures by hand, and one micro trio for real."""
 
+import copy
 import json
 import re
 import shutil
@@ -18,9 +19,11 @@ from hrsa.models.zoo.forms import Plain
 from hrsa.models.zoo.grpo import exact_reward, train_rounds
 from hrsa.models.zoo.make import make_backbone, settings_of
 from hrsa.models.zoo.problems import Problem, draw, is_correct, is_worked, problem_documents, split_of, stream
+from hrsa.models.zoo.sft import cka_distance, train_sft
 from hrsa.report.prose import backbones
 from hrsa.study import runtime, store
 from hrsa.study.profile import Profile, Zoo, load_profile
+from hrsa.study.sections import Geometry
 
 MICRO = {"vocab_size": 310, "hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 48,
          "context": 96, "pretrain_steps": 6, "pretrain_batch": 4, "pretrain_length": 32, "grpo_steps": 1,
@@ -310,8 +313,8 @@ def test_prolonged_rlvr_goes_on_after_the_last_finished_round(tokenizer, tmp_pat
 
 def test_shipped_backbones_are_what_their_cards_say():
     folders = sorted((store.ROOT / "data" / "backbones").iterdir())
-    assert {f"smollm2-{arm}" for arm in ("base", "cpt", "rlvr", "rlvr-b", "rlvr-long", "sft", "sft-b")} == {
-        folder.name for folder in folders}
+    arms = ("base", "cpt", "rlvr", "rlvr-b", "rlvr-long", "sft", "sft-b")
+    assert {f"smollm2-{arm}" for arm in arms} == {folder.name for folder in folders}
     for folder in folders:
         card = store.read_json(folder / "card.json")
         files = {name: digest for name, digest in card["hashes"].items() if " " not in name}
@@ -343,6 +346,32 @@ def test_a_setting_makes_only_the_arms_anew_that_it_bears_on(micro):
             {"grpo_lr": 0.5}, {"rlvr", "rlvr-long"}), ({"pretrain_lr": 0.5}, {"base", "cpt"}), (
             {"problems_held_out": 11}, set(before)):
         assert {arm for arm, value in settings(**changed).items() if value != before[arm]} == arms
+
+
+def test_fine_tuning_of_all_weights_takes_the_penalty(micro, tokenizer, tmp_path):
+    zoo = Zoo(**MICRO | {"sft_steps": 8})
+    runtime.prepare(1, 0)
+    before = pretrain.new_model(zoo, tokenizer)
+    ids = torch.tensor([tokenizer(TEXTS[0])["input_ids"]])
+
+    def moved(geometry):
+        model = copy.deepcopy(before)
+        curve = train_sft(model, tokenizer, zoo, tmp_path, geometry)
+        states = (m.eval()(input_ids=ids, output_hidden_states=True).hidden_states[1][0] for m in (model, before))
+        return cka_distance(*states).item(), curve
+
+    (free, _), (held, curve) = moved(None), moved(Geometry(weight=1000.0, blocks=(1,)))
+    assert held < free / 2 and set(curve["quantity"]) == {"loss", "learning rate"}
+    content = micro.model_dump(mode="json")
+    arm = content["backbones"][2] | {"name": "sft-geometry", "geometry": {"weight": 1000.0, "blocks": [1]}}
+    content["backbones"].append(arm)
+    content["pairs"] = [{"name": "two", "a": "sft", "b": "sft-geometry", "kind": "other"}]
+    profile = Profile.model_validate(content)
+    plain, penalised = (settings_of(profile, profile.backbone(name)) for name in ("sft", "sft-geometry"))
+    assert penalised == plain | {"geometry": arm["geometry"]}
+    content["backbones"][-1]["arm"] = "rlvr"
+    with pytest.raises(ValueError, match=r"expected geometry for source zoo and arm sft only, got .*arm=rlvr"):
+        Profile.model_validate(content)
 
 
 def test_only_zoo_backbones_are_made(micro):

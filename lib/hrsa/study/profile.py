@@ -118,7 +118,7 @@ class Profile(Section):
         if backbone.path is not None:
             return backbone.source, backbone.path.rstrip("/"), backbone.revision
         seed = self.zoo.seed if backbone.seed is None else backbone.seed
-        return backbone.source, backbone.arm, backbone.start, backbone.noise, seed
+        return backbone.source, backbone.arm, backbone.start, backbone.noise, seed, backbone.geometry
 
     def _check_control(self, control: Control) -> None:
         """ValueError for a control that compares an embedder with itself, or needs runs that there are none of."""

@@ -93,6 +93,13 @@ class Section(BaseModel):
         return value
 
 
+class Geometry(Section):
+    """A penalty of fine-tuning: `weight` times the mean, over `blocks`, of 1 - linear CKA of states and the start's."""
+
+    weight: Positive
+    blocks: Annotated[tuple[Count, ...], Field(min_length=1), Once]  # whose outputs are held to, counted from 1
+
+
 class Backbone(Section):
     """One decoder LM: made on the spot (`zoo`), loaded from a Python `package`, a `folder` or the `hub`, or a control.
 
@@ -111,6 +118,7 @@ class Backbone(Section):
     # as a share of that of its own entries
     seed: Seed | None = None  # of a zoo backbone or a control, where it is not `zoo.seed`: the same recipe, other
     # random numbers and training problems; the held-out ones are the same
+    geometry: Geometry | None = Field(None, exclude_if=lambda value: value is None)  # of a zoo arm sft
 
     @model_validator(mode="after")
     def _complete(self) -> Backbone:
@@ -138,6 +146,9 @@ class Backbone(Section):
         if self.seed is not None and self.source not in ("zoo", *CONTROLS):
             raise ValueError(f"backbone {self.name}: expected a seed of its own for source zoo, random or noised only, "
                              f"got seed={self.seed}, source={self.source}")
+        if self.geometry is not None and (self.source, self.arm) != ("zoo", "sft"):
+            raise ValueError(f"backbone {self.name}: expected geometry for source zoo and arm sft only, got "
+                             f"source={self.source}, arm={self.arm}")
         return self
 
 

@@ -26,13 +26,14 @@ from safetensors.torch import save_file
 
 from hrsa.models import adapters
 from hrsa.models.language_model import load_lm
-from hrsa.models.zoo import shared_prefix
+from hrsa.models.zoo import sft, shared_prefix
 from hrsa.models.zoo.corpus import pack
 from hrsa.models.zoo.forms import form_of
 from hrsa.models.zoo.problems import stream
 from hrsa.study import store
 from hrsa.study.profile import Zoo
 from hrsa.study.progress import progress
+from hrsa.study.sections import Geometry
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -48,10 +49,12 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 SEEDS = 1_000_003  # steps with random numbers of their own per seed
 
 
-def fine_tune(start: Path, zoo: Zoo, work: Path) -> pd.DataFrame:
+def fine_tune(start: Path, zoo: Zoo, work: Path, geometry: Geometry | None = None) -> pd.DataFrame:
     """Adapters in `work/adapter` that `zoo.sft_steps` batches of worked solutions made; the curve.
 
-    The loss is that of the solutions alone, not of the questions. The curve is [step, quantity, value].
+    The loss is that of the solutions alone, not of the questions; geometry: a penalty, over the tokens of a batch, on
+    how far states move from those of the start, which the loss of the curve includes. The curve is [step, quantity,
+    value].
     """
     model, tokenizer = attached(start, zoo)
     form = form_of(zoo, tokenizer)
@@ -59,9 +62,17 @@ def fine_tune(start: Path, zoo: Zoo, work: Path) -> pd.DataFrame:
 
     def objective(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         batch = problems[step * zoo.sft_batch : (step + 1) * zoo.sft_batch]
-        logits, tokens, _ = shared_prefix.predicted(model, [form.prompt(p) for p in batch],
-                                                    [form.solution(p) for p in batch])
-        return torch.nn.functional.cross_entropy(logits, tokens), {}
+        texts = [form.prompt(p) for p in batch], [form.solution(p) for p in batch]
+        if geometry is None:
+            logits, tokens, _ = shared_prefix.predicted(model, *texts)
+            return torch.nn.functional.cross_entropy(logits, tokens), {}
+        with torch.no_grad(), model.disable_adapter(), shared_prefix.block_outputs(model, geometry.blocks) as before:
+            _, _, real, _ = shared_prefix.passed(model, *texts)
+        with shared_prefix.block_outputs(model, geometry.blocks) as now:
+            logits, tokens, _ = shared_prefix.predicted(model, *texts)
+        apart = sft.mean_distance(now, before, real)
+        loss = torch.nn.functional.cross_entropy(logits, tokens) + geometry.weight * apart
+        return loss, {sft.DISTANCE: apart.item()}
 
     return _fit(model, objective, zoo.sft_steps, zoo.sft_lr, zoo, work, "SFT")
 

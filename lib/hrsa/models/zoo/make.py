@@ -70,7 +70,8 @@ def settings_of(profile: Profile, backbone: Backbone) -> dict[str, Any]:
     def bears(setting: str) -> bool:
         return next((arm in arms for begin, arms in _OWN.items() if setting.startswith(begin)), True)
 
-    return {setting: value for setting, value in zoo_of(profile, backbone).model_dump().items() if bears(setting)}
+    own = {} if backbone.geometry is None else {"geometry": backbone.geometry.model_dump(mode="json")}
+    return own | {setting: value for setting, value in zoo_of(profile, backbone).model_dump().items() if bears(setting)}
 
 
 def _build(profile: Profile, backbone: Backbone, origin: Path | None, folder: Path, work: Path, maker: Maker) -> None:
@@ -144,7 +145,7 @@ def _fine_tuned(profile: Profile, backbone: Backbone, origin: Path, texts: list[
     from hrsa.models.zoo.sft import train_sft
 
     model, tokenizer = load_lm(origin / "model")
-    curve = train_sft(model, tokenizer, zoo_of(profile, backbone), work)
+    curve = train_sft(model, tokenizer, zoo_of(profile, backbone), work, backbone.geometry)
     return model.eval(), tokenizer, curve
 
 
@@ -162,7 +163,7 @@ def _adapted(profile: Profile, backbone: Backbone, origin: Path, texts: list[str
 
     start, zoo = origin / "model", zoo_of(profile, backbone)
     if backbone.arm == "sft":
-        curve = adapter_arms.fine_tune(start, zoo, work)
+        curve = adapter_arms.fine_tune(start, zoo, work, backbone.geometry)
     elif backbone.arm == "cpt":
         curve = adapter_arms.pretrain_further(start, zoo, texts, work)
     else:

@@ -6,7 +6,8 @@ cost. The result is that of whole rows, gradients included, but for rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -68,17 +69,48 @@ def _draw(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 def predicted(model: PreTrainedModel, prompts: Sequence[Ids],
               completions: Sequence[Ids]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logits (n, vocabulary) in float32 of the n tokens of all completions, these tokens (n,) and their rows (n,)."""
+    states, ids, _, counted = passed(model, prompts, completions)
+    logits = model.get_output_embeddings()(states[:, :-1][counted])  # (n, d) -> (n, vocabulary)
+    return logits.float(), ids[:, 1:][counted], counted.nonzero()[:, 0]
+
+
+def passed(model: PreTrainedModel, prompts: Sequence[Ids], completions: Sequence[Ids]) -> tuple[torch.Tensor, ...]:
+    """Last states (b, t, d) of what prompts do not share and of the completions, their token ids (b, t), which of them
+    are real (b, t), and the positions (b, t - 1) whose next token is the completion's."""
     first, rests = split(prompts)
     rows = [[*rest, *completion] for rest, completion in zip(rests, completions, strict=True)]
     ids, real = right_padded(rows, 0, model.device)  # (b, t)
     place = torch.arange(1, ids.shape[1], device=ids.device)[None]
     begin = torch.tensor([len(rest) for rest in rests], device=ids.device)[:, None]
-    counted = real[:, 1:] & (place >= begin)  # (b, t - 1): positions whose next token is the completion's
+    counted = real[:, 1:] & (place >= begin)
     mask = torch.cat([real.new_ones(len(rows), len(first)), real], 1).long()
     states = _decoder(model)(input_ids=ids, attention_mask=mask, use_cache=True,
                              past_key_values=_cached(model, first, len(rows))).last_hidden_state
-    logits = model.get_output_embeddings()(states[:, :-1][counted])  # (n, d) -> (n, vocabulary)
-    return logits.float(), ids[:, 1:][counted], counted.nonzero()[:, 0]
+    return states, ids, real, counted
+
+
+@contextlib.contextmanager
+def block_outputs(model: PreTrainedModel, blocks: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """Inside, the output (b, t, d) of these blocks, counted from 1, in the last forward pass of `model`, by block.
+
+    ValueError for a block that the model does not have.
+    """
+    layers, found = _decoder(model).layers, {}
+    if max(blocks) > len(layers):
+        raise ValueError(f"expected blocks of at most {len(layers)}, which the model has, got {list(blocks)}: correct "
+                         "geometry.blocks")
+
+    def catch(block: int) -> Callable[..., None]:
+        def keep(_module: torch.nn.Module, _inputs: tuple, output: torch.Tensor | tuple) -> None:
+            found[block] = output[0] if isinstance(output, tuple) else output
+        return keep
+
+    hooks = [layers[block - 1].register_forward_hook(catch(block)) for block in blocks]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def right_padded(rows: Sequence[Ids], pad: int, where: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

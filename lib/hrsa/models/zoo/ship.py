@@ -126,11 +126,19 @@ def model_card(profile: Profile, name: str, card: dict[str, Any]) -> str:
     seen = ", ".join(f"{card[key]:,} {unit}" for key, unit in units.items() if key in card) or "nothing seen"
     made = card["made"] | {"versions": ", ".join(f"{key} {value}" for key, value in card["made"]["versions"].items())}
     return Path(__file__).with_name("card.md").read_text(encoding="utf8").format(
-        **made, name=name, profile=profile.name, kind=_kind(profile, card, ARMS[profile.backbone(name).arm]),
+        **made, name=name, profile=profile.name, kind=_kind(profile, card, _how(profile, name)),
         steps=card["steps"], seen=seen, minutes=card["seconds"] / 60, evidence="\n".join(_evidence(card)),
         files="\n".join(f"- `{file}`: {digest}" for file, digest in card["hashes"].items()),
         text="Nothing was trained here." if "package" in card else
         TEXT if {"model.safetensors", "training text"} & set(card["hashes"]) else "Trained on problems alone.")
+
+
+def _how(profile: Profile, name: str) -> str:
+    backbone = profile.backbone(name)
+    held = "" if backbone.geometry is None else (
+        f", with a penalty on what that does to hidden states: {backbone.geometry.weight:g} times 1 - linear CKA from "
+        f"the start's, mean over blocks {', '.join(map(str, backbone.geometry.blocks))}")
+    return ARMS[backbone.arm] + held
 
 
 def _kind(profile: Profile, card: dict[str, Any], how: str) -> str:
