@@ -14,12 +14,12 @@ from tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hrsa.models import adapters, gguf_package, language_model, resolve
-from hrsa.models.zoo import ship
-from hrsa.models.zoo.make import make_backbone
+from hrsa.models.zoo import forms, ship
+from hrsa.models.zoo.make import make_backbone, make_updates
 from hrsa.report.prose import backbones
 from hrsa.study import backbone_kinds, runtime, store
 from hrsa.study.profile import Profile
-from hrsa.workflow import untrained
+from hrsa.workflow import along_rl, untrained
 
 WIDTH, LAYERS, HEADS, KV_HEADS, FEED = 32, 2, 2, 1, 64  # rows of 32 numbers: one block of Q8_0
 ZOO = {"context": 48, "grpo_steps": 2, "grpo_prompts": 2, "grpo_completions": 2, "completion_tokens": 5,
@@ -269,6 +269,49 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
     assert "`lm` comes in the Python package `tiny-lm`" in backbones.where_backbones_come_from(study)
     curves = backbones.training_curves(study)
     assert set(curves["backbone"]) == {"sft", "rlvr", "cpt", "sft-b", "long"} and curves["value"].dtype == float
+
+
+def test_points_along_rl_are_where_the_arm_was(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(forms.Plain, "is_right", lambda self, completion, problem: completion[0] % 2 == 0)
+    monkeypatch.setattr(along_rl, "_FILE", tmp_path / "along_rl.parquet")
+    content = study.model_dump(mode="json") | {"pairs": []}
+    content["zoo"] |= {"grpo_kept": [1, 2, 3], "grpo_completions": 4}
+    content["analysis"]["probe_texts"] = 120
+    content["backbones"] = [content["backbones"][0], *(
+        {"name": name, "source": "zoo", "arm": arm, "start": "lm"} for name, arm in (
+            ("sft", "sft"), ("rlvr", "rlvr"), ("long", "rlvr-long")))]
+    assert [f.name for f in make_updates(Profile.model_validate(content), "long").glob("[0-9]*")] == ["0003"]
+    profile = Profile.model_validate(content | {"backbones": content["backbones"][:3]})
+    for name in ("sft", "rlvr"):
+        ship._write(profile, name)
+    base = make_backbone(profile, "lm") / "model"
+    kept = [make_updates(profile, "rlvr") / f"{n:04d}" for n in (1, 2)]
+    shipped = ship.folder_of(profile, "rlvr")
+    assert load_file(kept[1] / adapters.FILES[1]).keys() == load_file(shipped / adapters.FILES[1]).keys()
+    assert adapters.relative_change(kept[1], base, shipped) < 1e-7 < adapters.relative_change(kept[0], base, shipped)
+    merged, first = (language_model.load_lm(made)[0].state_dict() for made in (make_backbone(profile, "rlvr") / "model",
+                                                                               base))
+    names = [name for name in first if "proj" in name]
+    moved, size = (sum(float(x.double().square().sum()) for x in part) ** 0.5 for part in (
+        [merged[name] - first[name] for name in names], [first[name] for name in names]))
+    assert adapters.relative_change(shipped, base) == pytest.approx(moved / size, rel=1e-3)
+    table = pd.read_parquet(along_rl.make_along(profile))
+    points = table.drop_duplicates(["arm", "made", "updates", "target"])
+    assert points[["arm", "made", "updates", "target"]].to_numpy().tolist() == [
+        ["rlvr", "trained again", 1, ""], ["rlvr", "trained again", 2, ""], ["sft", "as shipped", 7, ""],
+        ["rlvr", "as shipped", 2, ""], ["sft", "scaled", 7, "rlvr"], ["lm", "base in bf16", 0, ""]]
+    plain, goal, scaled = points["weights"].iloc[2:5]
+    assert scaled == pytest.approx(goal, rel=1e-5) != pytest.approx(plain, rel=1e-2)
+    again, whole = (table[(table["arm"] == "rlvr") & (table["updates"] == 2) & (table["made"] == made)].reset_index()
+                    for made in ("trained again", "as shipped"))
+    np.testing.assert_allclose(again["value"], whole["value"], rtol=0, atol=1e-5)
+    assert set(table["metric"]) == {"correlation", "inverse_row_entropy", "debiased_cka", "knn", "probe_delta"}
+    said = backbones.along_said(table, store.read_json(tmp_path / "along_rl.json"))
+    assert "`rlvr`, trained again and kept after updates 1, 2: " in said and said.count("\n") == 2
+    assert "`sft`, its change of the weights scaled to the size of `rlvr`'s, against `rlvr`, 7 updates" in said
+    content["zoo"]["grpo_kept"] = []
+    with pytest.raises(ValueError, match=r"expected an RLVR arm of adapters with updates among zoo.grpo_kept=\[\]"):
+        make_updates(Profile.model_validate(content), "rlvr")
 
 
 def test_adapters_that_do_not_fit_are_refused(study, tmp_path):

@@ -10,6 +10,7 @@ import copy
 import shutil
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -140,6 +141,49 @@ def _some_states(model: Any) -> torch.Tensor:
     ids = torch.linspace(1, model.get_input_embeddings().num_embeddings - 1, 8).long()[None]  # (1, t)
     with torch.no_grad():
         return model.eval()(input_ids=ids.to(model.device)).logits.double().cpu()
+
+
+def scaled(folder: Path, target: Path, factor: float) -> None:
+    """Write the adapters in `folder` to the new folder `target`, changed so that they move weights by `factor` times as
+    much."""
+    from safetensors.torch import load_file, save_file
+
+    target.mkdir(exist_ok=True)
+    shutil.copy(folder / FILES[0], target / FILES[0])
+    pairs = load_file(folder / FILES[1])
+    save_file({name: value * factor if ".lora_B." in name else value for name, value in pairs.items()},
+              target / FILES[1], metadata={"format": "pt"})
+
+
+def relative_change(folder: Path, start: Path, other: Path | None = None) -> float:
+    """||dW|| / ||W|| (Frobenius) over all matrices of the model in `start` that the adapters in `folder` are for.
+
+    dW is their change, or its difference from that of `other`, adapters of the same matrices.
+    """
+    from safetensors import safe_open
+
+    one = _products(folder)
+    two = {} if other is None else _products(other)
+    moved = size = 0.0
+    with ExitStack() as stack:
+        files = [stack.enter_context(safe_open(file, framework="pt")) for file in sorted(start.glob("*.safetensors"))]
+        where = {name: file for file in files for name in [*file.keys()]}
+        for name, (a, b) in one.items():
+            parts = [(a, b)] + ([(two[name][0], -two[name][1])] if two else [])
+            moved += sum(((p.T @ q) * (r @ s.T)).sum().item() for r, p in parts for s, q in parts)
+            size += where[name].get_tensor(name).double().square().sum().item()
+    return (max(moved, 0.0) / size) ** 0.5
+
+
+def _products(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """By name of a matrix, A (r, d_in) and B (d_out, r) of its change B A, in float64."""
+    from safetensors.torch import load_file
+
+    settings, pairs = store.read_json(folder / FILES[0]), load_file(folder / FILES[1])
+    share = settings["lora_alpha"] / settings["r"]
+    return {name.removeprefix("base_model.model.").replace(".lora_A.", "."): (
+        value.double(), share * pairs[name.replace(".lora_A.", ".lora_B.")].double())
+        for name, value in pairs.items() if ".lora_A." in name}
 
 
 def add_lora(model: SentenceTransformer, lora: Lora) -> None:

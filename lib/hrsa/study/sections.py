@@ -214,6 +214,8 @@ class Zoo(Section):
     grpo_prompts: Count = 32  # per step
     grpo_completions: int = Field(8, ge=2)  # per prompt: the group whose mean is the baseline
     grpo_beta: NotNegative = 0.0  # weight of the KL penalty against the reference, the policy a round began with
+    grpo_kept: Annotated[tuple[Count, ...], Once] = Field((), exclude_if=lambda value: not value)  # updates after which
+    # `hrsa backbones --along` keeps the adapters of an arm trained again
     grpo_rounds: int = Field(4, ge=2)  # of the prolonged arm: reference and optimizer start anew with each
     completion_tokens: Count = 28  # the longest worked solution has 23
     sft_steps: Count = 50

@@ -240,12 +240,16 @@ def train(profile: Annotated[str, typer.Argument(help="Name in notebooks/profile
 @app.command()
 def backbones(arms: Annotated[list[str] | None, typer.Argument(help="Arms of the profile; all when none is named.")]
               = None, profile: ProfileOption = "smollm2-arms",
-              jobs: Annotated[int, typer.Option(min=0, help="Arms at a time; 0 is as many as the cores carry.")] = 0
+              jobs: Annotated[int, typer.Option(min=0, help="Arms at a time; 0 is as many as the cores carry.")] = 0,
+              along: Annotated[bool, typer.Option("--along", help="Measure RLVR arms on their way instead.")] = False,
               ) -> None:
     """Make the shipped backbones again and write them, with their cards, to data/backbones/."""
     from hrsa.models.zoo.ship import ship
+    from hrsa.workflow.along_rl import make_along
 
     study = load_profile(profile)
+    if along:
+        return log.info("written: %s", make_along(study).relative_to(store.ROOT))
     known = [backbone.name for backbone in study.backbones]
     if unknown := sorted(set(arms or ()) - set(known)):
         raise ValueError(f"expected arms of profile {study.name}, {known}, got {unknown}")

@@ -13,7 +13,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     Objective = Callable[[int], tuple[torch.Tensor, dict[str, float]]]  # step -> loss, other quantities of the curve
 
 EVERY = 10  # steps from one checkpoint to the next
+UPDATES = "updates"  # folder of adapters after chosen updates
 WARMUP_STEPS = 5
 _CLIP = 1.0  # of the gradient's norm
 LEAST_STD = 1e-4  # added to a group's standard deviation of rewards
@@ -90,12 +91,14 @@ def pretrain_further(start: Path, zoo: Zoo, texts: list[str], work: Path) -> pd.
     return _fit(model, objective, zoo.cpt_steps, zoo.cpt_lr, zoo, work, "continued pretraining")
 
 
-def reinforce(start: Path, zoo: Zoo, work: Path, rounds: int, first: Path | None = None) -> pd.DataFrame:
+def reinforce(start: Path, zoo: Zoo, work: Path, rounds: int, first: Path | None = None,
+              kept: Sequence[int] = ()) -> pd.DataFrame:
     """Adapters in `work/adapter` after `rounds` times `zoo.grpo_steps` updates by reward; the curve.
 
     Each round but the first begins with a new optimizer and takes the policy reached so far as reference of the KL
     penalty; the adapters go on. `first` is the artefact of an arm whose one round is taken as the first. Finished
-    rounds are kept in `work`.
+    rounds are kept in `work`, and the adapters after the updates `kept` (but for those of `first`) in
+    `work/updates/0005` and so on.
     """
     curves, before = [], None
     for number in range(rounds):
@@ -106,7 +109,8 @@ def reinforce(start: Path, zoo: Zoo, work: Path, rounds: int, first: Path | None
                 shutil.copy(first / "curve.parquet", temporary / "curve.parquet")
         if not done.is_dir():
             running = work / f"running-{number}"
-            curve = _round(start, before, zoo, running, number)
+            places = {update: work / UPDATES / f"{update:04d}" for update in kept}
+            curve = _round(start, before, zoo, running, number, places)
             with store.atomic(done) as temporary:
                 shutil.copytree(running / "adapter", temporary / "adapter")
                 store.write_table(temporary / "curve.parquet", curve)
@@ -118,7 +122,8 @@ def reinforce(start: Path, zoo: Zoo, work: Path, rounds: int, first: Path | None
     return pd.concat(curves, ignore_index=True)
 
 
-def _round(start: Path, before: Path | None, zoo: Zoo, work: Path, number: int) -> pd.DataFrame:
+def _round(start: Path, before: Path | None, zoo: Zoo, work: Path, number: int,
+           kept: Mapping[int, Path]) -> pd.DataFrame:
     """One round of GRPO from the adapters in `before` (none: fresh ones), which are its reference too.
 
     Each step draws `grpo_prompts` problems, new ones in each round, and `grpo_completions` samples of each at
@@ -144,7 +149,7 @@ def _round(start: Path, before: Path | None, zoo: Zoo, work: Path, number: int) 
             "worked answers": float(np.mean([form.is_worked(form.text(c)) for c in completions])),
             "entropy": entropy}
 
-    curve = _fit(model, objective, steps, zoo.grpo_lr, zoo, work, "GRPO", number * steps, cosine=False)
+    curve = _fit(model, objective, steps, zoo.grpo_lr, zoo, work, "GRPO", number * steps, cosine=False, kept=kept)
     return curve.assign(step=curve["step"] + number * steps)
 
 
@@ -211,11 +216,12 @@ def _trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def _fit(model: PeftModel, objective: Objective, steps: int, rate: float, zoo: Zoo, work: Path, stage: str,
-         offset: int = 0, cosine: bool = True) -> pd.DataFrame:
+         offset: int = 0, cosine: bool = True, kept: Mapping[int, Path] | None = None) -> pd.DataFrame:
     """Train the adapters for `steps` steps, going on from the checkpoint in `work` when there is one.
 
     The rate warms up and then falls as a cosine or stays. Random numbers follow from the seed and the step (counted
-    from `offset`) alone, so that a run killed anywhere ends with the same adapters, written to `work/adapter`.
+    from `offset`) alone, so that a run killed anywhere ends with the same adapters, written to `work/adapter`; those
+    after an update in `kept` (counted like steps, the first is 1) are written to its folder.
     """
     trained = _trained(model)
     optimizer = torch.optim.AdamW(trained.values(), lr=rate, weight_decay=0.0)
@@ -236,6 +242,8 @@ def _fit(model: PeftModel, objective: Objective, steps: int, rate: float, zoo: Z
             optimizer.step()
             rows.append({"loss": loss.item(), "learning rate": float(now), **quantities,
                          "seconds": time.monotonic() - clock})
+            if (place := (kept or {}).get(offset + step + 1)) is not None:
+                adapters.write(model, place)
             if (step + 1) % EVERY == 0:
                 _checkpoint(work, trained, optimizer, rows)
             bar.update()

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _MODES = ("greedy", "sampled")
 SAMPLES = 6  # completions shown in the card
-_OWN = {"pretrain_": {"base", "cpt"}, "cpt_": {"cpt"}, "grpo_rounds": {"rlvr-long"}, "grpo_": {"rlvr", "rlvr-long"},
-       "sft_": {"sft"}, "lora": {"cpt", "sft", "rlvr", "rlvr-long"}}
+_OWN = {"pretrain_": {"base", "cpt"}, "cpt_": {"cpt"}, "grpo_rounds": {"rlvr-long"}, "grpo_kept": set(),
+        "grpo_": {"rlvr", "rlvr-long"}, "sft_": {"sft"}, "lora": {"cpt", "sft", "rlvr", "rlvr-long"}}
 # begin of a setting's name -> arms it bears on; others bear on all
 
 
@@ -56,6 +56,42 @@ def make_backbone(profile: Profile, name: str) -> Path:
                                                        roots[-1]),
                       roots, profile=profile.name, arm=backbone.arm, start=backbone.start,
                       seed=zoo_of(profile, backbone).seed, threads=profile.threads)
+
+
+def make_updates(profile: Profile, name: str) -> Path:
+    """Artefact folder with the adapters of an RLVR arm after each of its updates among `zoo.grpo_kept`: `0005/` ...
+
+    It is trained again, up to the last of them; a prolonged arm goes on from the same of the arm `rlvr`, and its own
+    are those after the first round. Holds `curve.parquet` and `adapter/` too. ValueError for another arm, and where
+    none of its updates is kept.
+    """
+    backbone, zoo = profile.backbone(name), zoo_of(profile, profile.backbone(name))
+    prolonged, steps = backbone.arm == "rlvr-long", zoo.grpo_steps
+    kept = [n for n in zoo.grpo_kept if steps * prolonged < n <= steps * _rounds(zoo, backbone)]
+    if zoo.lora is None or backbone.arm not in ("rlvr", "rlvr-long") or not kept:
+        raise ValueError(f"expected an RLVR arm of adapters with updates among zoo.grpo_kept={list(zoo.grpo_kept)}, "
+                         f"got {name} of arm {backbone.arm}: correct the profile")
+    origin = make_backbone(profile, str(backbone.start))
+    first = make_updates(profile, _short_one(profile, backbone)) if prolonged else None
+    rounds = -(-max(kept) // steps)
+    key = store.key(zoo=settings_of(profile, backbone), arm=backbone.arm, start=origin.name, kept=kept,
+                    first=first and first.name, threads=profile.threads, code=code_hash(make_updates))
+    target = store.artefact(profile.name, "backbones", f"{name}-updates", key)
+
+    def build(folder: Path) -> None:
+        from hrsa.models.zoo import adapter_arms
+        from hrsa.study.runtime import prepare
+
+        prepare(profile.threads, zoo.seed)
+        work = store.scratch(target)
+        curve = adapter_arms.reinforce(origin / "model", zoo, work, rounds, first, kept)
+        folder.mkdir(exist_ok=True)
+        for update in kept:
+            adapters.keep(work / adapter_arms.UPDATES / f"{update:04d}", folder / f"{update:04d}", str(backbone.start))
+        adapters.keep(work / "adapter", folder / "adapter", str(backbone.start))
+        store.write_table(folder / "curve.parquet", curve)
+
+    return store.make(target, build, (make_updates,), arm=backbone.arm, start=backbone.start, kept=kept)
 
 
 def zoo_of(profile: Profile, backbone: Backbone) -> Zoo:
@@ -177,9 +213,14 @@ def _first_round(profile: Profile, backbone: Backbone) -> Path | None:
 
     Its settings, problems and random numbers are those of the first round: made again it would come out the same.
     """
-    same = [other.name for other in profile.backbones if other.source == "zoo" and other.arm == "rlvr"
-            and (other.start, other.seed) == (backbone.start, backbone.seed)]
-    return make_backbone(profile, same[0]) if same and backbone.arm == "rlvr-long" else None
+    same = _short_one(profile, backbone)
+    return make_backbone(profile, same) if same and backbone.arm == "rlvr-long" else None
+
+
+def _short_one(profile: Profile, backbone: Backbone) -> str | None:
+    """The arm `rlvr` of the same start and seed."""
+    return next((other.name for other in profile.backbones if other.source == "zoo" and other.arm == "rlvr"
+                 and (other.start, other.seed) == (backbone.start, backbone.seed)), None)
 
 
 def _rounds(zoo: Zoo, backbone: Backbone) -> int:

@@ -5,14 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from hrsa.analysis.intervals import order
 from hrsa.report.foreign import as_code
+from hrsa.report.prose.yardsticks import similarity_name
+from hrsa.similarity.metrics import METRICS
 from hrsa.study import store
 from hrsa.study.backbone_kinds import has_card, is_measured
 from hrsa.study.profile import Profile
 
 Cards = dict[str, dict[str, Any]]
+AGAIN, AS_SHIPPED, SCALED, ROUNDED = "trained again", "as shipped", "scaled", "base in bf16"  # how a point of the
+# table of `hrsa backbones --along` was made
+READOUT = "probe_delta"  # its loss of a carried readout, beside the keys of `METRICS`
+_BASIS = "inverse_row_entropy"
 _MODES = ("sampled", "greedy")
 _WAYS = ("worked", "direct")
 
@@ -162,3 +170,76 @@ def _change(name: str, card: dict[str, Any], start: dict[str, Any]) -> str:
     else:
         verdict = "and the intervals overlap: whether the working itself got better is open"
     return f"{text} Among worked answers {_span(after)} are right, after {_span(before)}, {verdict}."
+
+
+def along_values(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each point and metric of the table along RL, as the similarities of studies are made: the mean over
+    layers but the embedding output (inverse row entropy: the last layer), bounds averaged alike.
+
+    Adds `similarity`, its printed name, and `apart`, the distance from identical models, with apart_low and apart_high.
+    """
+    keys = ["arm", "made", "updates", "target", "metric"]
+    rows = table[table["layer"] != "0"]
+    last = rows.groupby(keys, sort=False).tail(1)
+    rows = pd.concat([rows[rows["metric"] != _BASIS], last[last["metric"] == _BASIS]])
+    means = dict.fromkeys(("weights", "kl", "accuracy", "value", "low", "high", "null"), "mean")
+    found = rows.groupby(keys, sort=False, as_index=False).agg(means | {"k": "first"})
+    away = np.array([METRICS[metric].apart([value, low, high]) if metric in METRICS else (value, low, high) for
+                     metric, value, low, high in found[["metric", "value", "low", "high"]].itertuples(index=False)])
+    names = [similarity_name(row.metric, row.k) if row.metric in METRICS else "loss of a carried readout"
+             for row in found.itertuples()]
+    return found.assign(similarity=names, apart=away[:, 0], apart_low=away[:, 1:].min(1), apart_high=away[:, 1:].max(1))
+
+
+def along_said(table: pd.DataFrame, record: dict[str, Any]) -> str:
+    """What the table of `hrsa backbones --along` shows, Markdown: where drift begins, short against prolonged RL, other
+    training at equal distance in weights, another run of the same arm, and how near the rerun came to what is shipped.
+    """
+    found = along_values(table)
+    lines = [_onset(arm, rows, found) for arm, rows in found[found["made"] == AGAIN].groupby("arm", sort=False)]
+    shipped = found[found["made"] == AS_SHIPPED]
+    arms = {b["name"]: b["arm"] for b in record["profile"]["backbones"]}
+    rlvr = [name for name in shipped["arm"].unique() if arms[name] == "rlvr"]
+    pairs = [(long, rlvr[0]) for long in shipped["arm"].unique() if arms[long] == "rlvr-long"] if rlvr else []
+    pairs += [(other, rlvr[0]) for other in rlvr[1:]]
+    lines += [_held(_point(shipped, one), _point(shipped, other)) for one, other in pairs]
+    for (_, target), rows in found[found["made"] == SCALED].groupby(["arm", "target"], sort=False):
+        lines.append(_held(rows, _point(shipped, target), f", its change of the weights scaled to the size of "
+                                                          f"{as_code(target)}'s,"))
+    lines += [f"{as_code(arm)} trained again ends {share:.2%} of the weights away from the one that is shipped, which "
+              f"itself is {_point(shipped, arm)['weights'].iloc[0]:.2%} from its base: the recipe and the seed are the "
+              "same, the processor and its rounding need not be" for arm, share in record["again_from_shipped"].items()]
+    return "\n".join(f"- {line}." for line in lines)
+
+
+def _point(found: pd.DataFrame, arm: str) -> pd.DataFrame:
+    return found[found["arm"] == arm]
+
+
+def _onset(arm: str, rows: pd.DataFrame, found: pd.DataFrame) -> str:
+    """From which update on each metric is further from identical than the base in bfloat16 is from itself."""
+    floor = found[found["made"] == ROUNDED].set_index("metric")
+    parts = []
+    for metric, steps in rows[rows["metric"] != READOUT].groupby("metric", sort=False):
+        beyond = steps[steps["apart_low"] > floor.loc[metric, "apart_high"]]["updates"]
+        parts.append(f"{steps['similarity'].iloc[0]} " + (f"from update {beyond.min()} on" if len(beyond) else
+                                                          f"not within {steps['updates'].max()} updates"))
+    kept = ", ".join(map(str, sorted(rows["updates"].unique())))
+    last = rows[rows["updates"] == rows["updates"].max()].iloc[0]
+    return (f"{as_code(arm)}, trained again and kept after updates {kept}: further from its base than rounding to "
+            f"bfloat16 moves the base are {', '.join(parts)}. After update {last['updates']} its weights have moved by "
+            f"{last['weights']:.2%}, and its answers by {last['kl']:.3f} nats a token")
+
+
+def _held(one: pd.DataFrame, other: pd.DataFrame, how: str = "") -> str:
+    """One point against another, metric by metric: further from the base, less far, or not to be told."""
+    both = one.merge(other, on="metric", suffixes=("", "_other"))
+    words: dict[str, list[str]] = {}
+    for row in both.to_dict("records"):
+        side = order(row["apart_low"], row["apart_high"], row["apart_low_other"], row["apart_high_other"])
+        word = {1: "further", -1: "less far", 0: "not told apart"}[side]
+        words.setdefault(word, []).append(f"{row['similarity']} ({row['apart']:.2g} against {row['apart_other']:.2g})")
+    a, b = one.iloc[0], other.iloc[0]
+    return (f"{as_code(a['arm'])}{how} against {as_code(b['arm'])}, {a['updates']} updates against {b['updates']}, "
+            f"weights moved by {a['weights']:.2%} against {b['weights']:.2%}, {a['kl']:.3f} nats a token against "
+            f"{b['kl']:.3f}: " + "; ".join(f"{word} by {', '.join(of)}" for word, of in words.items()))
