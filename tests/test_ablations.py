@@ -231,6 +231,18 @@ def test_the_chapter_shows_what_there_is(tmp_path, monkeypatch):
     assert chapters.ablations_left_out(SMOKE) == set()
 
 
+def test_chapter_10_shows_the_film_where_it_is_committed(tmp_path, monkeypatch):
+    mini = load_profile("mini")
+    monkeypatch.setattr(chapters, "FILMS", tmp_path / "dynamics.parquet")
+    assert chapters.left_out(mini, "10_dynamics") == {chapters.FILM_CELLS}
+    (tmp_path / "dynamics.parquet").touch()
+    assert chapters.left_out(mini, "10_dynamics") == chapters.left_out(mini, "07_cka") == set()
+    record = {**dict.fromkeys(("machine", "written", "command"), "x"), "commit": "0" * 40, "hours": 1.26,
+              "profile": {"name": "film", "seeds": [0, 1, 2]}}
+    said = prose.scores.committed_film(record)
+    assert "profile `film`, seeds 0, 1, made in 1.3 hours" in said and "did not compute them" in said
+
+
 def test_the_engine_makes_a_row_and_no_report():
     row, = ablations.selected_rows(SMOKE, ["causal"])
     command = snakemake_command(SMOKE, 1, *ablations.records_of(SMOKE, row), "--dry-run", "--forceall")
