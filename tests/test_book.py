@@ -78,23 +78,86 @@ Markdown("- **Scores.** Nobody has measured them.")
 plots.table(pd.DataFrame({"task": ["a <b>", "c"], "score": [0.25, None]}), "Scores & more")
 """
 
+RUNNING = [  # texts that would set `hacked`, or leave an element of that class, if they were more than text
+    "<script>window.hacked = 1</script>", '<img src="x" onerror="window.hacked = 2">',
+    '<svg class="hacked" onload="window.hacked = 3"></svg>',
+    '<iframe srcdoc="<script>parent.hacked = 4</script>"></iframe>',
+    '</td></table></script></style><b class="hacked">5</b>', '[a](javascript:window.hacked=6) <javascript:alert(7)>',
+    '```{raw} html\n<b class="hacked">8</b>\n```', '{raw}`<b class="hacked">9</b>` {math}`x`',
+    r"$\class{hacked}{10}$ \(\href{javascript:window.hacked=11}{x}\)", r"$$\class{hacked}{12}$$ \[\class{hacked}{13}\]",
+    '%{customdata} %{x} <a class="hacked" href="javascript:alert(14)">a</a><br><b class="hacked">15</b>',
+    ':::{raw} html\n<b class="hacked">16</b>\n:::', "{{ hacked }} {% raw %} ![hacked](x.png) # hacked | `hacked`"]
+HOSTILE = f"""
+# %% [markdown]
+# # Texts of others
+# None of them is more than text.
+
+# %% tags=["parameters"]
+profile = "nobody"
+
+# %%
+import pandas as pd
+from IPython.display import Markdown
+from hrsa.report import plots
+from hrsa.report.plots.cards import Card, Outcome
+from hrsa.report.prose import answer, texts, verdict
+from hrsa.study.profile import load_profile
+from hrsa.verdict.evidence import Pool
+bad = {RUNNING!r}
+frame = pd.DataFrame({{"set": bad, "value": 0.5, "low": 0.4, "high": 0.6}})
+study = load_profile({str(store.NOTEBOOKS / "profiles" / "smoke.yaml")!r})
+
+# %%
+plots.table(frame.assign(**{{bad[1]: bad}}), bad[0])
+
+# %%
+outcomes = [(Outcome(text, "holds", text),) for text in bad]
+plots.cards([Card(text, text, text, found, ("a.html", text)) for text, found in zip(bad, outcomes)], {{"holds": "+"}})
+
+# %%
+plots.bars(frame, "set", "value", hue="set", quantity="score").publish(profile, "14_choosing", "bars", alt=bad[0])
+
+# %%
+plots.forest(frame, "set", "value", "low", "high", margin=0.1).publish(profile, "14_choosing", "forest", alt=bad[1])
+
+# %%
+grid = frame[["set"]].merge(frame, how="cross", suffixes=("_x", "_y"))
+plots.heatmap(grid, "set_x", "set_y", "value", quantity="cka").publish(profile, "14_choosing", "grid", alt=bad[2])
+
+# %%
+plots.scatter(frame, "low", "high", hue="set").publish(profile, "14_choosing", "scatter", alt=bad[3])
+
+# %%
+def sentences(text):
+    backbone = study.backbones[0].model_copy(update={{"path": text}})
+    words = ["different", "equivalent"]
+    families = pd.DataFrame({{"pair": "p", "family": ["all", text], "verdict": words, "tasks": 1}})
+    pool = Pool(pd.DataFrame(), pd.Series(), (0,), pd.DataFrame({{"source": [text], "code": "c"}}))
+    facts = {{"mined": 3, "left_out": 0, "suspect_share": 0.5, "largest_ratio": 0.5}}
+    return [verdict.evidence_sources(pool, (0,)), verdict.families_agree(families),
+            texts.margin_sentence({{"margin": 0.9, "tasks": {{text: facts}}}}),
+            answer.not_covered(study.model_copy(update={{"backbones": (backbone,)}}), families)]
+
+Markdown("\\n\\n".join(sentence for text in bad for sentence in sentences(text)))
+"""
+
 
 def small_profile():
     zoo = [{"name": "base", "source": "zoo", "arm": "base"},
            {"name": "rl.v1", "source": "zoo", "arm": "rlvr", "start": "base"}]
     pair = {"name": "base-vs-rl.v1", "a": "base", "b": "rl.v1", "kind": "RLVR"}
-    return Profile(name="tiny", title="Two pages", backbones=zoo, pairs=[pair], seeds=[0])
+    return Profile(name="tiny", title=f"Two pages {RUNNING[1]}", backbones=zoo, pairs=[pair], seeds=[0])
 
 
 def _record(rule, name, **more):
     return {"rule": rule, "name": name, "made": {"embedder": f"{name}-0123456789ab"}, "seconds": 12.34, "peak_mb": 512,
             "fingerprint": "f" * 12, "commit": "c" * 40, "written": "2020-01-02T03:04:05Z", "python": "3.11",
-            "machine": "a machine", "versions": {"torch": "2.13.0"}} | more
+            "machine": f"a machine {RUNNING[0]}", "versions": {"torch": "2.13.0"}} | more
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A repository in small: the real book pages, and every chapter executed (two tiny notebooks under all names)."""
+    """A repository in small: the real book pages, and every chapter executed (three tiny notebooks under all names)."""
     root = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         for name, folder in {"ROOT": ".", "BOOK": "jupyter_book", "RUNS": "data/runs", "FIGURES": "figures"}.items():
@@ -112,7 +175,7 @@ def study(tmp_path_factory):
 
 def _execute_all(root, profile):
     executed = {}
-    for kind, text in (("figures", FIGURES), ("prose", PROSE)):
+    for kind, text in (("figures", FIGURES), ("prose", PROSE), ("hostile", HOSTILE)):
         notebook = jupytext.reads(text.lstrip(), fmt="py:percent")
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         jupytext.write(notebook, root / f"{kind}.ipynb")
@@ -121,7 +184,8 @@ def _execute_all(root, profile):
         for chapter, name in [(chapter, name) for chapter, names in members for name in names]:
             target = root / chapters.executed(profile, chapter, name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(executed["figures" if chapter == "07_cka" else "prose"], target)
+            kind = {"07_cka": "figures", "14_choosing": "hostile"}.get(chapter, "prose")
+            shutil.copyfile(executed[kind], target)
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +246,37 @@ def test_figures_are_drawn_in_the_colours_of_the_theme_and_light_on_paper(html, 
         assert len(browser.find_elements(By.CSS_SELECTOR, ".hrsa-film")) == 1
     finally:
         browser.execute_script("document.documentElement.dataset.theme = 'light'")
+
+
+@pytest.mark.browser
+def test_texts_of_others_run_nothing_and_are_shown_as_they_are(html, browser):
+    drawn = "document.querySelectorAll('.hrsa-plotly .main-svg').length > 7"
+    for page, ready in (("run_records", "true"), ("14_choosing", drawn)):
+        open_page(browser, html / f"{page}.html", ready)  # an alert would be an error here
+        seen = browser.execute_script("""return {
+            set: window.hacked, typeset: document.querySelectorAll('main mjx-container').length,
+            made: [...document.querySelectorAll('.hacked, main iframe, img[src="x"], img[src*="x.png"], '
+                + '[href^="javascript:"]')].map(x => x.outerHTML),
+            run: [...document.querySelectorAll('script:not([type="application/json"])')].filter(
+                x => x.textContent.includes('hacked')).length}""")
+        assert seen == {"set": None, "typeset": 0, "made": [], "run": 0}, page
+        shown = browser.find_element(By.TAG_NAME, "main").text
+        assert RUNNING[0] in shown and RUNNING[1] in shown  # on the first page as the machine and the study's title
+    texts = browser.execute_script("""
+        const all = (where) => [...document.querySelectorAll(where)].map(x => x.textContent).join(' ');
+        const hovered = [...document.querySelectorAll('.hrsa-plotly')].map(plot => {
+            const points = plot.data.map((_, i) => [{curveNumber: i, pointNumber: 0}]);
+            return (plot.data[0].z ? [{xpx: 9, ypx: 9}] : points).map(place => {
+                Plotly.Fx.hover(plot, place, plot._fullLayout.xaxis._id + plot._fullLayout.yaxis._id);
+                return [...plot.querySelectorAll('.hoverlayer text')].map(x => x.textContent).join(' ')}).join(' ')});
+        return {table: all('.hrsa-table'), cards: all('.hrsa-cards'), sentences: all('.cell_output p, .cell_output li'),
+            labels: all('.hrsa-plotly .main-svg'), hovered: hovered, set: window.hacked}""")
+    assert texts.pop("set") is None and all("hacked" in text for text in texts.pop("hovered")), texts
+    for place, text in texts.items():
+        told = "".join(text.split())
+        for bad in RUNNING:
+            wanted = "".join((bad if place != "labels" else bad[:30]).split())
+            assert wanted in told, (place, bad)
 
 
 @pytest.mark.browser
