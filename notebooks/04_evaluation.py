@@ -222,3 +222,17 @@ Markdown(prose.scores.foretold_said(foretold))
 if len(foretold):
     display(plots.table(foretold, "Share of the variance within tasks that is foretold out of sample, with 95% intervals "
                         "over queries; gain: both less scores alone"))
+
+# %% [markdown]
+# Which layers say it, and which tokens? Local change is asked once more with queries and documents as the mean state, at
+# one layer, of their tokens of one kind: content words, function words, or for queries the instruction. What it adds to
+# scores is tested for every layer and kind, and corrected for their number.
+
+# %%
+where = prose.similarity.foretold_where(study, per_query)
+Markdown(prose.similarity.foretold_where_said(where, study.verdict.alpha))
+
+# %%
+if len(where):
+    display(plots.table(where, "What local change adds to scores, by layer and kind of token, as a share of the variance within "
+                        "tasks, with 95% intervals over queries; holm: p-values after correction"))

@@ -3,10 +3,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from tiny import tiny_backbone
 
+from hrsa.analysis.behaviour import by_tokens
 from hrsa.evaluation import foretelling
 from hrsa.evaluation.foretelling import LOCAL, PREDICTORS, foretold, local_change
-from hrsa.report.prose import scores
+from hrsa.models.embedder import assemble
+from hrsa.report.prose import scores, similarity
+from hrsa.study import runtime
 
 
 def unit(x):
@@ -70,6 +75,55 @@ def test_too_few_queries_or_none_that_vary_are_refused(rng):
     with pytest.raises(ValueError, match="expected embeddings of 2 texts in nowhere, got 0"):
         foretelling._taken(Path("nowhere"), "", pd.Series(["a", "b"]))
 
+
+
+def test_parts_of_a_text_by_hand():
+    prompt, text = "Do it: ", "the Cat sat, on"
+    spans = np.array([(0, 2), (2, 5), (5, 6), (7, 10), (10, 14), (14, 18), (18, 19), (19, 22), (0, 0)])
+    found = by_tokens.parts_of(prompt + text, prompt, spans)  # Do| it|:|the| Cat| sat|,| on|end
+    assert {name: part.tolist() for name, part in found.items()} == {
+        "all tokens": [3, 4, 5, 6, 7], "content words": [4, 5, 6], "function words": [3, 7], "instruction": [0, 1, 2]}
+
+
+def test_mean_states_are_those_of_single_texts(tmp_path, rng):
+    runtime.prepare(1, 0)
+    model = assemble(str(tiny_backbone(tmp_path / "model", seed=int(rng.integers(2**31)))), "causal", 12)
+    texts, prompts = ["the stone is a river", "green", "a seven moon of paper to wander over"], ["Find: ", "", "Find: "]
+    labels, states = by_tokens.mean_states(model, texts, prompts)
+    assert labels == ["0", "1", "2", "2+norm"] and states.shape == (4, 3, 4, 32)
+    for at, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+        ids = model.tokenizer(prompt + text, truncation=True, max_length=12, return_offsets_mapping=True)
+        with torch.no_grad():
+            last = model[0].auto_model(input_ids=torch.tensor([ids["input_ids"]])).last_hidden_state[0].numpy()
+        found = by_tokens.parts_of(prompt + text, prompt, np.array(ids["offset_mapping"]))
+        for part, tokens in enumerate(found.values()):
+            expected = last[tokens].mean(axis=0) if len(tokens) else np.zeros(32)
+            np.testing.assert_allclose(states[-1, at, part], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_where_similarity_foretells_is_found_and_corrected(rng, monkeypatch, tmp_path):
+    table = queries(rng, 150).assign(query=lambda t: t.index.astype(str))
+    known = table.assign(arms=1 - table["retrieved"] + 0.05 * rng.normal(size=len(table)))
+    noise = [table[["task", "query"]].assign(**{name: rng.random(len(table)) for name in LOCAL}, layer=layer,
+                                             side="query", part=part) for layer in "01" for part in by_tokens.PARTS[:3]]
+    same = table[["task", "query"]].assign(**dict.fromkeys(LOCAL, 0.5), layer="1", side="query", part="instruction")
+    told = table[["task", "query", *LOCAL]].assign(layer="1", side="documents", part="all tokens")
+    pd.concat([*noise, same, told]).to_parquet(tmp_path / "by_tokens.parquet")
+    monkeypatch.setattr(by_tokens, "behaviour_table", lambda *_: known)
+    monkeypatch.setattr(by_tokens, "make_local_by_tokens", lambda *_: tmp_path)
+    found = by_tokens.foretold_by_tokens(None, "a-vs-b", None, "arms")
+    gain = found.set_index(["layer", "side", "part"])
+    assert len(gain) == 8 and np.isnan(gain.loc[("1", "query", "instruction"), "p"])
+    assert gain.loc[("1", "documents", "all tokens"), "low"] > 0.8
+    named = found.assign(pair="a-vs-b", of="x", kind=found["side"] + ", " + found["part"])
+    asked = named["p"].notna()
+    named.loc[asked, "holm"] = similarity.holm(named.loc[asked, "p"])
+    said = similarity.foretold_where_said(named, 1e-6)
+    assert "a-vs-b, x: of 7 layers and kinds of token 1 say what scores do not, most of all layer 1 by doc" in said
+    assert "Nothing is there to foretell from query, instruction" in said
+    less = named[named["side"] == "query"]
+    assert "of 6 layers and kinds of token none says what scores do not" in similarity.foretold_where_said(less, 1e-6)
+    assert "Too few queries" in similarity.foretold_where_said(named.iloc[:0], 0.05)
 
 
 def test_the_sentence_follows_the_interval_of_the_gain():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from hrsa.evaluation.embedding_cache import Embeddings, text_key
 from hrsa.evaluation.evaluate import embedding_folder, evaluate_model
@@ -113,10 +114,11 @@ def foretold(table: pd.DataFrame, outcome: str, scores: Sequence[str], local: Se
     """How much of an outcome per query is foretold out of sample by scores, by local change, and by both.
 
     table: one row a query with `task`, the outcome and the predictors. Ridge regression with an intercept for each
-    task, fitted on nine tenths of the queries and judged on the last, in turn. Returns [predictors, share, low, high]:
-    the share of the variance within tasks that is foretold (negative: worse than the task's mean), with 95% intervals
-    over queries, in the order of `PREDICTORS`, and last `gain`, both less scores alone. ValueError for fewer than 50
-    queries or an outcome that does not vary.
+    task, fitted on nine tenths of the queries and judged on the last, in turn. Returns [predictors, share, low, high,
+    p]: the share of the variance within tasks that is foretold (negative: worse than the task's mean), with 95%
+    intervals over queries and the two-sided p-value of no share (normal, by the resamples' spread), in the order of
+    `PREDICTORS`, and last `gain`, both less scores alone. ValueError for fewer than 50 queries or an outcome that does
+    not vary.
     """
     y = table[outcome].to_numpy(float)
     tasks = pd.get_dummies(table["task"], dtype=float).to_numpy()  # (q, tasks)
@@ -134,8 +136,9 @@ def foretold(table: pd.DataFrame, outcome: str, scores: Sequence[str], local: Se
         less = whole - of if of is not None else errors[PREDICTORS[0]] - errors[PREDICTORS[2]]
         shares = less[draws].sum(axis=1) / whole[draws].sum(axis=1)
         low, high = np.quantile(shares, [0.025, 0.975])
-        rows.append((name, less.sum() / whole.sum(), low, high))
-    return pd.DataFrame(rows, columns=["predictors", "share", "low", "high"])
+        share = less.sum() / whole.sum()
+        rows.append((name, share, low, high, 2 * norm.sf(abs(share) / max(shares.std(), 1e-12))))
+    return pd.DataFrame(rows, columns=["predictors", "share", "low", "high", "p"])
 
 
 def _errors(x: np.ndarray, tasks: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:

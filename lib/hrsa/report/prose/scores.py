@@ -330,7 +330,7 @@ def committed_film(record: dict[str, Any]) -> str:
             f"`{record['commit'][:12]}`. This run did not compute them.")
 
 
-_FORETOLD = {foretelling.DIFFERING[0]: "how far the two arms' embedders differ on a query",
+FORETOLD = {foretelling.DIFFERING[0]: "how far the two arms' embedders differ on a query",
              foretelling.DIFFERING[1]: "how far two runs of one arm differ on it"}
 
 
@@ -347,7 +347,7 @@ def foretold_by_pair(profile: Profile, per_query: pd.DataFrame) -> pd.DataFrame:
             except ValueError:  # too few queries, or none that differ, as `foretold_said` says
                 found = pd.DataFrame({"predictors": [*foretelling.PREDICTORS, "gain"], "share": np.nan, "low": np.nan,
                                       "high": np.nan})
-            rows.append(found.assign(pair=pair.name, of=_FORETOLD[outcome], queries=len(known)))
+            rows.append(found.assign(pair=pair.name, of=FORETOLD[outcome], queries=len(known)))
     columns = ["pair", "of", "predictors", "share", "low", "high", "queries"]
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
 

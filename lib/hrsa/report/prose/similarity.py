@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hrsa.analysis.behaviour import by_tokens
 from hrsa.analysis.dynamics import BOTH_ARMS, ITSELF, ORDERS_OF_BOTH, ORDERS_OF_ONE
 from hrsa.analysis.intervals import decimals_shown, has_room, only_row, order
+from hrsa.evaluation import foretelling
 from hrsa.report.foreign import as_markdown
+from hrsa.report.prose.scores import FORETOLD
 from hrsa.similarity.metrics import METRICS
+from hrsa.study.profile import Profile
+from hrsa.verdict.equivalence import holm
 
 
 def _number(row: pd.Series) -> str:
@@ -256,3 +261,53 @@ def above_maximum(heat: pd.DataFrame, maxima: pd.DataFrame, metric: str) -> str:
         parts.append(f"{models}: {int((rows['value'] > null.max()).sum())} of {len(rows)} cells lie above "
                      f"{null.max():.3f}, the largest cell of {len(null)} maps of permuted rows")
     return "; ".join(parts).capitalize() + "."
+
+
+def foretold_where(profile: Profile, per_query: pd.DataFrame) -> pd.DataFrame:
+    """What local change adds by layer and kind of token, `by_tokens.foretold_by_tokens`, with the columns pair, of,
+    kind and holm (p-values corrected over all layers and kinds of a pair and outcome); empty where too few queries of
+    local retrieval tasks were scored."""
+    rows = []
+    for pair in profile.pairs if foretelling.has_local_retrieval(profile) else ():
+        for outcome in foretelling.DIFFERING:
+            try:
+                found = by_tokens.foretold_by_tokens(profile, pair.name, per_query, outcome)
+            except ValueError:  # as `foretold_by_pair` says
+                continue
+            asked = found["p"].notna()
+            found.loc[asked, "holm"] = holm(found.loc[asked, "p"])
+            rows.append(found.assign(pair=pair.name, of=FORETOLD[outcome],
+                                     kind=found["side"] + ", " + found["part"]))
+    columns = ["pair", "of", "layer", "kind", "share", "low", "high", "p", "holm", "queries"]
+    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+
+
+def foretold_where_said(table: pd.DataFrame, alpha: float) -> str:
+    """Markdown list: at which layers and by which tokens similarity says of scores what scores do not, from
+    `foretold_where`; shown where the corrected p-value is below `alpha`."""
+    if table.empty:
+        return "Too few queries were scored to ask this by layer and kind of token."
+    lines = []
+    for (pair, of), part in table.groupby(["pair", "of"], sort=False):
+        asked = part.dropna(subset=["share"])
+        shown = asked[(asked["holm"] < alpha) & (asked["share"] > 0)].sort_values("share", ascending=False)
+        silent = sorted(set(part["kind"]) - set(asked["kind"]))
+        text = f"- {pair}, {of}: of {len(asked)} layers and kinds of token "
+        if len(shown):
+            best = shown.iloc[0]
+            text += (f"{len(shown)} say what scores do not, most of all layer {best['layer']} by {best['kind']}: "
+                     f"{100 * best['share']:+.1f} points [{100 * best['low']:+.1f}, {100 * best['high']:+.1f}] of the "
+                     f"variance within tasks, p = {best['holm']:.2g} after Holm's correction. "
+                     f"They are of layers {', '.join(shown['layer'].drop_duplicates())} and of "
+                     f"{'; '.join(shown['kind'].drop_duplicates())}.")
+        elif len(asked):
+            least = asked.loc[asked["p"].idxmin()]
+            text += (f"none says what scores do not, after Holm's correction; nearest to it is layer {least['layer']} "
+                     f"by {least['kind']}: {100 * least['share']:+.1f} points [{100 * least['low']:+.1f}, "
+                     f"{100 * least['high']:+.1f}], p = {least['p']:.2g} before it.")
+        else:
+            text += "none could be asked."
+        if silent:
+            text += f" Nothing is there to foretell from {'; '.join(silent)}: alike for all queries of a task, or rare."
+        lines.append(text)
+    return "\n".join(lines)

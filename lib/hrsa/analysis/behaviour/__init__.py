@@ -1,0 +1,1 @@
+"""What states of tokens say of the scores of single queries."""
