@@ -19,7 +19,7 @@ from hrsa.analysis.layerwise import curve
 from hrsa.analysis.probes import compare_probes
 from hrsa.analysis.recordings import BF16, make_recording, open_pair
 from hrsa.models import adapters
-from hrsa.models.zoo.make import make_backbone, make_updates, zoo_of
+from hrsa.models.zoo.make import kept_updates, make_backbone, make_updates, zoo_of
 from hrsa.models.zoo.ship import folder_of
 from hrsa.report.prose.backbones import AGAIN, AS_SHIPPED, READOUT, ROUNDED, SCALED
 from hrsa.report.results import RESULTS
@@ -76,7 +76,8 @@ def make_along(profile: Profile) -> Path:
                       ignore_index=True)
     store.write_table(_FILE, table)
     again = {b.name: adapters.relative_change(make_updates(profile, b.name) / "adapter", _weights(profile, base),
-                                              folder_of(profile, b.name)) for b in rlvr if b.arm == "rlvr"}
+                                              folder_of(profile, b.name))
+             for b in rlvr if _again(profile, b) and profile.zoo.grpo_steps in kept_updates(profile, b)}
     store.write_json(_FILE.with_suffix(".json"), {
         **store.provenance(), "command": f"hrsa backbones --along --profile {profile.name}", "problems": _PROBLEMS,
         "profile": profile.model_dump(mode="json"), "sha256": store.file_hash(_FILE), "again_from_shipped": again})
@@ -84,10 +85,10 @@ def make_along(profile: Profile) -> Path:
 
 
 def points(profile: Profile, base: str, rlvr: list[Backbone]) -> list[Point]:
-    """Every kept update of the RLVR arms, trained again; every arm of the base as shipped; what is no RLVR scaled to
-    the distance in weights of each RLVR arm as shipped."""
+    """Every kept update of the RLVR arms of the zoo's seed, trained again; every arm of the base as shipped; what is no
+    RLVR scaled to the distance in weights of each RLVR arm as shipped."""
     found = [Point(b.name, AGAIN, int(folder.name), 1.0, "", folder)
-             for b in rlvr for folder in sorted(make_updates(profile, b.name).glob("[0-9]*"))]
+             for b in rlvr if _again(profile, b) for folder in sorted(make_updates(profile, b.name).glob("[0-9]*"))]
     shipped = [b for b in profile.backbones if b.source == "zoo" and b.start == base
                and (folder_of(profile, b.name) / adapters.FILES[1]).is_file()]
     found += [Point(b.name, AS_SHIPPED, _card(profile, b.name)["steps"], 1.0, "", folder_of(profile, b.name))
@@ -100,6 +101,10 @@ def points(profile: Profile, base: str, rlvr: list[Backbone]) -> list[Point]:
             found.append(Point(one.name, SCALED, _card(profile, one.name)["steps"], factor, goal.name,
                                _make_scaled(profile, one.name, factor)))
     return found
+
+
+def _again(profile: Profile, backbone: Backbone) -> bool:
+    return backbone.seed is None and bool(kept_updates(profile, backbone))
 
 
 def _card(profile: Profile, name: str) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from hrsa.training.train import make_model, make_weights_key
 
 PARTS = ("all tokens", "content words", "function words", "instruction")  # of a text; the last of queries alone
 _QUERIES, _DOCUMENTS = "query", "documents"
-KINDS = tuple((side, part) for side in (_QUERIES, _DOCUMENTS) for part in PARTS if (side, part) != (_DOCUMENTS, PARTS[3]))
-_LABELS, _TABLE = "layers.json", "by_tokens.parquet"
+KINDS = (*((_QUERIES, part) for part in PARTS), *((_DOCUMENTS, part) for part in PARTS[:3]))
+_TABLE = "by_tokens.parquet"
 
 
 def parts_of(text: str, prompt: str, spans: np.ndarray) -> dict[str, np.ndarray]:

@@ -58,6 +58,15 @@ def make_backbone(profile: Profile, name: str) -> Path:
                       seed=zoo_of(profile, backbone).seed, threads=profile.threads)
 
 
+def kept_updates(profile: Profile, backbone: Backbone) -> list[int]:
+    """Those of `zoo.grpo_kept` that are updates of this RLVR arm of adapters; of a prolonged one those after the first
+    round. None for other arms."""
+    zoo, first = profile.zoo, profile.zoo.grpo_steps * (backbone.arm == "rlvr-long")
+    if zoo.lora is None or backbone.source != "zoo" or backbone.arm not in ("rlvr", "rlvr-long"):
+        return []
+    return [update for update in zoo.grpo_kept if first < update <= zoo.grpo_steps * _rounds(zoo, backbone)]
+
+
 def make_updates(profile: Profile, name: str) -> Path:
     """Artefact folder with the adapters of an RLVR arm after each of its updates among `zoo.grpo_kept`: `0005/` ...
 
@@ -66,14 +75,13 @@ def make_updates(profile: Profile, name: str) -> Path:
     none of its updates is kept.
     """
     backbone, zoo = profile.backbone(name), zoo_of(profile, profile.backbone(name))
-    prolonged, steps = backbone.arm == "rlvr-long", zoo.grpo_steps
-    kept = [n for n in zoo.grpo_kept if steps * prolonged < n <= steps * _rounds(zoo, backbone)]
-    if zoo.lora is None or backbone.arm not in ("rlvr", "rlvr-long") or not kept:
+    kept = kept_updates(profile, backbone)
+    if not kept:
         raise ValueError(f"expected an RLVR arm of adapters with updates among zoo.grpo_kept={list(zoo.grpo_kept)}, "
                          f"got {name} of arm {backbone.arm}: correct the profile")
     origin = make_backbone(profile, str(backbone.start))
-    first = make_updates(profile, _short_one(profile, backbone)) if prolonged else None
-    rounds = -(-max(kept) // steps)
+    first = make_updates(profile, _short_one(profile, backbone)) if backbone.arm == "rlvr-long" else None
+    rounds = -(-max(kept) // zoo.grpo_steps)
     key = store.key(zoo=settings_of(profile, backbone), arm=backbone.arm, start=origin.name, kept=kept,
                     first=first and first.name, threads=profile.threads, code=code_hash(make_updates))
     target = store.artefact(profile.name, "backbones", f"{name}-updates", key)
