@@ -3,8 +3,9 @@
 import pytest
 
 from hrsa.models.language_model import prove_architecture
+from hrsa.study import store
 from hrsa.study.profile import Backbone, Recipe, load_profile
-from hrsa.workflow import plan
+from hrsa.workflow import engine, plan, sizes
 from hrsa.workflow.commands import main
 
 PUBLISHED = {  # parameters of the published weights
@@ -133,3 +134,19 @@ def test_the_plan_says_what_does_not_fit(capsys):
 def test_an_unknown_profile_is_refused(capsys):
     assert main(["plan", "--profile", "none"]) == 1
     assert "expected a profile" in capsys.readouterr().err
+
+
+def test_a_study_whose_comparisons_lack_memory_says_so_before_it_starts(monkeypatch, tmp_path):
+    paper = load_profile("paper")
+    sizes.check_memory(paper)
+    small = paper.model_copy(update={"analysis": paper.analysis.model_copy(update={"memory_mb": 512})})
+    said = r"expected memory_mb of at least \d+ for neighbours and its resamples of pair .*, got 512: raise it"
+    with pytest.raises(ValueError, match=said):
+        sizes.check_memory(small)
+    monkeypatch.setattr(store, "ROOT", tmp_path)  # where nothing is to be begun
+    with pytest.raises(ValueError, match=said):
+        engine.run_study(small, 1)
+    assert not list(tmp_path.iterdir())
+    used = paper.analysis.model_copy(update={"bootstrap": 2, "max_tokens": 4000})
+    held = [sizes.comparison_mb(used, (28, width), (28, width)) for width in (1536, 3584)]
+    assert held[0] < held[1] and held[1][1] == "a map and its resamples"

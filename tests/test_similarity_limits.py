@@ -63,6 +63,7 @@ def test_any_budget_and_any_threads_give_the_same(shape, rng, monkeypatch):
     x, y = two_models(rng, *shape)
     expected = compare_layers(x, y, EVERY)
     monkeypatch.setattr(budget, "LEAST_MB", 0)
+    monkeypatch.setattr("hrsa.similarity.layers.least_mb", lambda *_: (0.0, ""))  # of so few tokens in small blocks
     same(compare_layers(x, y, EVERY, memory_mb=0.5), expected, abs=1e-6)
     same(compare_layers(x, y, EVERY, threads=2), expected, abs=1e-9)
     with pytest.raises(ValueError, match="at least 1 thread"):
@@ -88,6 +89,21 @@ def test_too_small_a_budget_is_refused(rng):
     x, y = two_models(rng)
     with pytest.raises(ValueError, match="memory_mb of at least 16, got 2"):
         compare_layers(x, y, memory_mb=2)
+
+
+def test_what_no_block_can_do_without_is_said_before_anything_is_computed(rng, monkeypatch):
+    x, y = two_models(rng, 1, 40, 800)
+    asked = {"metrics": ("mean_cosine",), "layers": "matched"}
+    least, what = budget.least_mb([800], [800], 40, ("mean_cosine",))
+    assert what == "a map" and 16 < least < budget.MEMORY_MB
+    with monkeypatch.context() as patch:
+        patch.setattr("hrsa.similarity.rows.procrustes_rows", lambda job: pytest.fail("it was begun"))
+        with pytest.raises(ValueError, match=rf"memory_mb of at least {int(least) + 1} for a map of layers 800 and"):
+            compare_layers(x, y, memory_mb=int(least), **asked)
+    same(compare_layers(x, y, memory_mb=int(least) + 1, **asked), compare_layers(x, y, **asked), abs=1e-9)
+    assert budget.enough_mb(None, (9000.0, "a map"), "x") == 9000  # where no limit was set, none is in the way
+    near, drawn = (budget.least_mb([8], [8], 10**5, ("knn",), 50, resamples)[0] for resamples in (0, 100))
+    assert near < drawn and budget.least_mb([8], [8], 10**5, ("correlation",), 50)[0] == 0
 
 
 def test_constant_dimensions_are_counted(rng):

@@ -7,6 +7,7 @@ rounding apart (blocks share the memory).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,11 +17,44 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS
 from hrsa.study.partial import Work
 
 MEMORY_MB = 512  # of states and sums that a comparison holds at once
 LEAST_MB = 16
 _AHEAD = 4  # blocks per thread between two savings
+_MAP, _CANONICAL = 80, 112  # bytes per entry of d_x x d_y: map and decomposition of Procrustes; what SVCCA decomposes
+_STRIP = 4 * 256 / 0.75  # bytes per dimension of all layers: a strip of CKA
+_NEAR = 16  # bytes per token and neighbour
+_STEPS = 48 * 2**20  # bytes that hold ranks for RSA
+_DRAWN = 32  # bytes per token and resample
+
+
+def least_mb(widths_x: Sequence[int], widths_y: Sequence[int], n: int, metrics: Sequence[str], k: int = 0,
+             resamples: int = 0) -> tuple[float, str]:
+    """MB that a comparison of layers of these widths on n tokens holds at once however small its blocks, and of what
+    the most: maps between dimensions, a strip of all layers, neighbours, ranks. An estimate, from above."""
+    area = max((a * b for a, b in zip(widths_x, widths_y, strict=False)), default=0)
+    parts = {"a map": _MAP * area if set(metrics) & set(METRIC_FAMILIES["procrustes"]) else 0,
+             "canonical correlations": _CANONICAL * area if "svcca" in metrics else 0,
+             "a strip of all layers": _STRIP * (sum(widths_x) + sum(widths_y))
+             if set(metrics) & set(METRIC_FAMILIES["cka"]) else 0,
+             "neighbours": _NEAR * n * k if any(name in METRICS and METRICS[name].has_k for name in metrics) else 0,
+             "ranks of pairs": _STEPS if "rsa" in metrics else 0}
+    most = max(parts, key=parts.get)
+    return (parts[most] + _DRAWN * n * resamples) / 2**20, f"{most}{' and its resamples' if resamples else ''}"
+
+
+def enough_mb(memory_mb: float | None, needed: tuple[float, str], shape: str) -> float:
+    """A limit that holds what `least_mb` says is `needed`; None: the usual one, or as much as that. ValueError, before
+    anything is computed, for a smaller one."""
+    least, what = needed
+    if memory_mb is None:
+        return max(MEMORY_MB, least)
+    if least > max(memory_mb, LEAST_MB):
+        raise ValueError(f"expected memory_mb of at least {math.ceil(least)} for {what} of {shape}, got {memory_mb}: "
+                         "raise it (analysis.memory_mb of a profile), or leave those metrics out")
+    return memory_mb
 
 
 @dataclass(frozen=True)

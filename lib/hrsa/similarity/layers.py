@@ -20,7 +20,8 @@ import pandas as pd
 from hrsa.similarity import resampling
 from hrsa.similarity import rows as tables
 from hrsa.similarity.arrays import device_name, to_numpy
-from hrsa.similarity.budget import MEMORY_MB, Limits
+from hrsa.similarity.budget import Limits, enough_mb, least_mb
+from hrsa.similarity.knn import MAX_TOKENS
 from hrsa.similarity.metrics import KS, METRIC_FAMILIES, METRICS, ON_REQUEST, shown_k
 from hrsa.similarity.rows import TIED, UNDEFINED, Job
 from hrsa.similarity.states import States, open_states
@@ -46,7 +47,7 @@ def compare_layers(
     states_x: Any, states_y: Any, metrics: Sequence[str] = _USUAL, *, ks: Sequence[int] = KS,
     layers: Literal["all", "matched"] = "all", texts: Any = None, classes: Any = None, resamples: int = 0,
     permutations: int = 0, level: float = 0.95, rng: np.random.Generator | None = None,
-    memory_mb: float = MEMORY_MB, threads: int | None = None, work: Path | str | None = None, sample_seed: int = 0,
+    memory_mb: float | None = None, threads: int | None = None, work: Path | str | None = None, sample_seed: int = 0,
     drawn: bool = False,
 ) -> pd.DataFrame:
     """Compare every layer of one model with the layers of another on the same n tokens.
@@ -55,13 +56,13 @@ def compare_layers(
     (see `states.open_states`). `metrics`: see this module. k-NN, and what is made of pairs of tokens, takes
     at most 50,000 tokens, drawn by `sample_seed`. With `texts` (n,), the text of each token, and `resamples`, matched
     layers get a bootstrap interval over texts (knn and those on request: given the neighbours, ranks and directions
-    found among all). With `classes` (n,) and `permutations`, they get
-    the mean value under rows of y shuffled within classes. Both need `rng`.
+    found among all). With `classes` (n,) and `permutations`, they get the mean value under rows of y shuffled within
+    classes. Both need `rng`.
 
-    Centred states and sums take at most `memory_mb` whatever n is, as long as no resamples are asked for, and all
-    `threads` share them (None: as many as the linear algebra library may use; rounding apart, the result is the same
-    for any number). `work` is a folder for partial sums: an interrupted comparison goes on at its last finished block
-    when it is called again with the same input.
+    Centred states and sums take at most `memory_mb` whatever n is; None is 512 MB, or what no block is made without
+    (`budget.least_mb`), and a limit below that is refused. All `threads` share them (None: as many as the linear
+    algebra library may use; rounding apart, the result is the same for any number). `work` is a folder for partial
+    sums: an interrupted comparison goes on at its last finished block when it is called again with the same input.
 
     Returns [metric, layer_x, layer_y, k, value, low, high, null, n_tokens], layers numbered from 0, k for metrics of
     neighbours, NaN where something was not asked for or is not defined; with `drawn`, a list of the value in each
@@ -73,6 +74,9 @@ def compare_layers(
     x, y = open_states(states_x, "states_x"), open_states(states_y, "states_y")
     _check_pair(x, y, metrics, ks)
     plan = _plan(x.n, texts, classes, resamples, permutations, level, rng, ks, sample_seed)
+    shape = f"layers {max(x.widths)} and {max(y.widths)} wide on {x.n:,} tokens"
+    needed = least_mb(x.widths, y.widths, min(x.n, MAX_TOKENS), metrics, max(ks, default=0), resamples)
+    memory_mb = enough_mb(memory_mb, needed, shape)
     kept = Work.of(work, **_identity(x, y, plan, layers))
     table = _table(Job(x, y, plan, layers, Limits.of(memory_mb, threads, kept)), set(metrics))
     kept.finish()

@@ -341,7 +341,8 @@ class Analysis(Section):
     ks: Annotated[tuple[Count, ...], Field(min_length=1), Once] = (5, 10, 50)  # neighbours, as published
     more: Annotated[tuple[Literal["mutual_knn", "cknna", "rsa", "svcca"], ...], Once] = Field(
         (), exclude_if=lambda value: not value)  # measures beside the published ones; each costs about as much as k-NN
-    memory_mb: int = Field(512, ge=64)  # states of both models held at once by a comparison of layers
+    memory_mb: int = Field(512, ge=64)  # what a comparison of layers holds at once, of both models' states and of sums;
+    # one that cannot do with so little says so before the study starts
     bootstrap: int = Field(200, ge=2)  # resamples of texts for an interval
     permutations: Count = 20  # row shuffles for a null
     probe_texts: Count = 1200  # split 80/10/10

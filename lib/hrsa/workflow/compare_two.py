@@ -8,6 +8,7 @@ study's own texts or for trained embedders carry a tag and are left out here.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -27,6 +28,7 @@ from hrsa.study import store
 from hrsa.study.profile import Analysis, Profile, checked_profile
 from hrsa.study.sections import fit_name
 from hrsa.texts import own_probes
+from hrsa.workflow.sizes import comparison_mb
 
 UNITS = ("token", "word", "text")
 MARK = ".hrsa-comparison"  # in the folder of a comparison: what this module may write into
@@ -112,6 +114,8 @@ def profile_of(a: str, b: str, texts: Path, unit: str, max_length: int = 64) -> 
     names = names_of(a, b)
     pair = "-vs-".join(names)
     sets = table["set"].nunique()
+    sizes = [(model["layers"], model["width"]) for model in models]
+    held = math.ceil(comparison_mb(Analysis(), *sizes)[0])
     profile = checked_profile({
         "name": pair, "title": f"{names[0]} and {names[1]}, compared", "seeds": (), "chapters": chapters,
         "backbones": [{"name": name, "source": model["source"], "path": model["path"], "arm": "base"}
@@ -120,6 +124,7 @@ def profile_of(a: str, b: str, texts: Path, unit: str, max_length: int = 64) -> 
         "analysis": {"texts": str(texts.resolve()), "unit": unit, "max_length": max_length,
                      "texts_per_set": min(MOST_TEXTS, int(table.groupby("set").size().max())),
                      "probe_texts": max(sets, min(len(table), 1200)),
+                     "memory_mb": max(Analysis().memory_mb, held),
                      "ks": tuple(k for k in (5, 10, 50) if 4 * k <= rows) or (1,)}}, f"the comparison of {a} and {b}")
     tags = ["suite-texts", "embedders", *(task for task in TASKS if task not in tasks)]
     return profile, front_page(profile, models, table, left_out), tags

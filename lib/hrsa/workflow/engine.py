@@ -29,6 +29,7 @@ from hrsa.study.profile import PROFILES, Profile
 from hrsa.verdict import statement
 from hrsa.workflow import gpus
 from hrsa.workflow.job import BEGUN, FAILED, OWNER_VARIABLE, follow_owner, kill_children
+from hrsa.workflow.sizes import check_memory
 
 _STEPS = re.compile(r"(\d+) of (\d+) steps")
 log = logging.getLogger(__name__)
@@ -196,6 +197,7 @@ def run_study(profile: Profile, cores: int, records: Sequence[str] = ()) -> None
     `records`: files of the jobs to do, with all that they need; none: the whole study.
     """
     _check_startable(profile)
+    check_memory(profile)
     with only_engine():
         follow_owner()
         store.sweep(store.RUNS, store.FIGURES, store.BOOK / "executed", RESULTS)

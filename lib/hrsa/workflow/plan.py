@@ -7,28 +7,26 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from hrsa.analysis.layerwise import MAPS, REFITS
 from hrsa.analysis.pairs import cases
 from hrsa.analysis.recordings import followed_seeds
 from hrsa.models.as_it_came import read_manner
-from hrsa.models.language_model import network_folder, prove_architecture
+from hrsa.models.language_model import prove_architecture
 from hrsa.report.prose.pages import filled_page
 from hrsa.report.prose.verdict import power_advice
 from hrsa.study import store
 from hrsa.study.backbone_kinds import are_adapters
-from hrsa.study.profile import Backbone, Pair, Profile, Recipe
-from hrsa.study.sections import CONTROLS
+from hrsa.study.profile import Pair, Profile, Recipe
 from hrsa.training.infonce import MINI_BATCHES
 from hrsa.verdict import paired_scores
 from hrsa.verdict.power import CAUTION, measure, power_table
 from hrsa.workflow import graph
+from hrsa.workflow.sizes import comparison_mb, shape_of
 
 _TERA_HOUR = 3.6e15  # operations of an hour at 1 TFLOP/s
 _LETTERS = 3.0  # characters per token: about 4 in English, 3 in code, 1 to 2 in Chinese or Japanese
@@ -75,27 +73,6 @@ def assumed_machine(profile: Profile, tflops: float | None = None, fp32: float |
     if profile.recipe.precision == "bf16":
         return Machine(gpus or 4, memory or 44.0, tflops or 120.0, fp32 or 12.0, cpu, "GPU")
     return Machine(gpus or 1, memory or float("inf"), tflops or cpu, fp32 or tflops or cpu, tflops or cpu, "CPU")
-
-
-def shape_of(profile: Profile, backbone: Backbone) -> dict[str, Any]:
-    """The configuration that sets a backbone's size; zoo arms, adapters and controls have that of what they start from.
-    ValueError: a published model that `shapes.yaml` does not list."""
-    while backbone.start and (backbone.source in ("zoo", *CONTROLS) or are_adapters(backbone)):
-        backbone = profile.backbone(backbone.start)
-    zoo = profile.zoo
-    if backbone.source == "zoo":
-        return {"model_type": "qwen3", "hidden_size": zoo.hidden_size, "num_hidden_layers": zoo.layers,
-                "num_attention_heads": zoo.heads, "num_key_value_heads": zoo.kv_heads,
-                "head_dim": zoo.head_dim or zoo.hidden_size // zoo.heads, "intermediate_size": zoo.intermediate_size,
-                "vocab_size": zoo.vocab_size, "tie_word_embeddings": True}
-    if backbone.source == "folder":
-        return store.read_json(Path(network_folder(store.ROOT / str(backbone.path))) / "config.json")
-    entries = yaml.safe_load(Path(__file__).with_name("shapes.yaml").read_text(encoding="utf8"))
-    shapes = {known: entry["config"] for entry in entries for known in entry["models"]}
-    if backbone.path not in shapes:
-        raise ValueError(f"expected a model of known shape, one of {sorted(shapes)}, got {backbone.path!r}: add its "
-                         "configuration to shapes.yaml, or give its folder")
-    return shapes[backbone.path]
 
 
 def counted_size(shape: dict[str, Any]) -> Size:
@@ -231,9 +208,12 @@ def stage_costs(profile: Profile, machine: Machine) -> pd.DataFrame:
     recorded = [s for m, s in models for _ in range(copies.get(m.seed, 1))]
     operations = sum(s.forward((texts + used.probe_texts) * used.max_length) for s in recorded)
     compared = sum(similarity_operations(profile, p.name, sizes[p.a], rows) for p in profile.compared())
+    held = max((comparison_mb(used, *(sizes[name][:2] for name in (p.a, p.b)))[0] for p in profile.compared()),
+               default=0.0)
     stages += [("states of all layers", machine.unit, operations / machine.fp32 / _TERA_HOUR, weights,
                 sum(4 * rows * s.width * (s.layers + 2) for s in recorded) / 1e9),
-               ("similarity (HRSA)", "CPU", compared / machine.cpu / _TERA_HOUR, used.memory_mb / 1e3, 0.0)]
+               ("similarity (HRSA)", "CPU", compared / machine.cpu / _TERA_HOUR,
+                max(used.memory_mb, held) / 1e3, 0.0)]
     return pd.DataFrame(stages, columns=["stage", "unit", "hours", "GB", "disk GB"])
 
 

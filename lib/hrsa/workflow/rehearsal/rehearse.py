@@ -31,7 +31,6 @@ from hrsa.workflow.plan import (
     assumed_machine,
     counted_size,
     memory_advice,
-    shape_of,
     stage_costs,
 )
 from hrsa.workflow.rehearsal import in_small
@@ -45,6 +44,7 @@ from hrsa.workflow.rehearsal.checks import (
     try_training_data,
 )
 from hrsa.workflow.rehearsal.throughput import Throughput, device_memory, fits_here, make_throughput, measured_machine
+from hrsa.workflow.sizes import shape_of
 
 TABLE, PAGE = "rehearsal.csv", "rehearsal.md"  # in the rehearsal's folder
 _SOURCES = ("Snakefile", "notebooks/*.py", "notebooks/*.ipynb", "jupyter_book/_config.yml", "jupyter_book/intro.md",
