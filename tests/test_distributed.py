@@ -1,5 +1,8 @@
-"""Two processes train what one trains with the global batch: by the documented command, on CPU."""
+"""Two processes train what one trains with the global batch, whole or sharded: started by a job and by hand, on CPU."""
 
+
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -54,29 +57,39 @@ def read(folder):
              for part in ("model", "checkpoints/step-000002")})
 
 
-def alone(profile):
-    """What one process makes of the profile's embedder: curve, fingerprint and weights."""
-    return read(train_embedder(profile.model_copy(update={"processes": 1}), "a-s0"))
-
-
-def same_but_for_rounding(two, one):
-    (curve, record, weights), (one_curve, one_record, one_weights) = two, one
-    assert (record.pop("processes"), one_record.pop("processes")) == (2, 1) and record == one_record
-    same = ["step", "task", "learning_rate", *MASKED, *CUT, "tokens", "batch"]
-    pd.testing.assert_frame_equal(curve[same], one_curve[same], check_exact=True)
-    assert np.allclose(curve["loss"], one_curve["loss"], rtol=1e-4)
+def same(one, other, atol):
+    """Two runs' curves, fingerprints and weights (`read`) are the same: order and rates to the bit."""
+    (curve, record, weights), (other_curve, other_record, other_weights) = one, other
+    assert {k: v for k, v in record.items() if k not in ("processes", "recipe")} == {
+        k: v for k, v in other_record.items() if k not in ("processes", "recipe")}
+    exact = ["step", "task", "learning_rate", *MASKED, *CUT, "tokens", "batch"]
+    pd.testing.assert_frame_equal(curve[exact], other_curve[exact], check_exact=True)
+    assert np.allclose(curve["loss"], other_curve["loss"], rtol=1e-4)
     for part, values in weights.items():
         for name, value in values.items():
-            assert torch.allclose(value, one_weights[part][name], atol=1e-4), (part, name)
+            assert torch.allclose(value, other_weights[part][name], atol=atol), (part, name)
 
 
-def test_a_job_starts_two_processes_that_are_one_with_the_global_batch(study, tmp_path):
+def test_two_processes_are_one_with_the_global_batch_whole_or_sharded(study, tmp_path):
     profile = load_profile(study)
-    train_together(profile, "a-s0")
+    train_together(profile, "a-s0")  # as a job of `make book` does
     (made,) = store.RUNS.rglob("a-s0-*/provenance.json")
     assert not list(tmp_path.rglob("*.partial")) and store.read_json(made)["processes"] == 2
     assert train_embedder(profile, "a-s0") == made.parent  # one process takes what two have made
-    same_but_for_rounding(read(made.parent), alone(profile))
+    two, one = read(made.parent), read(train_embedder(profile.model_copy(update={"processes": 1}), "a-s0"))
+    assert (two[1]["processes"], one[1]["processes"]) == (2, 1)
+    same(two, one, 1e-4)
+    content = yaml.safe_load(study.read_text(encoding="utf8"))
+    content["name"], content["recipe"]["sharding"] = "sharded", "full"
+    study.with_name("sharded.yaml").write_text(yaml.safe_dump(content), encoding="utf8")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu.yaml"),
+               "--main_process_port", "0", "-m", "hrsa.workflow.commands", "train", "sharded", "a-s0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (made,) = (store.RUNS / "sharded").rglob("a-s0-*/provenance.json")
+    sharded = read(made.parent)
+    assert sharded[1]["recipe"]["sharding"] == "full" and "sharding" not in two[1]["recipe"]
+    same(sharded, two, 1e-6)
 
 
 def test_another_number_of_processes_is_refused(study):
@@ -85,6 +98,12 @@ def test_another_number_of_processes_is_refused(study):
         train_embedder(profile, "a-s0")
     with pytest.raises(ValueError, match="expected a batch_size that divides by processes=3, got 4 in the recipe"):
         Profile.model_validate(profile.model_dump() | {"processes": 3})
+    sharded = profile.recipe.model_copy(update={"sharding": "full"})
+    alone = profile.model_copy(update={"processes": 1, "recipe": sharded})
+    with pytest.raises(ValueError, match="expected processes of 2 or more for sharding: full in the recipe, got 1"):
+        Profile.model_validate(alone.model_dump())
+    with pytest.raises(ValueError, match=r"expected several processes for recipe.sharding: full, got one"):
+        train_embedder(alone, "a-s0")
 
 
 def test_a_job_says_what_the_first_process_that_failed_has_said(study):
@@ -97,9 +116,9 @@ def test_every_configuration_is_read_by_accelerate():
     from accelerate.commands.config.config_args import load_config_from_file
 
     kinds = {file.stem: load_config_from_file(str(file)) for file in CONFIGS.glob("*.yaml")}
-    assert {name: str(c.distributed_type).rpartition(".")[2] for name, c in kinds.items()} == {
-        "cpu": "MULTI_GPU", "one_machine": "MULTI_GPU", "fsdp": "FSDP"}
-    assert kinds["fsdp"].num_machines == 2 and kinds["fsdp"].fsdp_config["fsdp_version"] == 2
+    assert {name: (str(c.distributed_type).rpartition(".")[2], c.num_machines) for name, c in kinds.items()} == {
+        "cpu": ("MULTI_GPU", 1), "one_machine": ("MULTI_GPU", 1), "several_machines": ("MULTI_GPU", 2)}
+    assert not any(c.fsdp_config for c in kinds.values()), "the recipe says so, and the fingerprint with it"
 
 
 def test_blank_passes_change_nothing(tmp_path, rng):

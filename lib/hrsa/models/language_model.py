@@ -94,7 +94,7 @@ def keep_first(model: PreTrainedModel, layers: int, folder_or_id: str | Path) ->
     if layers > depth:
         raise ValueError(f"expected recipe.layers of at most the {depth} blocks of {folder_or_id}, got {layers}: lower "
                          "it, or leave it out to keep them all")
-    found = _block_list(model)
+    found = block_list(model)
     if found is None:
         raise ValueError(f"expected a network with a list of {depth} blocks to keep the first {layers} of, got "
                          f"{type(model).__name__}: leave recipe.layers out")
@@ -106,7 +106,7 @@ def keep_first(model: PreTrainedModel, layers: int, folder_or_id: str | Path) ->
     config.num_hidden_layers = layers
 
 
-def _block_list(model: torch.nn.Module) -> tuple[torch.nn.Module, str, torch.nn.ModuleList] | None:
+def block_list(model: torch.nn.Module) -> tuple[torch.nn.Module, str, torch.nn.ModuleList] | None:
     """Where a network keeps its blocks: the module, the attribute and the list; None when they are not in one list."""
     import torch
 
@@ -212,7 +212,7 @@ def _one_way_blocks(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) 
         if later > _TOLERANCE * before.abs().max() and moved[:middle].max() < _ONE_WAY * later:
             found.append(f"{names[block]} {type(block).__name__}")
 
-    where = _block_list(model)
+    where = block_list(model)
     names = {block: i for i, block in enumerate(where[2] if where else ())}
     handles = [block.register_forward_hook(watch, with_kwargs=True) for block in names]
     try:

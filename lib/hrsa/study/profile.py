@@ -89,11 +89,15 @@ class Profile(Section):
         return self
 
     def _check_processes(self) -> None:
-        """ValueError for batches that the processes cannot share evenly."""
+        """ValueError for batches that the processes cannot share evenly, and weights spread over one."""
         for name in (None, *(a.name for a in self.ablations)):
-            if self.varied(name).batch_size % self.processes:
+            recipe, where = self.varied(name), name or "the recipe"
+            if recipe.batch_size % self.processes:
                 raise ValueError(f"expected a batch_size that divides by processes={self.processes}, got "
-                                 f"{self.varied(name).batch_size} in {name or 'the recipe'}: change one of them")
+                                 f"{recipe.batch_size} in {where}: change one of them")
+            if recipe.sharding == "full" and self.processes == 1:
+                raise ValueError(f"expected processes of 2 or more for sharding: full in {where}, got 1: set them, or "
+                                 "sharding to none")
 
     def _check_start(self, backbone: Backbone) -> None:
         """ValueError for a backbone whose starts lead back to one of themselves."""

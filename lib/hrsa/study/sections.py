@@ -270,6 +270,8 @@ class Recipe(Section):
     layers: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)  # the first n blocks and the final
     # norm, of embedder and untrained backbone alike (arXiv 2410.14578); None: all of them
     lora: Lora | None = None
+    sharding: Literal["none", "full"] = Field("none", exclude_if=lambda value: value == "none")  # full: weights,
+    # gradients and optimiser are spread over the processes that train together (FSDP2), for what no single card holds
     shuffled_positives: bool = Field(False, exclude_if=lambda value: not value)  # a control: every query of a task gets
     # the positive of another, so that there is nothing to learn but how the texts are distributed
     checkpoints: Annotated[tuple[Count, ...], Once] = ()  # steps kept for the dynamics chapter; 0: the backbone

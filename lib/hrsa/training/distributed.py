@@ -28,6 +28,20 @@ def start() -> None:
         PartialState(cpu=not torch.cuda.is_available(), timeout=_TIMEOUT)
 
 
+def shard_on_cpu() -> None:
+    """Let accelerate spread weights over processes on a CPU as it does over cards.
+
+    It counts the kinds of process groups for which it has FSDP, and leaves out gloo's, although torch's `fully_shard`
+    has all that it needs there. To be called once the trainer's arguments are there, for they make this state anew.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    state = PartialState()
+    if state.distributed_type == DistributedType.MULTI_CPU:
+        state.distributed_type = DistributedType.MULTI_GPU
+
+
 def _is_distributed() -> bool:
     dist = sys.modules.get("torch.distributed")  # a process that did not import it has joined no group
     return dist is not None and dist.is_available() and dist.is_initialized()

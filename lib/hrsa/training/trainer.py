@@ -11,7 +11,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from transformers import PrinterCallback, TrainerCallback
 
+from hrsa.models.language_model import block_list
 from hrsa.study import store
 from hrsa.study.profile import Recipe
 from hrsa.study.progress import progress
@@ -36,6 +37,7 @@ from hrsa.training.infonce import MASKED, InfoNCE, text_id
 log = logging.getLogger(__name__)
 Weights = dict[str, torch.Tensor]
 SAVES = 10  # checkpoints per run: an interruption costs at most a tenth of the run
+_WHOLE = {"version": 2, "state_dict_type": "FULL_STATE_DICT"}  # FSDP2; checkpoints are written whole, by rank 0
 WEIGHTS, MARKER = "trained.safetensors", "complete.json"
 CURVE = ["step", "task", "loss", "learning_rate", "grad_norm", *MASKED, *CUT, "tokens", "seconds", "batch"]
 
@@ -131,14 +133,19 @@ def newest_checkpoint(work: Path) -> Path | None:
     return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
 
 
-def arguments(recipe: Recipe, seed: int, work: Path) -> SentenceTransformerTrainingArguments:
+def arguments(recipe: Recipe, seed: int, work: Path,
+              blocks: Collection[str] = ()) -> SentenceTransformerTrainingArguments:
     """The trainer's arguments for a recipe; each process takes its share of the recipe's batch.
 
-    Raises ValueError when the batch does not divide by the number of processes.
+    blocks: classes of the network's blocks, each gathered by itself where weights are spread over processes. Raises
+    ValueError when the batch does not divide by the number of processes, or weights were spread over one.
     """
     if recipe.batch_size % distributed.count():
         raise ValueError(f"expected recipe.batch_size to be a multiple of the {distributed.count()} processes, got "
                          f"{recipe.batch_size}: change one of them")
+    if recipe.sharding == "full" and distributed.count() == 1:
+        raise ValueError("expected several processes for recipe.sharding: full, got one: set `processes` in the "
+                         "profile, or sharding to none")
     return SentenceTransformerTrainingArguments(
         output_dir=str(work), seed=seed, max_steps=recipe.steps,
         per_device_train_batch_size=recipe.batch_size // distributed.count(),
@@ -148,6 +155,8 @@ def arguments(recipe: Recipe, seed: int, work: Path) -> SentenceTransformerTrain
         bf16=recipe.precision == "bf16", use_cpu=device().type == "cpu",
         save_strategy="steps", save_steps=max(1, recipe.steps // SAVES), logging_strategy="steps", logging_steps=1,
         logging_nan_inf_filter=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+        **({"fsdp": True, "fsdp_config": {**_WHOLE, "transformer_layer_cls_to_wrap": list(blocks)}}
+           if recipe.sharding == "full" else {}),
     )
 
 
@@ -180,7 +189,13 @@ def fit(model: SentenceTransformer, triples: pd.DataFrame, batches: np.ndarray, 
     if recipe.gradient_checkpointing:
         model[0].model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     watch = _Watch(run, recipe.checkpoints)
-    trainer = _trainer(model, triples, batches, recipe, arguments(recipe, seed, work), watch)
+    args = arguments(recipe, seed, work, {type(block).__name__ for block in block_list(model[0].model)[2]})
+    if args.fsdp:
+        distributed.shard_on_cpu()
+    trainer = _trainer(model, triples, batches, recipe, args, watch)
+    if trainer.is_fsdp_enabled and recipe.sharding == "none":
+        raise ValueError("expected a launcher without FSDP of its own, got one with it: set recipe.sharding: full in "
+                         "the profile, which records it, and launch without")
     watch.keep = lambda step: keep(step, trainer.weights())
     resume = distributed.agreed(newest_checkpoint(work))
     if resume:

@@ -66,7 +66,7 @@ def trial_recipe(recipe: Recipe) -> Recipe:
     cached = step_tokens(recipe) > recipe.chunk_tokens
     chunk = min(recipe.chunk_tokens, max(64, queries * each // 2)) if cached else recipe.chunk_tokens
     return recipe.model_copy(update={"batch_size": queries, "steps": _STEPS, "checkpoints": (), "chunk_tokens": chunk,
-                                     "layers": None})
+                                     "layers": None, "sharding": "none"})
 
 
 def fits_here(size: Size, recipe: Recipe) -> bool:
