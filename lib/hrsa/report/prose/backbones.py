@@ -182,8 +182,9 @@ def along_values(table: pd.DataFrame) -> pd.DataFrame:
     rows = table[table["layer"] != "0"]
     last = rows.groupby(keys, sort=False).tail(1)
     rows = pd.concat([rows[rows["metric"] != _BASIS], last[last["metric"] == _BASIS]])
-    means = dict.fromkeys(("weights", "kl", "accuracy", "value", "low", "high", "null"), "mean")
-    found = rows.groupby(keys, sort=False, as_index=False).agg(means | {"k": "first"})
+    how = dict.fromkeys(("value", "low", "high", "null"), "mean")
+    how |= dict.fromkeys(("weights", "kl", "accuracy", "k"), "first")
+    found = rows.groupby(keys, sort=False, as_index=False).agg(how)
     away = np.array([METRICS[metric].apart([value, low, high]) if metric in METRICS else (value, low, high) for
                      metric, value, low, high in found[["metric", "value", "low", "high"]].itertuples(index=False)])
     names = [similarity_name(row.metric, row.k) if row.metric in METRICS else "loss of a carried readout"
@@ -243,3 +244,20 @@ def _held(one: pd.DataFrame, other: pd.DataFrame, how: str = "") -> str:
     return (f"{as_code(a['arm'])}{how} against {as_code(b['arm'])}, {a['updates']} updates against {b['updates']}, "
             f"weights moved by {a['weights']:.2%} against {b['weights']:.2%}, {a['kl']:.3f} nats a token against "
             f"{b['kl']:.3f}: " + "; ".join(f"{word} by {', '.join(of)}" for word, of in words.items()))
+
+
+def along_figure(table: pd.DataFrame) -> pd.DataFrame:
+    """The points along RL for a figure: arm, made, KL, similarity, value, low, high, updates."""
+    found = along_values(table)
+    found = found[(found["made"] != ROUNDED) & (found["metric"] != READOUT)]
+    return found.assign(KL=found["kl"])[["arm", "made", "KL", "similarity", "value", "low", "high", "updates"]]
+
+
+def along_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The points along RL for reading: arm, made, updates, weights, KL, accuracy, a column for each similarity."""
+    found = along_values(table)
+    found["cell"] = [f"{row.apart:.2g} [{row.apart_low:.2g}, {row.apart_high:.2g}]" for row in found.itertuples()]
+    found["made"] = found["made"] + found["target"].map(lambda name: f" to {name}" if name else "")
+    place = ["arm", "made", "updates", "weights", "kl", "accuracy"]
+    wide = found.pivot_table("cell", place, "similarity", aggfunc="first", sort=False).reset_index()
+    return wide[[*place, *found["similarity"].unique()]].rename(columns={"kl": "KL"}).rename_axis(columns=None)
