@@ -26,7 +26,7 @@ COMMANDS = {
     "power": {"--profile", "--margin", "--tasks", "--seeds", "--queries", "--hours-of", "--tflops"},
     "evidence": {"--profile", "--share", "--source"}, "results": {"--profile", "--film", "--cores"}, "train": set(),
     "state": {"--profile"}, "ablations": {"--profile", "--cores", "--table"},
-    "backbones": {"--profile", "--jobs"}, "untrained": set(),
+    "backbones": {"--profile", "--jobs", "--along"}, "untrained": set(),
     "paper-data": {"--profile", "--out"}}
 TARGETS = {  # a target of the Makefile with its variables -> what it must give to hrsa
     "plan PROFILE=smoke": "plan --profile smoke",
