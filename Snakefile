@@ -92,6 +92,7 @@ rule book:
         records("book"),
         "jupyter_book/_config.yml",
         "jupyter_book/intro.md",
+        "jupyter_book/glossary.md",
     output: chapters.record(STUDY, "book", "{name}")
     params:
         rule="book",

@@ -80,11 +80,12 @@ plots.histogram(prose.texts.lengths(training), "words", hue="side", facet="task"
 # %%
 mined = hard_negatives.make_triples(study)
 report = store.read_json(mined / "report.json")
-plots.table(prose.texts.mining_counts(report), f"Mining with {report['embedder']}: margin {report['margin']:g}, "
+plots.table(prose.texts.mining_counts(report), f"Mining with {report['embedder']}: mining margin {report['margin']:g}, "
             f"{report['hard_negatives']} negatives for each pair; positive and negative: mean similarity")
 
 # %% [markdown]
-# How to read it: a *suspect* is a passage other than the positive that comes closer to it than the margin allows.
+# How to read it: a *suspect* is a passage other than the positive that comes closer to it than the mining margin
+# allows.
 # *Refilled* pairs took a negative from the skipped ranks, because there was no other; pairs *left out* had too few
 # candidates even then. *Given* pairs came with negatives of their own. The last two columns are the share of its
 # positive's similarity that a mined negative has, in the median and at most.
@@ -108,15 +109,15 @@ plots.table(prose.texts.examples(report), "One triple of each task, shortened")
 
 # %% [markdown]
 # How to read it: the nearest negative should be about the same subject and still be wrong. One that is right shows
-# what the margin let through.
+# what the mining margin let through.
 
 # %%
 plots.table(prose.texts.suspects(report), "The suspect of each task that comes closest to its query beside the "
             "positive; share: of the positive's similarity")
 
 # %% [markdown]
-# How to read it: the refused passage ranks above the margin, often above the positive itself (share over 1). Where it
-# answers the query, the margin has kept a false negative out; where it does not, a good negative was lost.
+# How to read it: the refused passage ranks above the mining margin, often above the positive itself (share over 1). Where it
+# answers the query, the mining margin has kept a false negative out; where it does not, a good negative was lost.
 
 # %% [markdown]
 # ## What is scored

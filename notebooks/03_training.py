@@ -85,7 +85,7 @@ plots.curves(curve.assign(model=model), x="step", y="learning_rate", hue="model"
 #
 # A right answer must not count as a negative. Scores of three kinds are masked: *duplicates*, passages that repeat the
 # query's own positive or the query itself; *known positives*, other right answers that the training set gives for the
-# same query; and, where the recipe sets a margin, *near positives*, passages so much nearer to the query than its own
+# same query; and, where the recipe asks for it, *near positives*, passages so much nearer to the query than its own
 # that they are likely right too.
 
 # %%

@@ -53,8 +53,7 @@ Markdown(prose.training.arms_sentence(study))
 #
 # mteb runs every task. A query carries its task's instruction and a document carries none; in symmetric tasks (pairs,
 # clustering, classification) there are no documents, and every text carries the instruction. Two baselines stand
-# beside the embedders: the *untrained* backbones as they came, pooled as the embedders are, and BM25, which matches
-# words and cannot be scored outside retrieval.
+# beside the embedders: the *untrained* backbones, and BM25.
 #
 # Beside each task's score there is a value for every item behind it, whose mean is that score: nDCG@10 of a query, the
 # precision at a true pair, the share of classifiers that get a text right, the v-measure of a bootstrap sample.
@@ -102,8 +101,7 @@ plots.forest(gained, label="family", value="gain", low="low", high="high", hue="
 # over runs and queries on these tasks; *like_low* and *like_high* in the table take the tasks as a sample too.
 
 # %%
-plots.table(gained, "Untrained, trained, and by chance; gain with its interval; chance: random ranking, random labels or the "
-            "best constant answer", decimals=3)
+plots.table(gained, "Untrained, trained, and by chance; gain with its interval", decimals=3)
 
 # %% [markdown]
 # ## By family
@@ -136,9 +134,8 @@ Markdown(prose.scores.by_dimensions(study, scores, evaluate.make_dimension_score
 # %% [markdown]
 # ## Differences
 #
-# For each pair and task: the reasoning arm's score minus the base's, paired by seed and query. The interval comes from
-# resampling seeds and queries together, so it covers both sources of chance. The band is the margin: a difference
-# inside it would not change anyone's choice of backbone.
+# For each pair and task: the reasoning arm's score minus the base's, paired by seed and query, with the interval of a
+# crossed bootstrap. The band is the margin.
 
 # %%
 found = differences.all_differences(study, per_query, ["untrained", "recipe"])

@@ -62,10 +62,9 @@ Markdown(prose.similarity.why_maxima() + " " + prose.similarity.above_maximum(he
 # %% [markdown]
 # ## Matching layers, with what to hold them against
 #
-# A similarity means little alone. The band covers the 95% bootstrap intervals over texts of all seeds. The broken lines
-# are what to hold a value against: the same number for tokens paired at random (*null*), for one model in float32 and
-# in bf16 (*ceiling*), and, for embedders, for two runs that do not share the order of the data, of one arm or of both.
-# Untrained backbones are one run each.
+# A similarity means little alone. The band covers the bootstrap intervals of all seeds; untrained backbones are one run
+# each. The broken lines are what to hold a value against: the null, the ceiling and, for embedders, two runs of one recipe
+# and other arm, other order.
 
 # %%
 curve = analysis.read_over_seeds(folder / PairTable.CURVE)

@@ -41,9 +41,8 @@ folder = analysis.make_comparison(study, pair, "procrustes")
 # %% [markdown]
 # ## Drift of the basis over depth
 #
-# Each value stands beside the band of its bootstrap over texts (a new fit for each resample), a null (tokens paired
-# with other tokens of like length and position), the ceiling (one model in float32 and in bf16) and, for embedders,
-# two runs of one recipe and two arms that do not share the order of the data.
+# Each value stands beside the band of its bootstrap intervals (a new fit for each resample), the null, the ceiling and,
+# for embedders, two runs of one recipe and other arm, other order.
 
 # %%
 curve = analysis.read_over_seeds(folder / PairTable.CURVE)

@@ -78,9 +78,8 @@ Markdown(prose.similarity.above_maximum(heat, maxima, "debiased_cka"))
 # %% [markdown]
 # ## The diagonal, with what to hold it against
 #
-# The band covers the 95% bootstrap intervals over texts of all seeds; the null pairs tokens with others of like
-# length and position; the ceiling is the CKA of one model in float32 and in bf16. Beside the embedders stand two runs of
-# one recipe, and two arms that do not share the order of the data.
+# The band covers the bootstrap intervals of all seeds, beside the null and the ceiling; beside the embedders stand two runs
+# of one recipe and other arm, other order.
 
 # %%
 curve = analysis.read_over_seeds(folder / PairTable.CURVE)

@@ -38,9 +38,8 @@ folder = analysis.make_comparison(study, pair, "knn")
 # %% [markdown]
 # ## Overlap over depth
 #
-# One panel per $k$. The band covers the 95% bootstrap intervals over texts of all seeds; the null pairs tokens with
-# others of like length and position; the ceiling is the overlap of one model in float32 and in bf16. Beside the embedders
-# stand two runs of one recipe, and two arms that do not share the order of the data.
+# One panel per $k$. The band covers the bootstrap intervals of all seeds, beside the null and the ceiling; beside the
+# embedders stand two runs of one recipe and other arm, other order.
 
 # %%
 curve = analysis.read_over_seeds(folder / PairTable.CURVE)
@@ -53,8 +52,7 @@ plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", lo
 
 # %% [markdown]
 # How to read it: 1 means the same neighbours, and unrelated models overlap by about $k / 2n$. At state 0 equal tokens
-# have equal states and are each other's neighbours in every model; ties are broken by row number in both, which lifts
-# the overlap there.
+# have equal states and are each other's neighbours in every model; the tie rule lifts the overlap there.
 
 # %%
 Markdown(prose.yardsticks.sides_said(curve) + " " + prose.yardsticks.tokens_said(curve, ["knn"]))
@@ -62,8 +60,7 @@ Markdown(prose.yardsticks.sides_said(curve) + " " + prose.yardsticks.tokens_said
 # %% [markdown]
 # ## Ties
 #
-# Where the $k$-th neighbour and the next are equally near, a rule decides, and it decides alike in both models. The
-# share of tokens whose neighbours it decided, in either model:
+# The share of tokens whose neighbours the tie rule decided, in either model:
 
 # %%
 ties = analysis.read_over_seeds(folder / PairTable.TIED)

@@ -139,8 +139,8 @@ plots.curves(overlap, x="step", y="value", hue="pair", facet="neighbours", low="
 # %% [markdown]
 # ## Closer than two runs of one arm?
 #
-# The two arms of a seed see the same batches, which makes them alike by itself. Two runs of one arm differ in the order of
-# the data. Arms on two orders that are as alike as these have met, as far as one can tell. And an arm beside itself before training shows what contrastive training does to any model, RLVR or not.
+# The two arms of a seed see the same batches, which makes them alike by itself. Arms on two orders that are as alike as two
+# runs of one arm have met, as far as one can tell. And an arm beside itself before training shows what contrastive training does to any model, RLVR or not.
 
 # %%
 beside = every[(every["layers"] == "last") & (every["set"] == "all")]

@@ -72,9 +72,8 @@ plots.curves(levels, x="layer_x", y="value", hue="models", facet="similarity", l
 
 # %% [markdown]
 # How to read it: the first pair at the four levels of HRSA, before and after contrastive training; higher is more
-# alike. The null compares tokens with other tokens. Two runs of one recipe share the arm and not the order of the data; other arm,
-# other order shares neither: where it lies on the former, the arms differ no more than two training runs do. Bands cover
-# the 95% intervals over texts of all seeds. Chapters 5 to 8 show each level in full, for every pair.
+# alike. Where other arm, other order lies on two runs of one recipe, the arms differ no more than two training runs do.
+# Bands cover the bootstrap intervals of all seeds. Chapters 5 to 8 show each level in full, for every pair.
 #
 # ## Controls
 #

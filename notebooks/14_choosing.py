@@ -47,8 +47,7 @@ Markdown(prose.answer.not_covered(study, verdicts))
 # %% [markdown]
 # ## The scores behind it
 #
-# Means over seeds, x 100. BM25 matches words and is scored in retrieval alone; *chance* is a random ranking, random labels
-# or the best constant answer. A click on a heading sorts.
+# Means over seeds, x 100, beside those of BM25, of the untrained backbones and of chance. A click on a heading sorts.
 
 # %%
 models = [model.id for model in study.models() if model.ablation is None]

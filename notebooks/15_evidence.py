@@ -127,9 +127,8 @@ columns = ["pair", "task", "arm", "score", "untrained", "chance", "beats_chance"
 plots.table(gate[columns], "The competence of each embedder on each task; tasks that do not count are shown all the same")
 
 # %% [markdown]
-# How to read it: scores are means over seeds and queries, of the embedder, of the backbone as it came, and of a random
-# ranking, random labels or the best constant answer. A score above another is not enough for a yes: its interval has to
-# be clear of it.
+# How to read it: scores are means over seeds and queries, of the embedder, of its untrained backbone and of chance. A score
+# above another is not enough for a yes: its interval has to be clear of it.
 #
 # Would another analysis say otherwise? Beside the verdict, over the same tasks, without correction for the number of
 # pairs: the same bootstrap with tasks held fixed, a mixed model, a Bayesian region of practical equivalence, and t tests
@@ -153,10 +152,8 @@ plots.table(others[["method", "about"]].drop_duplicates(), "What each analysis i
 # %% [markdown]
 # ## Could this run have seen a difference?
 #
-# Controls are comparisons whose answer is known beforehand, trained, scored and judged like the pairs. A *negative*
-# control is one arm twice, with another order of the data or from another run of its treatment: it should not come out
-# different. A *positive* control has something wrong with it that should show: a random start, noise on the weights,
-# shuffled positives. Where no positive control is found different, this run could not see.
+# Controls are comparisons whose answer is known beforehand, trained, scored and judged like the pairs. A negative control
+# should not come out different, and a positive control should.
 
 # %%
 Markdown(f"{prose.verdict.sight(checked)}\n\n{prose.verdict.controls_said(checked)}")

@@ -6,8 +6,9 @@ import jupytext
 import nbformat
 import pytest
 import yaml
-from browser import open_page
+from browser import open_page, violations
 from myst_nb.core.render import load_mime_renders
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -15,6 +16,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from hrsa.report import book, chapters, notebooks
 from hrsa.report.book import extension, report, source
 from hrsa.study import store
+from hrsa.study.code_hash import PACKAGE
 from hrsa.study.profile import Profile, load_profile
 
 REAL_BOOK = store.BOOK
@@ -54,6 +56,7 @@ lines.publish(profile, "07_cka", "curve", alt="Line.")
 PROSE = """
 # %% [markdown]
 # # Prose and numbers
+# Beside the null of the null stands `two runs`, the ceiling, and two runs of one recipe.
 # The estimator of {cite}`kornblith2019similarity` is
 #
 # $$\\mathrm{CKA} = \\frac{\\|Y^\\top X\\|_F^2}{\\|X^\\top X\\|_F \\|Y^\\top Y\\|_F}$$
@@ -72,7 +75,7 @@ glue("mean", 0.123456, display=False)
 
 # %% tags=["answer"]
 from IPython.display import Markdown
-Markdown("- **Scores.** Nobody has measured them.")
+Markdown("- **Scores.** Nobody has measured them, within the margin.")
 
 # %%
 plots.table(pd.DataFrame({"task": ["a <b>", "c"], "score": [0.25, None]}), "Scores & more")
@@ -289,6 +292,56 @@ def test_maths_numbers_and_tables_are_shown(html, browser):
     assert not browser.find_element(By.CSS_SELECTOR, "details.hide pre").is_displayed(), "code should be folded away"
 
 
+def test_a_term_links_to_the_glossary_where_a_page_first_names_it(html):
+    for page in (html / "04_evaluation.html", html / "03_training.html"):
+        text = page.read_text(encoding="utf8")
+        links = dict(re.findall(r'<a class="hrsa-term [^"]+" href="glossary.html#([^"]+)" title="([^"]+)">', text))
+        assert list(links) == ["term-null", "term-ceiling", "term-two-runs-of-one-recipe", "term-margin"]
+        assert links["term-ceiling"].startswith("The value for one model in float32 and in bf16, mean of")
+    glossary = (html / "glossary.html").read_text(encoding="utf8")
+    assert all(f'id="{anchor}"' in glossary for anchor in links) and "hrsa-term" not in glossary
+    front = (html / "intro.html").read_text(encoding="utf8")
+    assert front.count('href="glossary.html#term-margin"') == 1
+
+
+def test_every_entry_of_the_glossary_is_used_and_no_term_is_there_twice():
+    text = (REAL_BOOK / "glossary.md").read_text(encoding="utf8")
+    entries = [[line for line in entry.splitlines() if line and not line.startswith(" ")]
+               for block in re.findall(r"```{glossary}\n(.*?)```", text, re.S) for entry in block.split("\n\n")]
+    terms = [term.lower() for entry in entries for term in entry]
+    assert len(entries) > 30 and all(entries) and len(terms) == len(set(terms))
+    pages = [*store.NOTEBOOKS.glob("*.py"), *(PACKAGE / "report" / "prose").glob("*.py"), REAL_BOOK / "intro.md"]
+    said = " ".join(" ".join(page.read_text(encoding="utf8").replace("\n# ", " ").split()) for page in pages).lower()
+    assert [entry for entry in entries if not any(
+        re.search(rf"(?<![\w-]){re.escape(term.lower())}(?![\w-])", said) for term in entry)] == []
+
+
+@pytest.mark.browser
+def test_a_definition_shows_under_the_pointer_and_on_focus_and_escape_takes_it_away(html, browser):
+    open_page(browser, html / "04_evaluation.html")
+    first, second = browser.find_elements(By.CSS_SELECTOR, "a.hrsa-term")[:2]
+
+    def shown():
+        found = browser.find_elements(By.CLASS_NAME, "hrsa-definition")
+        return [(note.text[:9], note.get_attribute("id"), note.get_attribute("role")) for note in found]
+
+    assert shown() == [] and first.get_attribute("title") == ""
+    ActionChains(browser).move_to_element(first).perform()
+    assert shown() == [("The value", first.get_attribute("aria-describedby"), "tooltip")]
+    note = browser.find_element(By.CLASS_NAME, "hrsa-definition")
+    ActionChains(browser).move_to_element(note).pause(0.4).perform()
+    assert len(shown()) == 1, "a definition that the pointer is on stays"
+    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    assert shown() == [] and first.get_attribute("aria-describedby") is None
+    browser.execute_script("arguments[0].focus()", first)
+    ActionChains(browser).send_keys(Keys.TAB).pause(0.4).perform()
+    assert [bool(term.get_attribute("aria-describedby")) for term in (first, second)] == [False, True]
+    assert len(shown()) == 1
+    at = browser.execute_script("return arguments[0].getBoundingClientRect().toJSON()", note)
+    assert at["left"] >= 0 and at["right"] <= browser.execute_script("return window.innerWidth")
+    assert violations(browser) == []
+
+
 @pytest.mark.browser
 def test_search_finds_pages_and_the_front_page_leads_to_them(html, browser):
     found = "document.querySelectorAll('#search-results li').length > 3"
@@ -296,7 +349,7 @@ def test_search_finds_pages_and_the_front_page_leads_to_them(html, browser):
     open_page(browser, html / "index.html", "true")
     open_page(browser, html / "intro.html", "document.querySelectorAll('nav .caption-text').length == 4")
     captions = [x.get_attribute("textContent") for x in browser.find_elements(By.CSS_SELECTOR, "nav .caption-text")]
-    assert captions == ["The study", "Inside, level by level", "Synthesis", "Run records"]
+    assert captions == ["The study", "Inside, level by level", "Synthesis", "Reference"]
 
 
 def test_the_html_names_its_runs_and_no_cdn(html):
@@ -315,7 +368,7 @@ def test_the_html_names_its_runs_and_no_cdn(html):
 
 def test_the_front_page_gives_the_answer_of_the_verdict(html, study, tmp_path, monkeypatch):
     front = (html / "intro.html").read_text()
-    assert "What this run found" in front and "Nobody has measured them." in front and source.ANSWER not in front
+    assert "What this run found" in front and "Nobody has measured them" in front and source.ANSWER not in front
     assert re.search(r'<img[^>]*alt="base and rl.v1 at four levels[^>]*src="_images/overview.png"', front)
     monkeypatch.setattr(store, "FIGURES", tmp_path)
     with pytest.raises(source.StageError, match=r"13_verdict: expected one cell tagged 'answer' .* got 1 and no fig"):
@@ -489,10 +542,10 @@ def test_the_table_of_contents_follows_the_profile(name):
     profile = load_profile(name)
     toc = book.table_of_contents(profile)
     captions = [part["caption"] for part in toc["parts"]]
-    assert captions == ["The study", "Inside, level by level", "Synthesis", "Run records"]
+    assert captions == ["The study", "Inside, level by level", "Synthesis", "Reference"]
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
     expected = {chapters.book_page(c) for c in chapters.jobs(profile) if c[0].isdigit()}
-    assert set(files) - {"run_records"} == expected and len(files) == len(set(files))
+    assert set(files) - set(source.REFERENCE) == expected and len(files) == len(set(files))
     own = name == "smoke"  # alone an ablation of both arms of a pair is shown, beside committed ones
     assert ("11_ablations.ipynb" in files) == (own or chapters.ABLATIONS.is_file())
     assert files.index("02_texts.ipynb") < files.index("03_training.ipynb") < files.index("04_evaluation.ipynb")

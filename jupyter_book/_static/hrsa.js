@@ -129,6 +129,44 @@ function setUpSorting(table) {
   });
 }
 
+// A term of the glossary shows its definition while the pointer or the focus is on it, or the pointer on the
+// definition; Escape takes it away. Without scripts it is the title of the link.
+function setUpTerms() {
+  const note = document.createElement("span");
+  note.id = note.className = "hrsa-definition";
+  note.setAttribute("role", "tooltip");
+  let leaving;
+  const hide = () => {
+    note.previousElementSibling?.removeAttribute("aria-describedby");
+    note.remove();
+  };
+  const stay = () => clearTimeout(leaving);
+  const leave = () => { leaving = setTimeout(hide, 200); };  // time to reach the definition
+  for (const link of document.querySelectorAll("a.hrsa-term")) {
+    const said = link.title;
+    link.removeAttribute("title");
+    const show = () => {
+      stay();
+      hide();
+      note.textContent = said;
+      link.after(note);
+      link.setAttribute("aria-describedby", note.id);
+      note.style.left = note.style.top = "0";
+      const page = note.closest("main").getBoundingClientRect(), here = note.getBoundingClientRect();
+      const start = link.getClientRects()[0].left;  // a term may run over two lines
+      note.style.left = `${Math.max(page.left, Math.min(start, page.right - here.width)) - here.left}px`;
+      note.style.top = `${link.getBoundingClientRect().bottom - here.top}px`;
+    };
+    link.addEventListener("pointerenter", show);
+    link.addEventListener("focus", show);
+    link.addEventListener("pointerleave", leave);
+    link.addEventListener("blur", leave);
+  }
+  note.addEventListener("pointerenter", stay);
+  note.addEventListener("pointerleave", leave);
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+}
+
 // What the theme and Sphinx leave undone for readers who do not see the page or use no mouse.
 function mendAccess() {
   document.querySelector(".bd-sidebar-primary")?.setAttribute("role", "complementary");
@@ -141,6 +179,7 @@ function mendAccess() {
 
 document.addEventListener("DOMContentLoaded", () => {
   mendAccess();
+  setUpTerms();
   document.querySelectorAll(".hrsa-table table").forEach(setUpSorting);
   document.querySelectorAll(".hrsa-switch").forEach(setUpSwitch);
   drawShown();

@@ -145,7 +145,8 @@ def write_study(folder: Path, profile: Profile, front: str, without: list[str]) 
     check_place(folder)
     source = store.ROOT
     _write(folder / MARK, "The folder of a report by `hrsa compare`, which may write it anew.\n")
-    copy_sources(folder, "Snakefile", "jupyter_book/references.bib", "jupyter_book/_static/**/*")
+    copy_sources(folder, "Snakefile", "jupyter_book/glossary.md", "jupyter_book/references.bib",
+                 "jupyter_book/_static/**/*")
     config = (source / "jupyter_book" / "_config.yml").read_text(encoding="utf8")
     _write(folder / "jupyter_book" / "_config.yml", re.sub(r"(?m)^title: .*$", f"title: {profile.title}", config))
     _write(folder / "jupyter_book" / "intro.md", front)

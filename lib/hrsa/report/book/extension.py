@@ -12,6 +12,7 @@ from typing import Any
 from docutils import nodes
 from myst_nb.core.render import MimeRenderPlugin
 
+from hrsa.report.book.glossary import link_terms
 from hrsa.report.foreign import as_html
 from hrsa.report.plots.drawing import PLOTLY
 
@@ -84,9 +85,10 @@ def _plotly_where_needed(app: Any, page: str, template: str, context: dict, doct
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Sphinx extension: local plotly.js and MathJax, nothing from a CDN."""
+    """Sphinx extension: local plotly.js and MathJax, nothing from a CDN; terms link to the glossary."""
     app.connect("config-inited", _drop_thebe)
     app.connect("builder-inited", _copy_vendor)
+    app.connect("doctree-resolved", link_terms)
     app.connect("html-page-context", _plotly_where_needed)
     app.set_html_assets_policy("always")  # MathJax on every page: figures carry maths where the text has none
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,6 +10,7 @@ from typing import Any
 import nbformat
 import yaml
 
+from hrsa.report.book.glossary import GLOSSARY
 from hrsa.report.book.merged import merged_page
 from hrsa.report.chapters import PAIR_CHAPTERS, book_page, chapters, executed, jobs, pair_chapters, record
 from hrsa.report.notebooks import JobError, read_page
@@ -22,8 +23,9 @@ from hrsa.study import store
 from hrsa.study.profile import Pair, Profile
 from hrsa.texts import own_probes
 
-WRITTEN = ("_config.yml", "intro.md", "references.bib")
+WRITTEN = ("_config.yml", "intro.md", "glossary.md", "references.bib")
 RECORDS = "run_records"
+REFERENCE = (GLOSSARY, RECORDS)  # pages to look things up in
 ANSWER = "<!-- the answer of this run -->"  # its place on the front page
 _VERDICT, _TAG, _OVERVIEW = "13_verdict", "answer", "13_verdict/overview.png"  # where the front page has it from
 
@@ -58,7 +60,7 @@ def table_of_contents(profile: Profile) -> dict[str, Any]:
     """The book's table of contents (sphinx-external-toc's form)."""
     parts = [{"caption": caption, "chapters": [{"file": book_page(chapter)} for chapter, _ in members]}
              for caption, members in chapter_pages(profile)]
-    parts.append({"caption": "Run records", "chapters": [{"file": RECORDS}]})
+    parts.append({"caption": "Reference", "chapters": [{"file": page} for page in REFERENCE]})
     return {"format": "jb-book", "root": "intro", "parts": parts}
 
 

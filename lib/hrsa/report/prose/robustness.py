@@ -20,15 +20,13 @@ _SPECIAL = {
 
 
 def why_twins(metric: str) -> str:
-    """What the robust twins of the last states are, and why a conclusion is repeated on them; `metric`: a family."""
+    """Why a conclusion is repeated on robust twins of the last states, and on how many tokens; `metric`: a family."""
     moved = [METRICS[key].name for key in METRIC_FAMILIES[metric] if METRICS[key].with_n]
     fewer = (f" So these are not the values of the figures above, which rest on all tokens: {', '.join(moved)} "
              f"{'depend' if len(moved) > 1 else 'depends'} on their number." if moved else "")
     return ("A conclusion that hangs on a few dimensions, or on a few frequent tokens, is about those. The table "
-            "repeats the comparison of the last state, on a sample of at most 1,000 tokens, with every dimension "
-            "*standardised*, with *outlier* dimensions (over six times the size of the median one) removed, with the "
-            "*mean* over tokens removed, and with at most the median number of tokens of each id (*frequency "
-            f"balanced*).{fewer}{_SPECIAL.get(metric, '')}")
+            "repeats the comparison of the last state on robust twins, made of a sample of at most 1,000 tokens."
+            f"{fewer}{_SPECIAL.get(metric, '')}")
 
 
 def read_twins(folder: Path) -> pd.DataFrame:

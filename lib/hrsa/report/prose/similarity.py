@@ -248,9 +248,7 @@ def between_sets(table: pd.DataFrame, first: str, second: str, name: str = METRI
 
 def why_maxima() -> str:
     """Why the cells of a heat map are held against the largest cells of maps of permuted rows."""
-    return ("A map has many cells, and the largest of many is large by chance. So each cell is held against the "
-            "largest cell of whole maps, made with the rows of one model permuted within classes of text length and "
-            "position.")
+    return "A map has many cells, so each is held against the largest cell of maps of permuted rows."
 
 
 def above_maximum(heat: pd.DataFrame, maxima: pd.DataFrame, metric: str) -> str:

@@ -124,9 +124,9 @@ def margin_sentence(report: dict[str, Any]) -> str:
     share = sum(facts["suspect_share"] * (facts["mined"] + facts["left_out"]) for facts in mined.values())
     share /= sum(facts["mined"] + facts["left_out"] for facts in mined.values())
     return (f"{held} mined negative has at most {report['margin']:.0%} of its positive's similarity (the largest share "
-            f"is {largest:.3f}). {share:.0%} of the queries have at least one passage above the margin beside their "
-            f"own, which may be a right answer nobody marked; most in {as_code(worst)}, "
-            f"{mined[worst]['suspect_share']:.0%}. {left} pairs were left out for want of candidates.")
+            f"is {largest:.3f}). {share:.0%} of the queries have at least one passage above the mining margin beside "
+            f"their own, most in {as_code(worst)}, {mined[worst]['suspect_share']:.0%}. {left} pairs were left out for "
+            "want of candidates.")
 
 
 def overlap_sentence(training: pd.DataFrame) -> str:

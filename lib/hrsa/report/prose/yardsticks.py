@@ -23,19 +23,16 @@ _ONE_ORDER = "there is one order of the data, and with it no two runs of one rec
 
 def sides_said(curve: pd.DataFrame) -> str:
     """Which side of the yardsticks of a `read_over_seeds` table means what; without embedders, of null and ceiling."""
-    said = ("The null pairs every token with another token of like text length and position, so that it keeps what "
-            "norm, length and position alone bring: models that lie on it have no more in common than that. The "
-            "*ceiling* is one model in float32 and in bf16, mean of the two models (embedders: of the first seed): "
-            "what lies on it differs by no more than rounding.")
+    said = ("Models that lie on the null have no more in common than length and position bring; those that lie on the "
+            "ceiling differ by no more than rounding.")
     if "embedders" not in set(curve["models"]):
         return said
     if curve["runs"].isna().all():
         return f"{said} For the embedders {_ONE_ORDER}."
-    return (f"{said} The embedders of a seed saw the same data in the same order; the two lines beside them did not. "
-            f"*Two runs of one recipe* share the arm and not the order (mean of both arms), *{NEITHER}* share neither. "
-            "These two are alike in all but the arm, so hold them against each other: where the second is less alike, "
-            "the arms differ by more than training noise; where they lie on each other, no difference between the arms "
-            "is shown. The embedders' own line, with one order for both arms, is no measure of noise.")
+    return (f"{said} Two runs of one recipe and {NEITHER} are alike in all but the arm, so hold them against each "
+            "other: where the second is less alike, the arms differ by more than training noise; where they lie on "
+            "each other, no difference between the arms is shown. The embedders' own line, with one order for both "
+            "arms, is no measure of noise.")
 
 
 def tokens_said(table: pd.DataFrame, metrics: Sequence[str]) -> str:
@@ -106,13 +103,11 @@ def _span(low: float, high: float) -> str:
 
 
 def why_sources() -> str:
-    """How the parts of the variance are got, and how to read a share below zero."""
+    """How the parts of the variance are got."""
     return ("Two runs can share the arm, the order of the data, or neither. Squared distances between runs (1 - CKA, "
             "1 - correlation, 1 - Jaccard index, squared differences of scores) add up over independent causes, so the "
-            "three mean distances give three variances: what the *arm* moves whatever the order, what the *order* "
-            "moves whatever the arm, and what they move *both* together, each run's own noise included. Shares add up "
-            "to 100%; an estimate below zero says that the part is smaller than these few runs can tell. The "
-            "residual ratio and the row entropy are no exact squared distances: their parts are a guide.")
+            "three mean distances give three variances, of arm, order and both. The residual ratio and the row entropy "
+            "are no exact squared distances: their parts are a guide.")
 
 
 def distance_table(table: pd.DataFrame) -> pd.DataFrame:

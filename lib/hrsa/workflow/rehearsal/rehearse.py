@@ -47,7 +47,7 @@ from hrsa.workflow.rehearsal.throughput import Throughput, device_memory, fits_h
 from hrsa.workflow.sizes import shape_of
 
 TABLE, PAGE = "rehearsal.csv", "rehearsal.md"  # in the rehearsal's folder
-_SOURCES = ("Snakefile", "notebooks/*.py", "notebooks/*.ipynb", "jupyter_book/_config.yml", "jupyter_book/intro.md",
+_SOURCES = ("Snakefile", "notebooks/*.py", "notebooks/*.ipynb", "jupyter_book/_config.yml", "jupyter_book/*.md",
             "jupyter_book/references.bib", "jupyter_book/_static/**/*")
 _LINKED = ("suite", "results")  # folders of data/ that a study reads
 
