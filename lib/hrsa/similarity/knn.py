@@ -65,6 +65,10 @@ def neighbours(layer: Layer, ks: Sequence[int] = KS, limits: Limits | None = Non
     """The nearest neighbours of each row of a layer (n, d), for all `ks` at once; exact as in float64.
 
     ValueError: k >= n, n above 50,000, a zero row.
+
+    >>> near = neighbours(Layer(np.array([[1.0, 0], [9, 1], [0, 1], [1, 9]]), "x"), ks=[1])
+    >>> near.index.ravel().tolist()
+    [1, 0, 3, 2]
     """
     limits = limits or Limits()
     n, _ = layer.shape
@@ -96,7 +100,13 @@ def neighbours(layer: Layer, ks: Sequence[int] = KS, limits: Limits | None = Non
 
 
 def overlap(a: Neighbours, b: Neighbours) -> np.ndarray:
-    """Jaccard index per token and k, (n, len(ks)), of two sets of neighbours found for the same n and ks."""
+    """Jaccard index per token and k, (n, len(ks)), of two sets of neighbours found for the same n and ks.
+
+    >>> a, b = (neighbours(Layer(np.array(rows), "x"), ks=[1]) for rows in (
+    ...     [[1.0, 0], [9, 1], [0, 1], [1, 9]], [[1.0, 0], [9, 1], [8, 2], [1, 9]]))
+    >>> overlap(a, b).ravel().tolist()
+    [1.0, 1.0, 0.0, 1.0]
+    """
     shared = shared_neighbours(a, b)
     return shared / (2 * np.array(a.ks) - shared)
 

@@ -37,6 +37,10 @@ def compare_arrays(x: Any, y: Any, metric: str, k: int | None = None) -> float:
 
     `metric` is a key of `METRICS`; `k` is for those that have one (None: 10, or fewer where n is small). NaN where the
     similarity is not defined. ValueError: as `compare_layers`.
+
+    >>> x = np.random.default_rng(0).normal(size=(40, 6))
+    >>> round(compare_arrays(x, 3 * x + 1, "correlation"), 6), round(compare_arrays(x, 3 * x, "knn"), 6)
+    (1.0, 1.0)
     """
     has_k = metric in METRICS and METRICS[metric].has_k
     ks = () if not has_k else (k,) if k else (shown_k(k for k in KS if k < len(x)),)
@@ -69,6 +73,12 @@ def compare_layers(
     resample too (the same `texts` and `rng` draw the same resamples, the first of many being those of few).
     ValueError: unequal n, too few tokens, k >= n, NaN or Inf, arrays on two devices; see the metrics; an unknown
     metric; a limit below what one block needs.
+
+    >>> states = np.random.default_rng(0).normal(size=(2, 60, 4))  # layers, tokens, dimensions
+    >>> turned = states[:, :, [2, 0, 3, 1]]  # other dimensions, the same geometry
+    >>> table = compare_layers(states, turned, ["correlation", "cka"], layers="matched")
+    >>> (table["value"] > 0.9).groupby(table["metric"]).all().to_dict()
+    {'cka': True, 'correlation': False}
     """
     _check_metrics(metrics, layers)
     x, y = open_states(states_x, "states_x"), open_states(states_y, "states_y")

@@ -137,6 +137,9 @@ def shown_k(ks: Iterable[int]) -> int:
     """The number of neighbours that figures, claims and prose show where they show one: the nearest to 10.
 
     Of two that are equally near, the smaller. ValueError: none to choose from.
+
+    >>> shown_k([5, 12, 50])
+    12
     """
     known = sorted(set(ks))
     if not known:

@@ -27,6 +27,10 @@ def fit_probe(x: Any, labels: Any, task: Literal["classification", "regression"]
     being those of one weight vector per class. A dimension that is constant in `x` gets no weight. Tensors of a device
     are brought to the host. ValueError: unequal n, NaN, one class only, an unknown task, a penalty that is not
     positive; RuntimeError: the optimum was not reached.
+
+    >>> one, other = np.array([[0.0], [1], [2], [3]]), np.array([[0.1], [2.9]])
+    >>> fit_probe(one, ["low", "low", "high", "high"], "classification").predict(other).tolist()
+    ['low', 'high']
     """
     if task not in ("classification", "regression"):
         raise ValueError(f"expected task 'classification' or 'regression', got {task!r}")

@@ -32,13 +32,22 @@ _GROUPS = 16  # products of groups of tokens held at once
 
 
 def orthogonal_map(cross: Array) -> tuple[Array, np.ndarray]:
-    """The map U V' (d_x, d_y) and the singular values of X'Y (d_x, d_y), largest first."""
+    """The map U V' (d_x, d_y) and the singular values of X'Y (d_x, d_y), largest first.
+
+    >>> x, turn = np.array([[1.0, 2], [3, -1], [-4, -1]]), np.array([[0.0, 1], [-1, 0]])
+    >>> np.allclose(orthogonal_map(x.T @ (x @ turn))[0], turn)
+    True
+    """
     u, singular, v = svd(cross)
     return u @ v, singular
 
 
 def inverse_row_entropy(rotation: np.ndarray) -> float:
-    """1 - mean_i H(O_i^2) / log d_y of a map (d_x, d_y), rows scaled to sum 1; NaN for d_y = 1."""
+    """1 - mean_i H(O_i^2) / log d_y of a map (d_x, d_y), rows scaled to sum 1; NaN for d_y = 1.
+
+    >>> inverse_row_entropy(np.eye(4)), inverse_row_entropy(np.full((4, 4), 0.5))
+    (1.0, 0.0)
+    """
     if rotation.shape[1] == 1:
         return float("nan")
     p = np.square(rotation)  # (d_x, d_y)

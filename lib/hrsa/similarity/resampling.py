@@ -43,6 +43,9 @@ def percentile_interval(value: float, resampled: Any, level: float = 0.95, low: 
 
     Moved, because a resample holds fewer distinct tokens, which shifts biased metrics (biased CKA rises); the spread
     is what the resamples measure. (NaN, NaN) when no resample is defined.
+
+    >>> [round(bound, 3) for bound in percentile_interval(0.5, np.linspace(0.4, 0.8, 101), level=0.9, high=0.6)]
+    [0.32, 0.6]
     """
     resampled = to_numpy(resampled).astype(np.float64)
     resampled = resampled[~np.isnan(resampled)]

@@ -29,6 +29,11 @@ def draw_batches(groups: np.ndarray, batch_size: int, steps: int, seed: int) -> 
     full batches of that group alone, leaves out the rest, and shuffles the batches of all groups; so groups come in
     proportion to their size and no triple comes twice in a pass. Raises ValueError when a group is smaller than a
     batch.
+
+    >>> groups = np.array(["faq"] * 4 + ["code"] * 2)
+    >>> batches = draw_batches(groups, batch_size=2, steps=3, seed=0)  # one pass
+    >>> sorted(batches.ravel().tolist()), [len(set(groups[rows])) for rows in batches]
+    ([0, 1, 2, 3, 4, 5], [1, 1, 1])
     """
     names, counts = np.unique(groups, return_counts=True)
     small = {str(n): int(c) for n, c in zip(names, counts, strict=True) if c < batch_size}

@@ -25,7 +25,11 @@ START = "start"  # the section in which arms of a seed may differ
 
 
 def text_hash(parts: Iterable[str]) -> str:
-    """SHA-256 of a sequence of texts, hexadecimal; where one ends and the next begins counts."""
+    """SHA-256 of a sequence of texts, hexadecimal; where one ends and the next begins counts.
+
+    >>> text_hash(["ab", "c"]) == text_hash(["a", "bc"])
+    False
+    """
     digest = hashlib.sha256()
     for part in parts:
         coded = part.encode()
@@ -85,6 +89,10 @@ def same_recipe(fingerprints: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Names of the fields in which all runs agree; ValueError names the first in which they do not.
 
     fingerprints: model id -> fingerprint, of arms of one seed. What an arm starts from is not compared.
+
+    >>> base = {"data": "1f", "recipe": {"steps": 40}, "start": {"backbone": "base"}}
+    >>> same_recipe({"base-s0": base, "rlvr-s0": base | {"start": {"backbone": "rlvr"}}})
+    ['data', 'recipe.steps']
     """
     if not fingerprints:
         raise ValueError("expected at least one fingerprint, got none: train an embedder first")

@@ -27,7 +27,11 @@ _SCORES_HELD = 2**20  # scores held at once (4 MiB in float32), in blocks of que
 
 
 def text_id(text: str) -> int:
-    """A signed 64-bit integer that stands for `text`: equal texts get equal numbers (BLAKE2b)."""
+    """A signed 64-bit integer that stands for `text`: equal texts get equal numbers (BLAKE2b).
+
+    >>> text_id("a") == text_id("a"), text_id("a") == text_id("b")
+    (True, False)
+    """
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
@@ -64,6 +68,10 @@ def info_nce(scores: Tensor, own: Tensor, mask: Tensor, temperature: float) -> T
 
     scores (b, p): cosines; own (b,): position of each positive; mask (b, p): scores left out; temperature > 0 divides
     the cosines. Returns (b,).
+
+    >>> scores = cosines(torch.eye(2), torch.tensor([[2.0, 0], [0, 3], [1, 1]]))  # two queries, three passages
+    >>> info_nce(scores, torch.tensor([0, 1]), torch.zeros(2, 3, dtype=torch.bool), temperature=0.05).round(decimals=3)
+    tensor([0.0030, 0.0030])
     """
     return cross_entropy((scores / temperature).masked_fill(mask, -torch.inf), own, reduction="none")
 

@@ -54,7 +54,12 @@ def against(found: Interval, threshold: float) -> str:
 
 
 def above(first: Interval, second: Interval) -> str:
-    """`holds` when the first interval lies wholly above the second, `fails` when below, else `inconclusive`."""
+    """`holds` when the first interval lies wholly above the second, `fails` when below, else `inconclusive`.
+
+    >>> low, high = Interval(0.2, 0.1, 0.3), Interval(0.5, 0.4, 0.6)
+    >>> above(high, low), above(low, high), above(low, low)
+    ('holds', 'fails', 'inconclusive')
+    """
     return HOLDS if first.low > second.high else FAILS if first.high < second.low else INCONCLUSIVE
 
 

@@ -4,7 +4,7 @@ Two embedders that learned nothing score alike, and so do two that get everythin
 of training does. So three questions are asked of each arm on each task, and each is answered yes only by evidence:
 
 1. *Does it beat chance?* Its mean score lies above that of a random ranking, random labels or the best constant
-   answer (`hrsa.verdict.chance`). Where the chance score of a kind of task is not known, this is not asked.
+   answer (`hrsa.evaluation.chance`). Where the chance score of a kind of task is not known, this is not asked.
 2. *Does it beat its untrained backbone?* Its mean score lies above that of the model it was trained from, query by
    query. Training that does not lift an embedder over where it started has made no embedder.
 3. *Is there room?* Its mean score lies more than one margin below the largest that is possible.
@@ -63,7 +63,11 @@ class Baselines:
 
 
 def enough_of(tasks: int, alpha: float = 0.05) -> int:
-    """On how many of so many tasks both arms must be competent: as many as pass by luck in at most alpha of studies."""
+    """On how many of so many tasks both arms must be competent: as many as pass by luck in at most alpha of studies.
+
+    >>> [enough_of(tasks) for tasks in (1, 2, 8)]
+    [1, 2, 3]
+    """
     return next(k for k in range(1, tasks + 1) if stats.binom.sf(k - 1, tasks, alpha) <= alpha * (1 + _ROUNDING))
 
 

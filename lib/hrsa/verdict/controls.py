@@ -37,6 +37,9 @@ def control_outcome(expects: str, word: str) -> str:
 
     A difference within the margin is one for a control that expects a difference, and none for one that expects the
     same.
+
+    >>> [control_outcome("different", word) for word in ("different", "equivalent", "inconclusive")]
+    ['as expected', 'contrary', 'not shown']
     """
     if expects == "same" and word == "negligible":
         return AS_EXPECTED

@@ -98,13 +98,23 @@ def verdict(
     `equivalent` where the gate lets them). Raises ValueError for scores that are NaN, infinite or no numbers, shapes
     that differ or are not (seeds, queries), fewer than two queries, a margin that is not positive, and alpha,
     resamples, tasks or baselines that do not fit.
+
+    >>> rng = np.random.default_rng(0)
+    >>> a = rng.uniform(0.3, 0.7, size=(1, 400)) + rng.normal(0, 0.01, size=(5, 400))  # five seeds, 400 queries
+    >>> same, better = (verdict(a, a + gain + rng.normal(0, 0.01, size=a.shape), margin=0.02) for gain in (0.0, 0.1))
+    >>> same.verdict, better.verdict, round(better.difference, 2)
+    ('equivalent', 'different', 0.1)
     """
     case = _measured(scores_a, scores_b, margin, tasks, alpha, seed, resamples, baselines)
     return case.decided(alpha, alpha)
 
 
 def word(different: bool, equivalent: bool, enough: bool = True) -> str:
-    """The verdict's word for the results of both tests, and for whether enough tasks are fit to tell."""
+    """The verdict's word for the results of both tests, and for whether enough tasks are fit to tell.
+
+    >>> word(different=True, equivalent=True), word(False, False), word(False, False, enough=False)
+    ('negligible', 'inconclusive', 'uninformative')
+    """
     return {(True, False): "different", (False, True): "equivalent", (True, True): "negligible"}.get(
         (bool(different), bool(equivalent)), "inconclusive" if enough else "uninformative")
 
@@ -258,6 +268,9 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
     Rejecting where the adjusted value is below alpha keeps the chance of any false claim in the family at alpha.
     Raises ValueError for values outside [0, 1] or NaN.
+
+    >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
+    [0.03, 0.06, 0.06]
     """
     p = np.asarray(p_values, dtype=float)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():

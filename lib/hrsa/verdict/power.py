@@ -107,7 +107,12 @@ def _even(distribution, rng: np.random.Generator) -> np.ndarray:
 
 def power_at(variances: Variances, margin: float, seeds: int, queries: int, tasks: int = 1, difference: float = 0.0,
              alpha: float = 0.05, repeats: int = _REPEATS, seed: int = 0) -> float:
-    """Chance that a study of this size claims equivalence within `margin`; arguments as in `provable`."""
+    """Chance that a study of this size claims equivalence within `margin`; arguments as in `provable`.
+
+    >>> found = Variances(seed=1e-5, task=0.0, seed_task=0.0, query=0.01, residual=0.01)
+    >>> power_at(found, margin=0.02, seeds=8, queries=800) > power_at(found, margin=0.02, seeds=3, queries=50)
+    True
+    """
     return float((provable(variances, seeds, queries, tasks, difference, alpha, repeats, seed) < margin).mean())
 
 

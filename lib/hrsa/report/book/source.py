@@ -10,6 +10,7 @@ from typing import Any
 import nbformat
 import yaml
 
+from hrsa.report.book.api import API, api_page
 from hrsa.report.book.glossary import GLOSSARY
 from hrsa.report.book.merged import merged_page
 from hrsa.report.chapters import PAIR_CHAPTERS, book_page, chapters, executed, jobs, pair_chapters, record
@@ -25,7 +26,7 @@ from hrsa.texts import own_probes
 
 WRITTEN = ("_config.yml", "intro.md", "glossary.md", "references.bib")
 RECORDS = "run_records"
-REFERENCE = (GLOSSARY, RECORDS)  # pages to look things up in
+REFERENCE = (GLOSSARY, *API.values(), RECORDS)  # pages to look things up in
 ANSWER = "<!-- the answer of this run -->"  # its place on the front page
 _VERDICT, _TAG, _OVERVIEW = "13_verdict", "answer", "13_verdict/overview.png"  # where the front page has it from
 
@@ -101,6 +102,8 @@ def stage(profile: Profile, folder: Path) -> dict[str, int]:
         raise StageError("the report cannot be built from these executed notebooks; run `make book` to make them "
                          "again:\n" + "\n".join(f"- {fault}" for fault in faults))
     (folder / f"{RECORDS}.md").write_text(records_page(profile), encoding="utf8")
+    for room, page in API.items():
+        (folder / f"{page}.md").write_text(api_page(room), encoding="utf8")
     front = (folder / "intro.md").read_text(encoding="utf8")
     front = front.replace(ANSWER, front_answer(profile) if ANSWER in front else "")
     if (store.FIGURES / profile.name).is_dir():
