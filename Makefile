@@ -82,7 +82,7 @@ paper-data: setup ## the published training sets from the hub, into data/paper; 
 
 lock: ## resolve pyproject.toml anew into requirements.lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet -e .[zoo,book,cluster,test]
+	$(VENV)-lock/bin/python -m pip install --quiet -e .[train,zoo,book,cluster,test]
 	{ sed -n '/^#/p' requirements.lock; $(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > requirements.new
 	mv requirements.new requirements.lock
 	rm -rf $(VENV)-lock

@@ -47,7 +47,8 @@ def explained(error: Exception) -> str:
         return (f"expected to read or write {error.filename}, got: {error.strerror}. Restore the file, or permit "
                 "it, and give the same command again")
     if isinstance(error, ModuleNotFoundError):
-        return f"expected the package {error.name}, got none: run `make setup`, which installs it"
+        return (f"expected the package {error.name}, got none: run `make setup`, which installs it, or pip install "
+                "hrsa[train,book]")
     if isinstance(error, MemoryError):
         return f"expected more memory, got none ({said or kind}): end other programs, or take a smaller profile"
     return said if isinstance(error, _EXPECTED) and said else f"{kind}: {said}" if said else kind
