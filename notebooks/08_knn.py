@@ -58,6 +58,21 @@ plots.curves(curve, x="layer_x", y="value", hue="models", facet="neighbours", lo
 Markdown(prose.yardsticks.sides_said(curve) + " " + prose.yardsticks.tokens_said(curve, ["knn"]))
 
 # %% [markdown]
+# ## Which neighbourhoods changed
+#
+# The tokens and the texts that keep the fewest of their neighbours at one state, backbones and embedders of the first
+# seed. Menus choose the state, and so does a click on a point of the figure above.
+
+# %%
+changed = analysis.make_changed_neighbours(study, pair)
+plots.choices(prose.similarity.changed_blocks(changed, study.pair(pair), study.analysis.unit), f"08_knn/{pair}/overlap")
+
+# %% [markdown]
+# How to read it: «» are around the token itself; the last two columns say which of its nearest neighbours are so in one
+# model alone. These are the extremes and were chosen as such: they show what changed, and not how much. Many tokens can
+# share no neighbour at a state where the mean overlap is high.
+
+# %% [markdown]
 # ## Ties
 #
 # The share of tokens whose neighbours the tie rule decided, in either model:

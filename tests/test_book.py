@@ -11,7 +11,7 @@ from myst_nb.core.render import load_mime_renders
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from hrsa.report import book, chapters, notebooks
 from hrsa.report.book import extension, report, source
@@ -49,9 +49,18 @@ plots.film(moments, "layer_x", "layer_y", "value_x", over="step", facet="pair", 
 # Read along the diagonal.
 
 # %%
-lines = plots.curves(layers, "layer", "value", quantity="cka", ylabel=r"$\\rho_j$")
+states = layers.assign(state=layers["layer"].astype(str), models="backbones")
+lines = plots.curves(states, "state", "value", hue="models", quantity="cka", ylabel=r"$\\rho_j$")
 lines.publish(profile, "13_verdict", "overview", alt="Line.")
 lines.publish(profile, "07_cka", "curve", alt="Line.")
+
+# %% [markdown]
+# The tables behind it.
+
+# %%
+rows = [plots.Block(m, s, f"{m}, state {s}", (plots.table(pd.DataFrame({"word": [f"{m} {s}"]}), "Words"),))
+        for m in ("embedders", "backbones") for s in "01234"]
+plots.choices(rows, "07_cka/curve")
 """
 PROSE = """
 # %% [markdown]
@@ -340,6 +349,24 @@ def test_a_definition_shows_under_the_pointer_and_on_focus_and_escape_takes_it_a
     at = browser.execute_script("return arguments[0].getBoundingClientRect().toJSON()", note)
     assert at["left"] >= 0 and at["right"] <= browser.execute_script("return window.innerWidth")
     assert violations(browser) == []
+
+
+@pytest.mark.browser
+def test_a_click_on_a_state_and_the_menus_choose_what_is_shown_of_it(html, browser):
+    open_page(browser, html / "07_cka.html", "document.querySelectorAll('.hrsa-plotly .main-svg').length > 1")
+    menus = browser.find_elements(By.CSS_SELECTOR, ".hrsa-menus select")
+
+    def shown():
+        return [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, ".hrsa-choices td") if cell.is_displayed()]
+
+    assert shown() == ["embedders 0"] and [menu.accessible_name for menu in menus] == ["Models", "State"]
+    Select(menus[1]).select_by_value("3")
+    assert shown() == ["embedders 3"]
+    point = browser.find_elements(By.CSS_SELECTOR, ".hrsa-plotly")[1].find_elements(By.CSS_SELECTOR, ".points path")[2]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
+    ActionChains(browser).move_to_element(point).pause(0.3).click().perform()
+    assert shown() == ["backbones 2"] and [menu.get_attribute("value") for menu in menus] == ["backbones", "2"]
+    assert violations(browser, ".hrsa-choices") == []  # the label of the figure above is maths with ids of its own
 
 
 @pytest.mark.browser

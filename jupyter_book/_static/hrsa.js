@@ -49,6 +49,9 @@ function drawShown() {
       showSendToCloud: false,  // its button would upload the chart
       modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
     });
+    place.on("plotly_click", ({ points: [point] }) => document.dispatchEvent(new CustomEvent("hrsa-point", { detail: {
+      figure: figure.layout.meta.files, models: point.data.legendgroup, state: point.data.text?.[point.pointNumber],
+    } })));
   }
 }
 
@@ -91,6 +94,7 @@ function setUpSwitch(block) {
   const show = (name) => {
     menu.value = name;
     cells.forEach((own, run) => own.forEach((cell) => { cell.hidden = names[run] !== name; }));
+    letScroll();
     drawShown();
   };
   const asked = () => decodeURIComponent((location.hash.match(`^#${key}=(.*)$`) || ["", ""])[1]);
@@ -127,6 +131,38 @@ function setUpSorting(table) {
       body.append(...sorted);
     });
   });
+}
+
+// Tables of which one group is shown: menus choose it, and so does a click on its place in the figure that it is about.
+function setUpChoices(block) {
+  const parts = [...block.querySelectorAll(":scope > details")];
+  const line = document.createElement("p");
+  const menus = ["models", "state"].map((key) => {
+    const menu = document.createElement("select"), label = document.createElement("label");
+    menu.append(...[...new Set(parts.map((part) => part.dataset[key]))].map((name) => new Option(name, name)));
+    label.append(`${key[0].toUpperCase()}${key.slice(1)} `, menu);
+    line.append(label);
+    return [key, menu];
+  });
+  const show = () => {
+    for (const part of parts) {
+      part.open = menus.every(([key, menu]) => part.dataset[key] === menu.value);
+      part.hidden = !part.open;
+    }
+    letScroll();
+  };
+  line.className = "hrsa-menus";
+  line.addEventListener("change", show);
+  document.addEventListener("hrsa-point", ({ detail }) => {
+    if (!detail.figure?.endsWith(`/${block.dataset.figure}`)) return;
+    for (const [key, menu] of menus) {
+      if ([...menu.options].some((option) => option.value === detail[key])) menu.value = detail[key];
+    }
+    show();
+    block.scrollIntoView({ block: "nearest" });
+  });
+  block.prepend(line);
+  show();
 }
 
 // A term of the glossary shows its definition while the pointer or the focus is on it, or the pointer on the
@@ -172,8 +208,11 @@ function mendAccess() {
   document.querySelector(".bd-sidebar-primary")?.setAttribute("role", "complementary");
   document.querySelector(".bd-sidebar-primary")?.setAttribute("aria-label", "Chapters");
   document.querySelectorAll(".citation-list, .citation").forEach((element) => element.removeAttribute("role"));
+}
+
+function letScroll() {  // with the keys
   for (const block of document.querySelectorAll(".hrsa-table, .highlight pre, div.math, mjx-container")) {
-    if (block.scrollWidth > block.clientWidth) block.tabIndex = 0;  // can be scrolled with the keys
+    if (block.scrollWidth > block.clientWidth) block.tabIndex = 0;
   }
 }
 
@@ -181,7 +220,9 @@ document.addEventListener("DOMContentLoaded", () => {
   mendAccess();
   setUpTerms();
   document.querySelectorAll(".hrsa-table table").forEach(setUpSorting);
+  document.querySelectorAll(".hrsa-choices").forEach(setUpChoices);
   document.querySelectorAll(".hrsa-switch").forEach(setUpSwitch);
+  letScroll();
   drawShown();
   followTheme();
 });

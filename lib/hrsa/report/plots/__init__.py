@@ -6,8 +6,10 @@ exported by `.publish(profile, chapter, name, alt)`. `style` holds colour scales
 
 from hrsa.report.plots.cards import cards
 from hrsa.report.plots.categorical import bars, film, forest, heatmap
+from hrsa.report.plots.choices import Block, Choices, choices
 from hrsa.report.plots.continuous import curves, histogram, scatter
 from hrsa.report.plots.drawing import Drawing
 from hrsa.report.plots.tables import Table, table
 
-__all__ = ["Drawing", "Table", "bars", "cards", "curves", "film", "forest", "heatmap", "histogram", "scatter", "table"]
+__all__ = ["Block", "Choices", "Drawing", "Table", "bars", "cards", "choices", "curves", "film", "forest", "heatmap",
+           "histogram", "scatter", "table"]

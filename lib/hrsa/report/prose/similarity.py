@@ -6,6 +6,7 @@ equal.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,16 @@ import pandas as pd
 
 from hrsa.analysis.behaviour import by_tokens
 from hrsa.analysis.dynamics import BOTH_ARMS, ITSELF, ORDERS_OF_BOTH, ORDERS_OF_ONE
+from hrsa.analysis.explore.neighbourhoods import NeighbourTable
 from hrsa.analysis.intervals import decimals_shown, has_room, only_row, order
 from hrsa.evaluation import foretelling
 from hrsa.report.foreign import as_markdown
+from hrsa.report.plots.choices import Block
+from hrsa.report.plots.tables import Table, table
 from hrsa.report.prose.scores import FORETOLD
 from hrsa.similarity.metrics import METRICS
-from hrsa.study.profile import Profile
+from hrsa.study import store
+from hrsa.study.profile import Pair, Profile
 from hrsa.verdict.equivalence import holm
 
 
@@ -309,3 +314,21 @@ def foretold_where_said(table: pd.DataFrame, alpha: float) -> str:
             text += f" Nothing is there to foretell from {'; '.join(silent)}: alike for all queries of a task, or rare."
         lines.append(text)
     return "\n".join(lines)
+
+
+def changed_blocks(folder: Path, pair: Pair, unit: str) -> list[Block]:
+    """The most changed neighbourhoods of a pair by models and state, for `plots.choices`; `folder`: of
+    `neighbourhoods.make_changed_neighbours`, `unit`: what its rows are."""
+    changed = store.read_table(folder / NeighbourTable.CHANGED)
+    groups = changed.groupby(["models", "layer_x"], sort=False)
+    return [Block(models, state, f"{models}, state {state}: mean overlap {part['mean'].iloc[0]:.3f} at k = "
+                  f"{part['k'].iloc[0]}", changed_tables(part, pair, unit)) for (models, state), part in groups]
+
+
+def changed_tables(changed: pd.DataFrame, pair: Pair, unit: str) -> tuple[Table, ...]:
+    """The rows and the texts of one `neighbourhoods.changed_neighbours` as tables: one of each, where there are any."""
+    names = {"passage": unit, "only_a": f"near it in {pair.a} alone", "only_b": f"near it in {pair.b} alone"}
+    kinds = {"row": (["passage", "overlap", "only_a", "only_b"], f"{unit}s"), "text": (["passage", "overlap"], "texts")}
+    return tuple(table(part[columns].rename(columns=names | ({"passage": "text"} if kind == "text" else {})),
+                       f"The {what} whose neighbours changed most")
+                 for kind, (columns, what) in kinds.items() if len(part := changed[changed["kind"] == kind]))

@@ -1,0 +1,1 @@
+"""What can be looked into of a finished study: the tokens and texts behind a number."""
