@@ -12,6 +12,8 @@ from hrsa.study.profile import load_profile
 from hrsa.texts.suite import load_task
 
 QUERIES, DOCUMENTS = 4, 12
+SOME = 2  # subsets of tasks that have hundreds, each in a configuration of its own
+_SPLITS = {"qrel_diff": ["qrel_diff"]}  # of tables that have a split of their own
 _RENAMED = ("SprintDuplicateQuestions", "TwitterURLCorpus")  # their columns on the hub have other names
 Configs = dict[str, dict[str, pd.DataFrame]]  # configuration -> split -> rows
 
@@ -54,6 +56,10 @@ def _configs(task: Any) -> Configs:
     name = type(task).__name__
     if name.startswith("Bright"):
         return _bright(task, name)
+    if task.metadata.name in _OWN:
+        return _OWN[task.metadata.name](task, splits)
+    if getattr(task, "parallel_subsets", False):
+        return _parallel(subsets, splits)
     if isinstance(task, AbsTaskRetrieval):
         return {k: v for subset in subsets for k, v in _retrieval(task, subset, splits).items()}
     rows = {"BitextMining": _bitext, "STS": _sts, "PairClassification": _pairs, "Classification": _labelled,
@@ -79,7 +85,8 @@ def _retrieval(task: Any, subset: str, splits: list[str]) -> Configs:
         tables["instruction"] = pd.DataFrame({"query-id": queries, "instruction": "Only passages on files."})
         tables = _changed_queries(tables, queries, documents)
     names = {"qrels": "default"} if not front else {}
-    return {front + names.get(table, table): dict.fromkeys(splits, rows) for table, rows in tables.items()}
+    return {front + names.get(table, table): dict.fromkeys(_SPLITS.get(table, splits), rows)
+            for table, rows in tables.items()}
 
 
 def _changed_queries(tables: dict[str, pd.DataFrame], queries: list[str], documents: list[str]
@@ -113,6 +120,39 @@ def _bright(task: Any, name: str) -> Configs:
 def _bitext(task: Any) -> pd.DataFrame:
     there = texts(8)
     return pd.DataFrame({"sentence1": there, "sentence2": [f"{text}!" for text in there]})
+
+
+def _parallel(subsets: list[str], splits: list[str]) -> Configs:
+    """All languages as columns of one table, of which each subset names two."""
+    there = texts(8)
+    columns = {language: [f"{text} ({language})" for text in there]
+               for language in sorted({part for subset in subsets for part in subset.split("-")})}
+    return {"default": dict.fromkeys(splits, pd.DataFrame(columns))}
+
+
+def _bible(task: Any, splits: list[str]) -> Configs:
+    """A configuration for each pair with English, whose columns are the languages."""
+    there = texts(8)
+    names = [task._transform_lang_name_hf(subset) for subset in task.hf_subsets[:SOME]]
+    return {name: dict.fromkeys(splits, pd.DataFrame({part: [f"{text} ({part})" for text in there]
+                                                      for part in name.split("-")})) for name in names}
+
+
+def _belebele(task: Any, splits: list[str]) -> Configs:
+    """A configuration for each language, of questions beside the passage that answers them."""
+    languages = {one.replace("-", "_") for subset in task.hf_subsets[:SOME] for one in task.metadata.eval_langs[subset]}
+    rows = pd.DataFrame({"link": [f"l{i}" for i in range(DOCUMENTS)], "flores_passage": texts(DOCUMENTS),
+                         "question": [f"how to do {i} in perl" for i in range(DOCUMENTS)]})
+    return {language: dict.fromkeys(splits, rows) for language in languages}
+
+
+def _sib200(task: Any, splits: list[str]) -> Configs:
+    """A configuration for each language, of three splits that the task joins."""
+    rows = pd.DataFrame({"category": [f"topic {i % 3}" for i in range(24)], "text": texts(24)})
+    return {subset: dict.fromkeys(("train", "validation", "test"), rows) for subset in task.hf_subsets[:SOME]}
+
+
+_OWN = {"BibleNLPBitextMining": _bible, "BelebeleRetrieval": _belebele, "SIB200ClusteringS2S": _sib200}
 
 
 def _sts(task: Any) -> pd.DataFrame:

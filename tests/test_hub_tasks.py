@@ -63,7 +63,9 @@ def test_a_blank_text_is_similar_to_nothing(model, published):
 @pytest.mark.parametrize(("name", "items"), [
     ("ArguAna", 2), ("BrightBiologyRetrieval", 2), ("AlloprofReranking", 2), ("STS12", 6), ("STS17", 12),
     ("SprintDuplicateQuestions", None), ("DBpediaClassification", 6), ("WikiCitiesClustering", 1),
-    ("DiaBlaBitextMining", None)])
+    ("DiaBlaBitextMining", None), ("FloresBitextMining", None), ("NTREXBitextMining", None),
+    ("IN22GenBitextMining", None), ("BibleNLPBitextMining", None), ("BelebeleRetrieval", None),
+    ("SIB200ClusteringS2S", None), ("Core17InstructionRetrieval", None)])
 def test_a_task_is_scored_on_a_few_of_its_texts(name, items, hub, model, published, tmp_path):
     publish(hub, published[name])
     encoder = InstructedEncoder(model, model_meta("tiny", "1"), "bidirectional", "generic")
