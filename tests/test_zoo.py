@@ -344,7 +344,7 @@ def test_a_setting_makes_only_the_arms_anew_that_it_bears_on(micro):
     before = settings()
     for changed, arms in ({"sft_lr": 0.5}, {"sft"}), ({"grpo_rounds": 7}, {"rlvr-long"}), ({"cpt_steps": 9}, {"cpt"}), (
             {"grpo_lr": 0.5}, {"rlvr", "rlvr-long"}), ({"pretrain_lr": 0.5}, {"base", "cpt"}), (
-            {"problems_held_out": 11}, set(before)):
+            {"problems_held_out": 11}, set(before)), ({"grpo_kept": (1,)}, set()):
         assert {arm for arm, value in settings(**changed).items() if value != before[arm]} == arms
 
 

@@ -31,7 +31,7 @@ from hrsa.study.progress import progress
 
 _SHOWN = ("correlation", "inverse_row_entropy", "debiased_cka", "knn")
 _FILE = RESULTS / "along_rl.parquet"
-_TABLE, _PROBLEMS = "point.parquet", 200  # held-out problems that a point answers
+_TABLE, _PROBLEMS = "point.parquet", 128  # held-out problems that a point answers: one batch
 
 
 class Point(NamedTuple):
