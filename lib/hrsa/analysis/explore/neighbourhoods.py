@@ -59,7 +59,8 @@ def words_of_rows(tokens: pd.DataFrame, texts: dict[str, str], analysis: Analysi
         before, own, after = (join(ids[max(0, start):end]) for start, end in (
             (row.position - _AROUND, row.position), (row.position, row.position + 1),
             (row.position + 1, row.position + 1 + _AROUND)))
-        found.append((own.strip() or repr(own), f"{before}«{own}»{after}"))
+        space, said = own[:len(own) - len(own.lstrip())], own.strip() or repr(own)
+        found.append((said, f"{before}{space}«{said}»{after}".strip()))
     return pd.DataFrame(found, columns=["own", "passage"])
 
 
@@ -71,7 +72,7 @@ def _parts(text: str, analysis: Analysis, tokenizer: Any) -> tuple[list, Any]:
     if analysis.unit == "text":
         return [_short(cut)], "".join
     words = [text[slice(*match.span())] for match in WORD.finditer(cut)]
-    return [f" {word} " for word in words], "".join
+    return [f" {word}" for word in words], "".join
 
 
 def _short(text: str) -> str:
