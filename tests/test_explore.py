@@ -1,4 +1,4 @@
-"""What can be looked into: the tokens and texts behind an overlap."""
+"""What can be looked into: the tokens and texts behind an overlap, and what is there of finished runs."""
 
 import numpy as np
 import pandas as pd
@@ -7,6 +7,7 @@ from test_pairs import ANALYSIS, record
 from test_recordings import load, probe_table, save_qwen3
 
 from hrsa.analysis import recordings
+from hrsa.analysis.explore import finished
 from hrsa.analysis.explore.neighbourhoods import (
     CHANGED_COLUMNS,
     MOST_CHANGED,
@@ -14,7 +15,7 @@ from hrsa.analysis.explore.neighbourhoods import (
     changed_neighbours,
     words_of_rows,
 )
-from hrsa.report import plots
+from hrsa.report import explore, plots
 from hrsa.report.prose import similarity
 from hrsa.similarity.knn import neighbours, overlap
 from hrsa.similarity.states import Layer
@@ -89,6 +90,39 @@ def test_another_tokenizer_or_other_texts_are_refused(tmp_path, rng):
     other = load(save_qwen3(tmp_path / "other", rng, words=[f"w{i}" for i in range(39, -1, -1)])).tokenizer
     with pytest.raises(ValueError, match=r"expected token id \d+ at place \d+ of text .*the texts that were recorded"):
         words_of_rows(x.tokens, TEXTS, ANALYSIS, other)
+
+
+def test_the_newest_finished_artefact_of_a_name_is_taken_and_no_other_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "RUNS", tmp_path)
+    made = {"base-aaaaaaaaaaaa": "2020-01-02", "base-bbbbbbbbbbbb": "2020-01-03", "base-s0-cccccccccccc": "2020-01-04"}
+    for name, written in made.items():
+        store.write_json(tmp_path / "p" / "states" / name / store.PROVENANCE, {"written": written})
+    (tmp_path / "p" / "states" / "base-dddddddddddd").mkdir()
+    assert finished.finished("p", "states", "base").name == "base-bbbbbbbbbbbb"
+    assert finished.finished("p", "states", "rlvr") is None and finished.finished("q", "states", "base") is None
+
+
+def test_without_a_finished_run_every_view_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "RUNS", tmp_path)
+    view = explore.Explorer("smoke")
+    assert {part.value for part in (view.map, view.layers, view.cell)} == {explore.runs_said()}
+    assert "Run `make smoke` (minutes)" in explore.runs_said()
+
+
+def test_a_map_above_the_null_keeps_the_cells_that_exceed_every_map_of_permuted_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "RUNS", tmp_path)
+    folder = tmp_path / "p" / "similarity" / "a-vs-b-cka-aaaaaaaaaaaa"
+    store.write_json(folder / store.PROVENANCE, {"written": "2020-01-02"})
+    cells = pd.DataFrame({"layer_x": ["0", "1"], "layer_y": "0", "value": [0.2, 0.6]})
+    maxima = pd.DataFrame({"models": ["backbones"] * 2 + ["embedders"], "map": [0, 1, 0], "value": [0.1, 0.3, 0.9]})
+    store.write_table(folder / "heatmap.parquet", cells.assign(metric="cka", models="backbones"))
+    store.write_table(folder / "maxima.parquet", maxima.assign(metric="cka"))
+    assert finished.maps_of("p", "a-vs-b") == ["cka"] and finished.metrics_of("p", "a-vs-b") == []
+    read = [finished.read_layer_map("p", "a-vs-b", "cka", "backbones", shown)["value"].tolist()
+            for shown in (finished.VALUE, finished.ABOVE_NULL)]
+    assert read[0] == [0.2, 0.6] and read[1][1] == 0.6 and np.isnan(read[1][0])
+    with pytest.raises(ValueError, match=r"one of \['cka'\], got 'knn' for backbones: choose another"):
+        finished.read_layer_map("p", "a-vs-b", "knn", "backbones")
 
 
 def test_changed_neighbours_are_shown_state_by_state_as_text_whatever_they_say(tmp_path):

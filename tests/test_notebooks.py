@@ -8,7 +8,7 @@ import pytest
 from hrsa.report import chapters
 from hrsa.study import store
 
-CHAPTERS = sorted({*chapters.STUDY_CHAPTERS, *chapters.PAIR_CHAPTERS, "03_training"})
+CHAPTERS = sorted({*chapters.STUDY_CHAPTERS, *chapters.PAIR_CHAPTERS, "03_training", "explore"})  # the last: no page
 PARAMETERS = {"03_training": {"profile", "backbone", "seed"},
               **{chapter: {"profile", "pair"} for chapter in chapters.PAIR_CHAPTERS}}
 LINES = (10, 15)  # a code cell has at most ten lines of code; now and then, up to fifteen

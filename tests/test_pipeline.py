@@ -11,14 +11,16 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import psutil
 import pytest
 from browser import open_page, violations
 from conftest import SEED
 
+from hrsa.analysis.explore import finished
 from hrsa.evaluation.chance import CHANCE
-from hrsa.report import chapters, results
+from hrsa.report import chapters, explore, results
 from hrsa.report.book.source import REFERENCE
 from hrsa.study import store
 from hrsa.study.profile import load_profile
@@ -168,6 +170,35 @@ def test_results_of_a_finished_run_stand_beside_those_of_another(study, tmp_path
     with pytest.raises(ValueError, match=r"expected verdicts.parquet of smoke with SHA-256 .*restore the file"):
         results.read_results("smoke")
     shutil.rmtree(folder)
+
+
+def test_the_notebook_to_explore_shows_any_cell_of_a_finished_study_and_makes_nothing(study, tmp_path, monkeypatch):
+    before = set((study / "data" / "runs").rglob("*"))
+    papermill(study, "explore", tmp_path / "out.ipynb")
+    notebook = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    widgets = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+    shown = [widget["state"]["value"] for widget in widgets if widget["model_name"] == "HTMLModel"]
+    assert sorted(re.findall('alt="(Curves|Heat map) of|(«)', " ".join(shown)))[0] == ("", "«") and len(shown) == 3
+    assert "base-vs-rlvr, base-vs-sft" in notebook.cells[2].outputs[0].data["text/markdown"]
+
+    monkeypatch.setattr(store, "RUNS", study / "data" / "runs")
+    view = explore.Explorer("nothing of this name")
+    seen = set()
+    for pair in (pair.name for pair in SMOKE.compared()):
+        view.pair.value = pair
+        stages = [finished.FIRST_STAGE, *(f"step {step}" for step in SMOKE.recipe.checkpoints), finished.LAST_STAGE]
+        assert view.profile.value == "smoke" and list(view.stage.options) == stages
+        for stage in stages:
+            view.stage.value = stage
+            for layer in view.layer_a.options:
+                view.layer_a.value = layer
+                seen.add(view.cell.children[1].value)
+        seen |= {view.map.children[1].value, view.layers.children[1].value}
+    assert len(seen) == 2 * (3 * len(view.layer_a.options) + 2), "every choice shows something of its own"
+    view.metric.value, plain = "debiased_cka", view.map.children[1].value
+    view.shown.value = finished.ABOVE_NULL
+    assert plain.startswith("<img") and view.map.children[1].value != plain
+    assert set((study / "data" / "runs").rglob("*")) == before
 
 
 @pytest.mark.browser
