@@ -8,10 +8,15 @@ from tiny import tiny_backbone
 
 from hrsa.analysis.behaviour import by_tokens
 from hrsa.evaluation import foretelling
+from hrsa.evaluation.embedding_cache import Embeddings
+from hrsa.evaluation.encoder import InstructedEncoder, model_meta
+from hrsa.evaluation.evaluate import run_task
 from hrsa.evaluation.foretelling import LOCAL, PREDICTORS, foretold, local_change
+from hrsa.evaluation.tasks import local_task
 from hrsa.models.embedder import assemble
 from hrsa.report.prose import scores, similarity
 from hrsa.study import runtime
+from hrsa.texts.suite import EvalTask
 
 
 def unit(x):
@@ -75,6 +80,21 @@ def test_too_few_queries_or_none_that_vary_are_refused(rng):
     with pytest.raises(ValueError, match="expected embeddings of 2 texts in nowhere, got 0"):
         foretelling._taken(Path("nowhere"), "", pd.Series(["a", "b"]))
 
+
+def test_local_change_finds_what_mteb_embedded_of_documents_with_white_space_around_them(tmp_path, rng):
+    words = ["ring", "graph", "prime", "matrix", "vector", "proof"]
+    corpus = pd.DataFrame({"id": [f"d{i}" for i in range(14)],
+                           "text": [f"{' ' * (i % 3)}{' '.join(rng.choice(words, 5))} {i}\n" for i in range(14)]})
+    queries = pd.DataFrame({"id": ["q0", "q1"], "text": ["a ring ", " a proof"]})
+    task = EvalTask("Blanks", "retrieval", False, "Find it.", "ndcg_at_10", corpus, queries,
+                    {"q0": {"d1": 1}, "q1": {"d2": 1}})
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for seed, folder in enumerate(folders):
+        model = assemble(str(tiny_backbone(tmp_path / f"model-{seed}", seed=seed)), "bidirectional", 32)
+        encoder = InstructedEncoder(model, model_meta("tiny", "0"), "bidirectional", store=Embeddings(folder))
+        run_task(encoder, local_task(task), tmp_path / f"work-{seed}")
+    found = foretelling._of_task(task, folders)
+    assert found["query"].tolist() == ["q0", "q1"] and found[LOCAL].notna().all(axis=None)
 
 
 def test_parts_of_a_text_by_hand():

@@ -18,7 +18,14 @@ from hrsa.analysis.hidden_states import layer_labels, stream_states
 from hrsa.analysis.layerwise import matched_layers
 from hrsa.analysis.recordings import Recording
 from hrsa.analysis.units import WORD, Units, overlaps
-from hrsa.evaluation.foretelling import KNOWN_SCORES, LOCAL, behaviour_table, foretold, local_change
+from hrsa.evaluation.foretelling import (
+    KNOWN_SCORES,
+    LOCAL,
+    behaviour_table,
+    embedded_documents,
+    foretold,
+    local_change,
+)
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
 from hrsa.study.profile import Profile
@@ -99,7 +106,7 @@ def make_local_by_tokens(profile: Profile, pair: str) -> Path:
 
 
 def _of_task(task: EvalTask, models: list[Any]) -> pd.DataFrame:
-    prompt, queries, corpus = query_prompt(task.instruction), task.queries["text"], task.corpus["text"]
+    prompt, queries, corpus = query_prompt(task.instruction), task.queries["text"], embedded_documents(task)
     texts, prompts = [*queries, *corpus], [prompt] * len(queries) + [""] * len(corpus)
     both = [mean_states(model, texts, prompts) for model in models]
     place = {document: row for row, document in enumerate(task.corpus["id"])}
