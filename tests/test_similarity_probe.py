@@ -91,7 +91,7 @@ def test_refused(rng):
         fit_probe(x, labels[:-1], "classification")
     with pytest.raises(ValueError, match="'ranking'"):
         fit_probe(x, labels, "ranking")
-    with pytest.raises(ValueError, match="penalty > 0"):
+    with pytest.raises(ValueError, match="expected a penalty above 0"):
         fit_probe(x, labels, "classification", penalty=0)
     with pytest.raises(ValueError, match=r"labels\[3\]"):
         fit_probe(x, np.where(np.arange(300) == 3, np.nan, 1.0), "regression")

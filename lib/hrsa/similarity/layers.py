@@ -43,8 +43,9 @@ def compare_arrays(x: Any, y: Any, metric: str, k: int | None = None) -> float:
     (1.0, 1.0)
     """
     has_k = metric in METRICS and METRICS[metric].has_k
-    ks = () if not has_k else (k,) if k else (shown_k(k for k in KS if k < len(x)),)
-    return float(compare_layers([x], [y], (metric,), ks=ks, layers="matched")["value"].item())
+    x, y = open_states([x], "states_x"), open_states([y], "states_y")
+    ks = () if not has_k else (k,) if k else (shown_k(k for k in KS if k < x.n),)
+    return float(compare_layers(x, y, (metric,), ks=ks, layers="matched")["value"].item())
 
 
 def compare_layers(

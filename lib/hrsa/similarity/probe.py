@@ -34,15 +34,15 @@ def fit_probe(x: Any, labels: Any, task: Literal["classification", "regression"]
     """
     if task not in ("classification", "regression"):
         raise ValueError(f"expected task 'classification' or 'regression', got {task!r}")
-    if not penalty > 0:
-        raise ValueError(f"expected penalty > 0 so that the optimum is unique, got {penalty}")
+    if not 1e-100 < penalty < 1e100:
+        raise ValueError(f"expected a penalty above 0, so that the optimum is unique, and below 1e100, got {penalty}")
     x = to_float64(to_numpy(matrix(x, "x")))
     labels = _labels(labels, len(x), task)
     if task == "regression":
         return make_pipeline(StandardScaler(), Ridge(alpha=penalty)).fit(x, labels)
-    classes = np.unique(labels)
+    classes = set(labels.tolist())
     if len(classes) < 2:
-        raise ValueError(f"expected at least two classes, got {classes.tolist()}: label more texts")
+        raise ValueError(f"expected at least two classes, got {list(classes)}: label more texts")
     # for two classes scikit-learn fits one vector w; two, w / 2 and -w / 2, are penalised half as much
     strength = (2 if len(classes) == 2 else 1) / penalty
     softmax = LogisticRegression(C=strength, solver="newton-cg", tol=_TOLERANCE, max_iter=_STEPS)
@@ -58,7 +58,10 @@ def _labels(labels: Any, n: int, task: str) -> np.ndarray:
     if labels.shape != (n,):
         raise ValueError(f"expected labels of shape ({n},) for features of {n} texts, got {labels.shape}")
     if task == "regression":
-        labels = labels.astype(np.float64)
+        try:
+            labels = labels.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"expected numbers as targets, got others: {error}") from error
         if not np.isfinite(labels).all():
             raise ValueError(f"expected finite targets, got {labels[~np.isfinite(labels)][0]} "
                              f"at labels[{int(np.argmin(np.isfinite(labels)))}]")
@@ -67,4 +70,7 @@ def _labels(labels: Any, n: int, task: str) -> np.ndarray:
     if missing.any():
         raise ValueError(f"expected a class for every text, got {labels[missing.argmax()]} at "
                          f"labels[{int(missing.argmax())}]: leave out texts without one")
+    if len({isinstance(label, str) for label in labels.tolist()}) > 1:
+        raise ValueError(f"expected classes that are all texts or all numbers, got both in {len(labels)} labels: name "
+                         "them by texts")
     return labels

@@ -43,10 +43,8 @@ class Layer:
         total, candidates = np.zeros(self.shape[1]), np.arange(self.shape[1])
         for rows in blocks(self.shape[0]):
             block = self.raw(rows)
-            sums = sum_float64(block, axis=0)
-            if not np.isfinite(sums).all():
-                check_finite(block, name, rows.start)
-            total += sums
+            check_finite(block, name, rows.start)
+            total += sum_float64(block, axis=0)
             if len(candidates):
                 candidates = candidates[to_numpy((block[:, candidates] == first[:, candidates]).all(0))]
         self.mean = total / self.shape[0]
@@ -151,7 +149,7 @@ def open_states(states: Any, name: str) -> States:
     sources = [source if hasattr(source, "shape") else as_floats(source) for source in states]
     if not sources:
         raise ValueError(f"expected at least one layer in {name}, got none")
-    if len({source.shape[0] for source in sources}) > 1:
+    if len({tuple(source.shape[:1]) for source in sources}) > 1:
         raise ValueError(f"expected the same n tokens in all layers of {name}, "
                          f"got {[tuple(source.shape) for source in sources]}")
     return States([Layer(source, f"{name}[{at}]") for at, source in enumerate(sources)])

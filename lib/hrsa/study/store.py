@@ -174,7 +174,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; a broken one raises ValueError naming the file."""
     try:
         return json.loads(Path(path).read_text(encoding="utf8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, nested too deep
         raise ValueError(f"expected JSON in {path}, got {error}: delete the file and run the stage again") from error
 
 

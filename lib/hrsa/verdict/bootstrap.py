@@ -19,15 +19,42 @@ import pandas as pd
 from scipy import stats
 
 ROUNDING = 1e-12  # differences below this are rounding of equal scores
+_LARGEST = 1e50  # score: fourth powers of much larger ones are no numbers
 _BLOCK = 2_000_000  # numbers drawn at a time: bounds memory at about 32 MB
+
+
+def score_difference(scores_a: np.ndarray, scores_b: np.ndarray) -> np.ndarray:
+    """Differences b - a (seeds, queries) of the scores of two arms, rounding of equal scores taken off. ValueError for
+    scores that are no finite numbers or beyond 1e50, and for other shapes."""
+    try:
+        a, b = (np.ma.filled(np.ma.array(scores, dtype=float), np.nan) for scores in (scores_a, scores_b))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected two arrays of numbers (seeds, queries), got others: {error}") from error
+    if a.ndim != 2 or a.shape != b.shape or a.shape[0] < 1 or a.shape[1] < 2:
+        raise ValueError(f"expected two arrays of one shape (seeds >= 1, queries >= 2), got {a.shape} and {b.shape}")
+    for name, scores in (("a", a), ("b", b)):
+        wrong = np.argwhere(~(np.abs(scores) <= _LARGEST))
+        if len(wrong):
+            raise ValueError(f"expected finite scores of at most {_LARGEST:g}, got {scores[tuple(wrong[0])]} in arm "
+                             f"{name} at seed {wrong[0][0]}, query {wrong[0][1]}: leave the query out of both arms, or "
+                             "score it")
+    difference = b - a
+    difference[np.abs(difference) < ROUNDING] = 0.0
+    return np.full_like(difference, difference[0, 0]) if np.ptp(difference) < ROUNDING else difference
+
+
+def task_ids(tasks: Sequence | None, queries: int) -> np.ndarray:
+    """The task id of each query (queries,), one for all where `tasks` is None. ValueError: not one a query."""
+    ids = np.zeros(queries) if tasks is None else np.asarray(tasks)
+    if ids.shape != (queries,) or pd.isna(ids).any():
+        raise ValueError(f"expected one task id per query, {queries}, got ids of shape {ids.shape}, "
+                         f"{int(pd.isna(ids).sum())} of them missing")
+    return ids
 
 
 def task_columns(tasks: Sequence | None, difference: np.ndarray) -> list[np.ndarray]:
     """Columns of each task in `difference` (seeds, queries); no order of queries or name of a task changes theirs."""
-    queries = difference.shape[1]
-    if tasks is None:
-        return [np.arange(queries)]
-    codes = pd.factorize(np.asarray(tasks))[0]
+    codes = pd.factorize(task_ids(tasks, difference.shape[1]))[0]
     columns = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
     return sorted(columns, key=lambda c: (len(c), *np.sort(np.abs(difference[:, c]).mean(axis=0).round(9))))
 

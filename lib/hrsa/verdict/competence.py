@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hrsa.verdict.bootstrap import mean_difference, means_above
+from hrsa.verdict.bootstrap import mean_difference, means_above, score_difference, task_ids
 
 _ROUNDING = 1e-9  # of a probability that is alpha itself
 GATE = ("sameness is claimed over tasks that count: not saturated, and an arm beats chance and its untrained backbone; "
@@ -80,9 +80,10 @@ def competence(scores_a: np.ndarray, scores_b: np.ndarray, baselines: Baselines,
     saturated, both (arms competent, not saturated), counts. With one seed nothing is known of other training runs, and
     every answer is no.
     """
+    score_difference(scores_a, scores_b)
     arms = {"a": np.asarray(scores_a, dtype=float), "b": np.asarray(scores_b, dtype=float)}
     held = baselines.checked(arms["a"].shape[1])
-    ids = np.zeros(arms["a"].shape[1]) if tasks is None else np.asarray(tasks)
+    ids = task_ids(tasks, arms["a"].shape[1])
     rows = []
     for task in pd.unique(ids):
         here = ids == task

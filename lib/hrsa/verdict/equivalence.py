@@ -39,7 +39,7 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 
-from hrsa.verdict.bootstrap import ROUNDING, MeanDifference, mean_difference
+from hrsa.verdict.bootstrap import MeanDifference, mean_difference, score_difference, task_ids
 from hrsa.verdict.competence import Baselines, competence, enough_of
 
 WORDS = ("different", "equivalent", "negligible", "inconclusive", "uninformative")
@@ -195,9 +195,9 @@ class _Case:
 
 def _measured(scores_a: np.ndarray, scores_b: np.ndarray, margin: float, tasks: Sequence | None, alpha: float,
               seed: int, resamples: int, baselines: Baselines | None) -> _Case:
-    difference = _paired(scores_a, scores_b)
-    _check(difference, margin, alpha, resamples, tasks)
-    ids = np.zeros(difference.shape[1]) if tasks is None else np.asarray(tasks)
+    difference = score_difference(scores_a, scores_b)
+    _check(margin, alpha, resamples)
+    ids = task_ids(tasks, difference.shape[1])
     sizes = {"seeds": difference.shape[0], "queries": difference.shape[1], "tasks": len(pd.unique(ids))}
     every = mean_difference(difference, tasks, resamples, seed)
     blind = _blind(scores_a, scores_b, difference)
@@ -225,34 +225,13 @@ def _beyond(found: MeanDifference, margin: float) -> float:
     return max(found.p_above(-margin), found.p_below(margin))
 
 
-def _paired(scores_a: np.ndarray, scores_b: np.ndarray) -> np.ndarray:
-    try:
-        a, b = (np.ma.filled(np.ma.array(scores, dtype=float), np.nan) for scores in (scores_a, scores_b))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"expected two arrays of numbers (seeds, queries), got others: {error}") from error
-    if a.ndim != 2 or a.shape != b.shape or a.shape[0] < 1 or a.shape[1] < 2:
-        raise ValueError(f"expected two arrays of one shape (seeds >= 1, queries >= 2), got {a.shape} and {b.shape}")
-    for name, scores in (("a", a), ("b", b)):
-        wrong = np.argwhere(~np.isfinite(scores))
-        if len(wrong):
-            raise ValueError(f"expected finite scores, got {scores[tuple(wrong[0])]} in arm {name} at seed "
-                             f"{wrong[0][0]}, query {wrong[0][1]}: leave the query out of both arms, or score it")
-    difference = b - a
-    difference[np.abs(difference) < ROUNDING] = 0.0
-    return np.full_like(difference, difference[0, 0]) if np.ptp(difference) < ROUNDING else difference
-
-
-def _check(difference: np.ndarray, margin: float, alpha: float, resamples: int, tasks: Sequence | None) -> None:
+def _check(margin: float, alpha: float, resamples: int) -> None:
     if not (isinstance(margin, Real) and np.isfinite(margin) and margin > 0):
         raise ValueError(f"expected a positive margin in score units, got {margin!r}")
     if not 0 < alpha < 0.5:
         raise ValueError(f"expected alpha between 0 and 0.5, got {alpha}")
     if resamples < 4 / alpha:
         raise ValueError(f"expected at least {4 / alpha:.0f} resamples for alpha {alpha}, got {resamples}")
-    ids = np.zeros(difference.shape[1]) if tasks is None else np.asarray(tasks)
-    if ids.shape != difference.shape[1:] or pd.isna(ids).any():
-        raise ValueError(f"expected one task id per query, {difference.shape[1]}, got ids of shape {ids.shape}, "
-                         f"{int(pd.isna(ids).sum())} of them missing")
 
 
 def _blind(scores_a: np.ndarray, scores_b: np.ndarray, difference: np.ndarray) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hrsa.verdict.bootstrap import task_columns
+from hrsa.verdict.bootstrap import score_difference, task_columns
 
 CAUTION = 0.8  # confidence of the upper limit of the variation between runs
 _REPEATS, _DRAWS = 600, 1000  # simulated studies (power to +-2 points), and draws of the interval of each
@@ -39,9 +39,9 @@ def measure(scores_a: np.ndarray, scores_b: np.ndarray, tasks: Sequence | None =
 
     Negative estimates become 0. Query counts of tasks enter by their harmonic mean. With `confidence` the variation
     between runs is not the estimate but its upper limit, which few seeds leave far above (Kieser & Wassmer 1996,
-    Biom. J. 38). ValueError when there are too few.
+    Biom. J. 38). ValueError when there are too few, and for scores as `equivalence.verdict` refuses them.
     """
-    difference = np.asarray(scores_b, dtype=float) - np.asarray(scores_a, dtype=float)
+    difference = score_difference(scores_a, scores_b)
     groups = task_columns(tasks, difference)
     many = [group for group in groups if len(group) > 1]
     if len(difference) < 2 or not many:
