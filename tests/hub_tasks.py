@@ -152,7 +152,64 @@ def _sib200(task: Any, splits: list[str]) -> Configs:
     return {subset: dict.fromkeys(("train", "validation", "test"), rows) for subset in task.hf_subsets[:SOME]}
 
 
-_OWN = {"BibleNLPBitextMining": _bible, "BelebeleRetrieval": _belebele, "SIB200ClusteringS2S": _sib200}
+def _by_year(task: Any, splits: list[str]) -> Configs:
+    """Splits that are named by the year of their texts."""
+    return {"default": dict.fromkeys(("train_2021", *splits), _labelled(task))}
+
+
+def _categories(task: Any, splits: list[str]) -> Configs:
+    """A label that is called category."""
+    rows = _labelled(task).rename(columns={"label": "category"})
+    return {subset: dict.fromkeys(("train", *splits), rows) for subset in task.hf_subsets}
+
+
+def _hate(task: Any, splits: list[str]) -> Configs:
+    """All languages in one table, large enough for the samples that the task draws by kind of hate speech."""
+    there = pd.DataFrame({"text": texts(2000), "is_hateful": [i % 2 for i in range(2000)],
+                          "functionality": [f"kind {i % 4}" for i in range(2000)]})
+    every = pd.concat([there.assign(lang=subset) for subset in task.hf_subsets], ignore_index=True)
+    return {"default": dict.fromkeys(splits, every)}
+
+
+def _nested(task: Any, splits: list[str]) -> Configs:
+    """Rows that are lists of texts and of labels with a main and a second part, as older clusterings have them."""
+    count = 2200  # the hierarchical ones draw 2,048
+    rows = pd.DataFrame({"sentences": [texts(count)], "labels": [[f"{i % 3}.{i % 5}" for i in range(count)]]})
+    return {"default": dict.fromkeys(splits, rows)}
+
+
+def _flat(task: Any, splits: list[str]) -> Configs:
+    """Texts with their labels, one a row, enough for the sample that the task draws."""
+    rows = pd.DataFrame({"sentences": texts(2200), "labels": [f"{i % 3}" for i in range(2200)]})
+    return {"default": dict.fromkeys(splits, rows)}
+
+
+def _entailment(task: Any, splits: list[str]) -> Configs:
+    """Premise and hypothesis with three kinds of relation."""
+    there = texts(9)
+    rows = pd.DataFrame({"premise": there, "hypothesis": there[3:] + there[:3], "label": [i % 3 for i in range(9)]})
+    return {subset: dict.fromkeys(splits, rows) for subset in task.hf_subsets}
+
+
+def _code_search(task: Any, splits: list[str]) -> Configs:
+    """Configurations by language, whose queries say which split they are of."""
+    found: Configs = {}
+    for subset in task.hf_subsets:
+        tables = {name.removeprefix(f"{subset}-"): next(iter(rows.values()))
+                  for name, rows in _retrieval(task, subset, splits).items()}
+        found |= {f"{subset}-qrels": dict.fromkeys(splits, tables["qrels"]),
+                  f"{subset}-corpus": {"corpus": tables["corpus"]},
+                  f"{subset}-queries": {"queries": tables["queries"].assign(partition="test")}}
+    return found
+
+
+_OWN = {"BibleNLPBitextMining": _bible, "BelebeleRetrieval": _belebele, "SIB200ClusteringS2S": _sib200,
+        "TweetTopicSingleClassification": _by_year, "MasakhaNEWSClassification": _categories,
+        "MultiHateClassification": _hate, "XNLI": _entailment,
+        "CodeSearchNetCCRetrieval": _code_search, "COIRCodeSearchNetRetrieval": _code_search,
+        **dict.fromkeys(("ArXivHierarchicalClusteringP2P", "ArXivHierarchicalClusteringS2S",
+                         "StackExchangeClustering.v2", "MedrxivClusteringP2P.v2"), _nested),
+        **dict.fromkeys(("BigPatentClustering.v2", "BiorxivClusteringP2P.v2"), _flat)}
 
 
 def _sts(task: Any) -> pd.DataFrame:

@@ -65,7 +65,9 @@ def test_a_blank_text_is_similar_to_nothing(model, published):
     ("SprintDuplicateQuestions", None), ("DBpediaClassification", 6), ("WikiCitiesClustering", 1),
     ("DiaBlaBitextMining", None), ("FloresBitextMining", None), ("NTREXBitextMining", None),
     ("IN22GenBitextMining", None), ("BibleNLPBitextMining", None), ("BelebeleRetrieval", None),
-    ("SIB200ClusteringS2S", None), ("Core17InstructionRetrieval", None)])
+    ("SIB200ClusteringS2S", None), ("Core17InstructionRetrieval", None), ("XNLI", None),
+    ("TweetTopicSingleClassification", 6), ("MasakhaNEWSClassification", None),
+    ("ArXivHierarchicalClusteringP2P", None), ("BiorxivClusteringP2P.v2", None), ("COIRCodeSearchNetRetrieval", None)])
 def test_a_task_is_scored_on_a_few_of_its_texts(name, items, hub, model, published, tmp_path):
     publish(hub, published[name])
     encoder = InstructedEncoder(model, model_meta("tiny", "1"), "bidirectional", "generic")

@@ -58,6 +58,8 @@ def _cut(task: Any, docs: int | None, queries: int | None) -> None:
         task.dataset = _few_rows(task.dataset, docs)
     else:
         task.dataset = {subset: _few_rows(splits, docs) for subset, splits in task.dataset.items()}
+    if docs is not None and hasattr(task, "max_fraction_of_documents_to_embed"):
+        task.max_fraction_of_documents_to_embed = None  # of a few texts a clustering's sample of them may be none
 
 
 def _few_documents(data: dict[str, Any], docs: int | None, queries: int | None) -> dict[str, Any]:
@@ -82,12 +84,18 @@ def _few_documents(data: dict[str, Any], docs: int | None, queries: int | None) 
             "top_ranked": ranked}
 
 
-def _few_rows(splits: DatasetDict, rows: int | None) -> DatasetDict:
-    """Every split with fewer rows; of rows that are lists of texts, with fewer entries."""
+def _few_rows(splits: dict[str, Any], rows: int | None) -> dict[str, Any]:
+    """Every split with fewer rows; of rows that are lists of texts, with fewer entries. A split is a Dataset, or a list
+    of such rows that a task has made of one."""
     if rows is None:
         return splits
-    return DatasetDict({split: _chosen(table, rows).map(_few_entries, fn_kwargs={"most": rows})
-                        for split, table in splits.items()})
+    few: dict[str, Any] = {}
+    for split, table in splits.items():
+        if isinstance(table, list):
+            few[split] = [_few_entries({name: list(value) for name, value in row.items()}, rows) for row in table]
+        else:
+            few[split] = _chosen(table, rows).map(_few_entries, fn_kwargs={"most": rows})
+    return type(splits)(few)
 
 
 def _few_entries(row: dict[str, Any], most: int) -> dict[str, Any]:

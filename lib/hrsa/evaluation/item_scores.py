@@ -150,7 +150,8 @@ def _of_subset(task: Any, prediction: Any, data: Any, scores: dict, scored: tupl
         usable = re.fullmatch(rf"({'|'.join(_MEASURES)})_at_\d+", metric) and not task.skip_first_result
         return _retrieval(task, prediction, scored, metric) if usable else None
     if kind == "PairClassification":
-        labels = data[task.label_column_name]
+        column = task.label_column_name
+        labels = [list(row[column]) for row in data] if isinstance(data, list) else data[column]  # XNLI is a list
         return _pair(labels[0] if len(data) == 1 else labels, prediction, scores, metric)
     if kind == "STS":
         return _sts(data["score"], prediction, metric)
