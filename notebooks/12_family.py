@@ -78,6 +78,33 @@ Markdown("\n\n".join(prose.yardsticks.committed_movement(one.name, one.tables, o
 own_similar = synthesis.make_similarities(study, study.compared())
 Markdown(prose.yardsticks.movement_said(claims.movements(own_similar, study.model_dump(mode="json"))))
 
+# %% [markdown] tags=["along-rl"]
+# ## Along RL
+#
+# When does a model begin to move, and does it move on as long as it is trained? Arms of reinforcement learning were trained
+# again by the recipe of `data/backbones`, and their adapters kept after some updates. Beside them stand all arms that come
+# with the project, and those that are no RLVR once more with their change of the weights scaled to the size of an RLVR
+# arm's: at equal distance in weights, what is left is where training went and not how far. All are compared with the base
+# on the probe texts, in the blocks that the study trains.
+
+# %% tags=["along-rl"]
+along, along_record = results.read_committed("along_rl")
+Markdown(prose.backbones.along_said(along, along_record))
+
+# %% tags=["along-rl"]
+plots.curves(prose.backbones.along_figure(along), x="KL", y="value", hue="arm", dash="made", facet="similarity", low="low",
+             high="high", quantity="similarity", xlabel="KL divergence from the base (nats per token)", ylabel="similarity").publish(
+    study.name, "12_family", "along",
+    "Committed: similarity of arms to their base at four levels over KL divergence from it")
+
+# %% [markdown] tags=["along-rl"]
+# How to read it: each point is an arm after some updates; more alike is up. A line falls to the right where geometry moves
+# with behaviour. An arm above others at the same divergence changed its answers at less cost to its geometry.
+
+# %% tags=["along-rl"]
+plots.table(prose.backbones.along_table(along), "The points: weights: relative change of all matrices; KL in nats per token; "
+            "distance from identical models with 95% intervals over texts", decimals=4)
+
 # %% [markdown]
 # ## Scores of the pairs
 #

@@ -273,7 +273,7 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
 
 def test_points_along_rl_are_where_the_arm_was(study, tmp_path, monkeypatch):
     monkeypatch.setattr(forms.Plain, "is_right", lambda self, completion, problem: completion[0] % 2 == 0)
-    monkeypatch.setattr(along_rl, "_FILE", tmp_path / "along_rl.parquet")
+    monkeypatch.setattr(along_rl, "ALONG", tmp_path / "along_rl.parquet")
     content = study.model_dump(mode="json") | {"pairs": []}
     content["zoo"] |= {"grpo_kept": [1, 2, 3], "grpo_completions": 4}
     content["analysis"]["probe_texts"] = 120

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrsa.report import chapters, results
+from hrsa.report import chapters, notebooks, results
 from hrsa.report.prose import yardsticks as prose
 from hrsa.study import store
 from hrsa.study.profile import load_profile
@@ -113,3 +113,15 @@ def test_any_study_with_results_is_shown(committed):
     pd.DataFrame({"a": [1]}).to_parquet(committed / "two" / "levels.parquet")
     with pytest.raises(ValueError, match=r"expected levels\.parquet of two with SHA-256"):
         results.read_every()
+
+
+def test_what_is_not_committed_is_not_shown(tmp_path, monkeypatch):
+    mini, chapter = load_profile("mini"), store.NOTEBOOKS / "12_family.ipynb"
+    monkeypatch.setattr(chapters, "ALONG", tmp_path / "along_rl.parquet")
+    left_out = chapters.cells_left_out(mini, "12_family")
+    cells = [cell.source for cell in notebooks.chapter_without(chapter, left_out).cells]
+    assert left_out == {chapters.ON_THE_WAY} and not any("along" in text.lower() for text in cells)
+    assert chapters.cells_left_out(mini, "11_ablations") == chapters.ablations_left_out(mini)
+    (tmp_path / "along_rl.parquet").touch()
+    whole = notebooks.chapter_without(chapter, chapters.cells_left_out(mini, "12_family")).cells
+    assert len(whole) == len(cells) + 5

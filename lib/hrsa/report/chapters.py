@@ -17,6 +17,8 @@ RESULTS = store.ROOT / "data" / "results"  # of `hrsa results`, a folder for eac
 ABLATIONS = RESULTS / "ablations.parquet"  # of `hrsa ablations`, its record beside it
 FILMS = RESULTS / "dynamics.parquet"  # of `hrsa results --film`, likewise
 FILM_CELLS = "committed-film"  # tag of the cells that show it
+ALONG = RESULTS / "along_rl.parquet"  # of `hrsa backbones --along`, its record beside it
+ON_THE_WAY = "along-rl"  # tag of the cells that show it
 OWN, KEPT = "own-ablations", "committed-ablations"  # tags of the cells that show those of this run, and those committed
 
 
@@ -78,11 +80,12 @@ def ablations_left_out(profile: Profile) -> frozenset[str]:
     return frozenset({OWN} if not own else ()) | frozenset({KEPT} if not ABLATIONS.is_file() else ())
 
 
-def left_out(profile: Profile, chapter: str) -> frozenset[str]:
-    """Tags of the cells that a chapter goes without, since what they show is not there."""
-    if chapter == "10_dynamics":
-        return frozenset() if FILMS.is_file() else frozenset({FILM_CELLS})
-    return ablations_left_out(profile) if chapter == "11_ablations" else frozenset()
+def cells_left_out(profile: Profile, chapter: str) -> frozenset[str]:
+    """Tags of the cells that a chapter goes without, for want of what they show."""
+    if chapter == "11_ablations":
+        return ablations_left_out(profile)
+    kept, cells = {"10_dynamics": (FILMS, FILM_CELLS), "12_family": (ALONG, ON_THE_WAY)}.get(chapter, (None, ""))
+    return frozenset({cells}) if kept and not kept.is_file() else frozenset()
 
 
 def pair_chapters(profile: Profile) -> tuple[str, ...]:

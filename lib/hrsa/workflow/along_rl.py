@@ -21,8 +21,8 @@ from hrsa.analysis.recordings import BF16, make_recording, open_pair
 from hrsa.models import adapters
 from hrsa.models.zoo.make import kept_updates, make_backbone, make_updates, zoo_of
 from hrsa.models.zoo.ship import folder_of
+from hrsa.report.chapters import ALONG
 from hrsa.report.prose.backbones import AGAIN, AS_SHIPPED, READOUT, ROUNDED, SCALED
-from hrsa.report.results import RESULTS
 from hrsa.similarity.metrics import METRIC_FAMILIES, shown_k
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
@@ -30,7 +30,6 @@ from hrsa.study.profile import Backbone, Pair, Profile
 from hrsa.study.progress import progress
 
 _SHOWN = ("correlation", "inverse_row_entropy", "debiased_cka", "knn")
-_FILE = RESULTS / "along_rl.parquet"
 _TABLE, _PROBLEMS = "point.parquet", 128  # held-out problems that a point answers: one batch
 
 
@@ -74,14 +73,14 @@ def make_along(profile: Profile) -> Path:
     floor = _compared(profile, states, states / BF16)
     table = pd.concat([*tables, floor.assign(arm=base, made=ROUNDED, updates=0, factor=1.0, target="")],
                       ignore_index=True)
-    store.write_table(_FILE, table)
+    store.write_table(ALONG, table)
     again = {b.name: adapters.relative_change(make_updates(profile, b.name) / "adapter", _weights(profile, base),
                                               folder_of(profile, b.name))
              for b in rlvr if _again(profile, b) and profile.zoo.grpo_steps in kept_updates(profile, b)}
-    store.write_json(_FILE.with_suffix(".json"), {
+    store.write_json(ALONG.with_suffix(".json"), {
         **store.provenance(), "command": f"hrsa backbones --along --profile {profile.name}", "problems": _PROBLEMS,
-        "profile": profile.model_dump(mode="json"), "sha256": store.file_hash(_FILE), "again_from_shipped": again})
-    return _FILE
+        "profile": profile.model_dump(mode="json"), "sha256": store.file_hash(ALONG), "again_from_shipped": again})
+    return ALONG
 
 
 def points(profile: Profile, base: str, rlvr: list[Backbone]) -> list[Point]:

@@ -13,7 +13,7 @@ from hrsa.analysis.recordings import make_recording
 from hrsa.evaluation.evaluate import evaluate_model
 from hrsa.models.resolve import make_backbone_folder, make_derived, make_merged
 from hrsa.models.zoo.make import code_of, make_backbone
-from hrsa.report.chapters import ABLATIONS, FILMS, PAIR_CHAPTERS, committed_records, groups, jobs
+from hrsa.report.chapters import ABLATIONS, ALONG, FILMS, PAIR_CHAPTERS, committed_records, groups, jobs
 from hrsa.study import store
 from hrsa.study.backbone_kinds import are_adapters, is_derived, is_measured
 from hrsa.study.code_hash import code_hash, notebook_hash
@@ -117,7 +117,7 @@ def job_fingerprint(profile: Profile, rule: str) -> str:
         return store.key(settings=settings, code=code_hash(*_stages(profile, rule)))
     judged = rule in ("04_evaluation", "12_family", "13_verdict", "14_choosing", "15_evidence")
     files = [*(evidence.received(profile) if judged else ()), *(committed_records() if rule == "12_family" else ())]
-    shown = {"10_dynamics": FILMS, "11_ablations": ABLATIONS}.get(rule)
+    shown = {"10_dynamics": FILMS, "11_ablations": ABLATIONS, "12_family": ALONG}.get(rule)
     files += [shown] if shown and shown.is_file() else []
     received = [store.file_hash(file) for file in files]
     before = (make_backbone, make_merged, make_derived, make_triples, train_embedder, evaluate_model, make_recording)

@@ -102,9 +102,8 @@ def run_job(profile: Profile, rule: str, name: str) -> Path:
     else:
         output = store.ROOT / chapters.executed(profile, rule, name)
         untrained = rule in chapters.PAIR_CHAPTERS and profile.pair(name) in profile.analysis_pairs
-        without = chapters.left_out(profile, rule)
         run_notebook(store.NOTEBOOKS / f"{rule}.ipynb", output, graph.parameters(profile, rule, name),
-                     without | ({"embedders"} if untrained else set()))
+                     chapters.cells_left_out(profile, rule) | ({"embedders"} if untrained else set()))
         made = {"notebook": output.name, HASH: store.file_hash(output)}
     return write_record(profile, rule, name, made, time.monotonic() - start)
 
