@@ -74,6 +74,10 @@ plots.curves(moments[moments["metric"] == "debiased_cka"], x="step", y="value", 
              quantity="similarity", xlabel="training step", ylabel=f"{METRICS['debiased_cka'].name} of the last states").publish(
     study.name, "10_dynamics", "film-global", "Debiased CKA over ten steps of training: the two arms, two runs of one arm, an arm and itself before")
 
+# %% [markdown] tags=["committed-film"]
+# How to read it: arms on two orders of the data that are as alike as two runs of one arm have met, as far as one can tell.
+# The line of an arm and itself before shows what contrastive training does to any model.
+
 # %% tags=["committed-film"]
 neighbours = moments[(moments["metric"] == "knn") & (moments["k"] == shown_k(moments["k"].dropna()))]
 plots.curves(neighbours, x="step", y="value", hue="models", facet="pair", low="low", high="high", quantity="knn",
@@ -81,8 +85,7 @@ plots.curves(neighbours, x="step", y="value", hue="models", facet="pair", low="l
     study.name, "10_dynamics", "film-local", "Mean neighbour overlap over ten steps of training: the two arms, two runs of one arm, an arm and itself before")
 
 # %% [markdown] tags=["committed-film"]
-# How to read it: arms on two orders of the data that are as alike as two runs of one arm have met, as far as one can tell.
-# The line of an arm and itself before shows what contrastive training does to any model.
+# How to read it: as above, for the neighbours of each token.
 #
 # When do the arms meet, do they get closer than two runs of one arm, and does local overlap only fall? Each sentence holds
 # intervals that cover those of both seeds against each other, at one step at a time.
