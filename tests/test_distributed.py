@@ -139,6 +139,18 @@ def test_blank_passes_change_nothing(tmp_path, rng):
     assert float(again) == pytest.approx(loss, rel=1e-5) and difference(got, expected) < 1e-6
 
 
+def test_sharding_needs_a_list_of_blocks(tmp_path):
+    from test_infonce import embedder
+
+    from hrsa.training.trainer import _blocks
+
+    model = embedder(tiny_backbone(tmp_path, 0))
+    assert _blocks(model) == {"Qwen3DecoderLayer"}
+    model[0].model.layers = torch.nn.Sequential(*model[0].model.layers)
+    with pytest.raises(ValueError, match=r"expected a network with a list of blocks for recipe.sharding: full, got"):
+        _blocks(model)
+
+
 def test_a_batch_that_does_not_divide(monkeypatch, tmp_path):
     from hrsa.training.trainer import arguments
 

@@ -155,9 +155,18 @@ def arguments(recipe: Recipe, seed: int, work: Path,
         bf16=recipe.precision == "bf16", use_cpu=device().type == "cpu",
         save_strategy="steps", save_steps=max(1, recipe.steps // SAVES), logging_strategy="steps", logging_steps=1,
         logging_nan_inf_filter=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
-        **({"fsdp": True, "fsdp_config": {**_WHOLE, "transformer_layer_cls_to_wrap": list(blocks)}}
+        **({"fsdp": True, "fsdp_config": {**_WHOLE, "transformer_layer_cls_to_wrap": sorted(blocks)}}
            if recipe.sharding == "full" else {}),
     )
+
+
+def _blocks(model: SentenceTransformer) -> set[str]:
+    """Names of the classes of a network's blocks; ValueError when they are not in one list."""
+    found = block_list(model[0].model)
+    if found is None:
+        raise ValueError(f"expected a network with a list of blocks for recipe.sharding: full, got "
+                         f"{type(model[0].model).__name__}: set sharding to none")
+    return {type(block).__name__ for block in found[2]}
 
 
 def _trainer(model: SentenceTransformer, triples: pd.DataFrame, batches: np.ndarray, recipe: Recipe,
@@ -189,7 +198,7 @@ def fit(model: SentenceTransformer, triples: pd.DataFrame, batches: np.ndarray, 
     if recipe.gradient_checkpointing:
         model[0].model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     watch = _Watch(run, recipe.checkpoints)
-    args = arguments(recipe, seed, work, {type(block).__name__ for block in block_list(model[0].model)[2]})
+    args = arguments(recipe, seed, work, _blocks(model) if recipe.sharding == "full" else ())
     if args.fsdp:
         distributed.shard_on_cpu()
     trainer = _trainer(model, triples, batches, recipe, args, watch)
