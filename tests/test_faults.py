@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from safetensors.numpy import save_file
 
+from hrsa.report import plots
 from hrsa.study import store
 from hrsa.workflow.engine import _reasons
 
@@ -147,3 +151,29 @@ def test_a_folder_that_may_not_be_written_is_one_message(root):
     done = subprocess.run(read_only, env=environment(root), capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.count("hrsa: ") == 1 and "Traceback" not in done.stderr
     assert "my stüdy 研究" in done.stderr and "got: Read-only file system" in done.stderr
+
+
+def test_the_soak_sees_a_file_that_was_cut_short(tmp_path, monkeypatch, rng):
+    monkeypatch.syspath_prepend(str(store.ROOT / "benchmarks"))
+    import faults
+
+    table = pd.DataFrame({"a": rng.random(50), "seconds": rng.random(50)})
+    table.to_parquet(tmp_path / "x.parquet")
+    table.to_csv(tmp_path / "x.csv", index=False)
+    np.save(tmp_path / "x.npy", table["a"])
+    save_file({"a": table["a"].to_numpy()}, tmp_path / "x.safetensors")
+    store.write_json(tmp_path / "x.json", [1])
+    drawing = plots.scatter(table, "a", "seconds")
+    (tmp_path / "x.svg").write_bytes(drawing.svg)
+    (tmp_path / "x.png").write_bytes(drawing.png)
+    for file in sorted(tmp_path.iterdir()):
+        content = file.read_bytes()
+        assert faults.read(file) is not None
+        file.write_bytes(content[: len(content) * 2 // 3])
+        with pytest.raises(Exception, match=r"\w"):
+            faults.read(file)
+    other = table.assign(seconds=0.0)
+    assert faults.same(faults.untimed(table), faults.untimed(other))
+    assert not faults.same(faults.untimed(table), faults.untimed(other.assign(a=other["a"] + 1e-16 + 1e-9)))
+    said = faults.message("1 of 3 jobs done, 0.1 min | training\n\nhrsa: ended by SIGTERM\nThe report: x\n")
+    assert said == "hrsa: ended by SIGTERM"
