@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV = $(shell command -v uv >/dev/null && [ -z "$$($(PYTHON) -m pip config list 2>/dev/null)" ] && echo uv)
 INSTALL = $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
-RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/hrsa
+RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/hrsa
 
 .DEFAULT_GOAL := help
 .PHONY: help setup browser book compare test test-paper rehearse lab smoke plan power evidence results film ablations backbones suite paper-data lock clean

@@ -4,9 +4,9 @@
     python benchmarks/limits.py --one 3     # the fourth row alone
 
 Models are random ones of the size named, texts are random words; all else is the study's own code, one thread. Each row
-has a process of its own; memory is its peak resident set above what importing took; seconds depend on what else the machine
-does. Beside it stands what was set or estimated beforehand: `memory_mb` of a comparison, and what `hrsa plan` says of a
-training.
+has a process of its own; memory is its peak resident set above what importing took; seconds depend on what else the
+machine does. Beside it stands what was set or estimated beforehand: `memory_mb` of a comparison, and what `hrsa plan`
+says of a training.
 """
 
 from __future__ import annotations

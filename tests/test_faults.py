@@ -177,3 +177,17 @@ def test_the_soak_sees_a_file_that_was_cut_short(tmp_path, monkeypatch, rng):
     assert not faults.same(faults.untimed(table), faults.untimed(other.assign(a=other["a"] + 1e-16 + 1e-9)))
     said = faults.message("1 of 3 jobs done, 0.1 min | training\n\nhrsa: ended by SIGTERM\nThe report: x\n")
     assert said == "hrsa: ended by SIGTERM"
+
+
+def test_make_that_is_ended_lets_its_command_say_so(tmp_path):
+    waiting = tmp_path / "hrsa"
+    waiting.write_text(f"#!{sys.executable}\nimport os, signal, sys, time\n"
+                       "signal.signal(signal.SIGTERM, lambda *_: (sys.stderr.write('hrsa: ended\\n'), os._exit(143)))\n"
+                       "print('waits', flush=True)\ntime.sleep(60)\n")
+    waiting.chmod(0o755)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
+    command = ["make", "--no-print-directory", "-o", ".venv/installed", f"BIN={tmp_path}", "plan", "PROFILE=smoke"]
+    with subprocess.Popen(command, cwd=store.ROOT, env=clean, **PIPES) as make:
+        assert make.stdout.readline() == "waits\n"
+        make.send_signal(signal.SIGTERM)
+        assert make.communicate(timeout=20)[1].startswith("hrsa: ended\n")
