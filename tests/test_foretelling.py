@@ -123,26 +123,30 @@ def test_mean_states_are_those_of_single_texts(tmp_path, rng):
 
 def test_where_similarity_foretells_is_found_and_corrected(rng, monkeypatch, tmp_path):
     table = queries(rng, 150).assign(query=lambda t: t.index.astype(str))
-    known = table.assign(arms=1 - table["retrieved"] + 0.05 * rng.normal(size=len(table)))
+    known = table.assign(arms=1 - table["around"] + 0.05 * rng.normal(size=len(table)))
     noise = [table[["task", "query"]].assign(**{name: rng.random(len(table)) for name in LOCAL}, layer=layer,
                                              side="query", part=part) for layer in "01" for part in by_tokens.PARTS[:3]]
     same = table[["task", "query"]].assign(**dict.fromkeys(LOCAL, 0.5), layer="1", side="query", part="instruction")
-    told = table[["task", "query", *LOCAL]].assign(layer="1", side="documents", part="all tokens")
-    pd.concat([*noise, same, told]).to_parquet(tmp_path / "by_tokens.parquet")
+    told = [table[["task", "query", *LOCAL]].assign(layer="1", side=side, part="all tokens, too") for side in (
+        "documents", "query")]  # of which around the right documents is no part
+    pd.concat([*noise, same, *told]).to_parquet(tmp_path / "by_tokens.parquet")
     monkeypatch.setattr(by_tokens, "behaviour_table", lambda *_: known)
     monkeypatch.setattr(by_tokens, "make_local_by_tokens", lambda *_: tmp_path)
     found = by_tokens.foretold_by_tokens(None, "a-vs-b", None, "arms")
     gain = found.set_index(["layer", "side", "part"])
-    assert len(gain) == 8 and np.isnan(gain.loc[("1", "query", "instruction"), "p"])
-    assert gain.loc[("1", "documents", "all tokens"), "low"] > 0.8
+    assert len(gain) == 9 and np.isnan(gain.loc[("1", "query", "instruction"), "p"])
+    assert gain.loc[("1", "documents", "all tokens, too"), "low"] > 0.8
+    assert gain.loc[("1", "query", "all tokens, too"), "high"] < 0.1
     named = found.assign(pair="a-vs-b", of="x", kind=found["side"] + ", " + found["part"])
     asked = named["p"].notna()
     named.loc[asked, "holm"] = similarity.holm(named.loc[asked, "p"])
     said = similarity.foretold_where_said(named, 1e-6)
-    assert "a-vs-b, x: of 7 layers and kinds of token 1 say what scores do not, most of all layer 1 by doc" in said
+    assert "a-vs-b, x: of 8 layers and kinds of token 1 say what scores do not, most of all layer 1 by doc" in said
     assert "Nothing is there to foretell from query, instruction" in said
-    less = named[named["side"] == "query"]
-    assert "of 6 layers and kinds of token none says what scores do not" in similarity.foretold_where_said(less, 1e-6)
+    less = named[(named["side"] == "query") & asked]
+    less = less.assign(share=np.where(less["part"] == "content words", 0.1, -0.1))
+    assert "of 7 layers and kinds of token none says what scores do not" in similarity.foretold_where_said(less, 1e-6)
+    assert "none adds anything" in similarity.foretold_where_said(less.assign(share=-0.1), 1e-6)
     assert "Too few queries" in similarity.foretold_where_said(named.iloc[:0], 0.05)
 
 

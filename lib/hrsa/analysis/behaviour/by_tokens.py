@@ -37,6 +37,7 @@ PARTS = ("all tokens", "content words", "function words", "instruction")  # of a
 _QUERIES, _DOCUMENTS = "query", "documents"
 KINDS = (*((_QUERIES, part) for part in PARTS), *((_DOCUMENTS, part) for part in PARTS[:3]))
 _TABLE = "by_tokens.parquet"
+_SAME = 1e-6  # a spread of local change of less is rounding
 
 
 def parts_of(text: str, prompt: str, spans: np.ndarray) -> dict[str, np.ndarray]:
@@ -136,17 +137,19 @@ def foretold_by_tokens(profile: Profile, pair: str, per_query: pd.DataFrame, out
     token.
 
     Columns: layer, side, part, share (of the variance within tasks: `foretelling.foretold`'s gain), low, high, p,
-    queries. NaN where fewer than half of the queries have such a token, or local change does not vary within any task
-    (an instruction that a causal model reads before the query).
+    queries. Of a query's own tokens what lies around its right documents is left out. NaN where fewer than half of the
+    queries have such a token, or local change does not vary within any task (an instruction that a causal model reads
+    before the query).
     """
     known = behaviour_table(profile, pair, per_query).drop(columns=LOCAL).dropna(subset=[outcome])
     local = store.read_table(make_local_by_tokens(profile, pair) / _TABLE, [*LOCAL, "layer", "side", "part"])
     rows = []
     for (layer, side, part), table in local.groupby(["layer", "side", "part"], sort=False):
         joined = known.merge(table.dropna(subset=LOCAL), on=["task", "query"])
-        spread = joined.groupby("task")[LOCAL].transform("std").to_numpy()
+        told = [name for name in LOCAL if side == _DOCUMENTS or name != "around"]
+        spread = joined.groupby("task")[told].transform("std").to_numpy()
         gain = {"share": np.nan, "low": np.nan, "high": np.nan, "p": np.nan}
-        if 2 * len(joined) >= len(known) and np.nanmax(spread, initial=0) > 1e-6:
-            gain = foretold(joined, outcome, KNOWN_SCORES).set_index("predictors").loc["gain"].to_dict()
+        if 2 * len(joined) >= len(known) and np.nanmax(spread, initial=0) > _SAME:
+            gain = foretold(joined, outcome, KNOWN_SCORES, told).set_index("predictors").loc["gain"].to_dict()
         rows.append({"layer": layer, "side": side, "part": part, **gain, "queries": len(joined)})
     return pd.DataFrame(rows)

@@ -303,13 +303,13 @@ def foretold_where_said(table: pd.DataFrame, alpha: float) -> str:
                      f"variance within tasks, p = {best['holm']:.2g} after Holm's correction. "
                      f"They are of layers {', '.join(shown['layer'].drop_duplicates())} and of "
                      f"{'; '.join(shown['kind'].drop_duplicates())}.")
-        elif len(asked):
-            least = asked.loc[asked["p"].idxmin()]
+        elif (asked["share"] > 0).any():
+            least = asked.loc[asked.loc[asked["share"] > 0, "p"].idxmin()]
             text += (f"none says what scores do not, after Holm's correction; nearest to it is layer {least['layer']} "
                      f"by {least['kind']}: {100 * least['share']:+.1f} points [{100 * least['low']:+.1f}, "
                      f"{100 * least['high']:+.1f}], p = {least['p']:.2g} before it.")
         else:
-            text += "none could be asked."
+            text += "none adds anything to what scores foretell." if len(asked) else "none could be asked."
         if silent:
             text += f" Nothing is there to foretell from {'; '.join(silent)}: alike for all queries of a task, or rare."
         lines.append(text)
