@@ -160,3 +160,18 @@ def test_the_sentence_follows_the_interval_of_the_gain():
         assert said.startswith("- a-vs-b, x: ") and f"local change {word}: " in said and "120 queries" in said
     assert "not asked, since of 120 queries" in scores.foretold_said(table.assign(share=np.nan))
     assert "was not asked" in scores.foretold_said(table.iloc[:0])
+
+
+def test_an_instruction_that_is_read_before_the_query_says_nothing_of_it(tmp_path, rng):
+    runtime.prepare(1, 0)
+    models = [assemble(str(tiny_backbone(tmp_path / name, seed=seed)), "causal", 24) for seed, name in enumerate("ab")]
+    queries, documents = (pd.DataFrame({"id": [f"{start}{i}" for i in range(n)], "text": [
+        " ".join(rng.choice(["stone", "river", "of", "a", "moon", "paper"], 5)) for _ in range(n)]})
+        for start, n in (("q", 4), ("d", 14)))
+    task = EvalTask("t", "retrieval", False, "Find it", "ndcg_at_10", documents, queries,
+                    {name: {"d3": 1} for name in queries["id"]})
+    found = by_tokens._of_task(task, models).set_index(["layer", "side", "part"])[LOCAL]
+    assert len(found) == 4 * len(by_tokens.KINDS) * 4
+    asked = found.notna().all(axis=1).groupby(level=[0, 1, 2]).any()
+    assert not asked.xs("instruction", level=2).any() and asked.xs("documents", level=1).all()
+    assert asked.xs("all tokens", level=2).all()

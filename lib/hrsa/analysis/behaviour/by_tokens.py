@@ -37,7 +37,7 @@ PARTS = ("all tokens", "content words", "function words", "instruction")  # of a
 _QUERIES, _DOCUMENTS = "query", "documents"
 KINDS = (*((_QUERIES, part) for part in PARTS), *((_DOCUMENTS, part) for part in PARTS[:3]))
 _TABLE = "by_tokens.parquet"
-_SAME = 1e-6  # a spread of local change of less is rounding
+_SAME, _ALIKE = 1e-6, 1e-4  # spreads of local change, and of unit vectors, of less are rounding
 
 
 def parts_of(text: str, prompt: str, spans: np.ndarray) -> dict[str, np.ndarray]:
@@ -81,7 +81,8 @@ def mean_states(embedder: Any, texts: list[str], prompts: list[str]) -> tuple[li
 
 def make_local_by_tokens(profile: Profile, pair: str) -> Path:
     """Artefact with `by_tokens.parquet` [task, query, layer, side, part, *LOCAL] of the backbones of a pair, as they
-    came, on the local retrieval tasks. ValueError when the profile has none."""
+    came, on the local retrieval tasks; NaN where nothing of a query's own is there to compare. ValueError when the
+    profile has none."""
     arms = profile.pair(pair)
     names = [task for task in profile.suite.tasks if load_task(task, profile).family == "retrieval"]
     if not names:
@@ -120,8 +121,10 @@ def _of_task(task: EvalTask, models: list[Any]) -> pd.DataFrame:
             at = {_QUERIES: 0, _DOCUMENTS: 0, side: PARTS.index(part)}
             vectors = [(states[layer, : len(queries), at[_QUERIES]], states[layer, len(queries) :, at[_DOCUMENTS]])
                        for layer, (_, states) in zip(layers, both, strict=True)]
-            table = local_change(tuple(_unit(q) for q, _ in vectors), tuple(_unit(d) for _, d in vectors), right)
-            table.loc[~vectors[0][0].any(axis=1)] = np.nan  # a query without such a token
+            asked = tuple(_unit(q) for q, _ in vectors)
+            table = local_change(asked, tuple(_unit(d) for _, d in vectors), right)
+            alike = all(np.ptp(q, axis=0).max() < _ALIKE for q in asked)  # all that varies is rounding
+            table.loc[alike | ~vectors[0][0].any(axis=1)] = np.nan  # no such token, or nothing of the query's own
             tables.append(table.assign(task=task.name, query=task.queries["id"].to_numpy(), side=side, part=part,
                                        layer=x.labels[layers[0]]))
     return pd.concat(tables, ignore_index=True)
