@@ -54,6 +54,7 @@ def make_along(profile: Profile) -> Path:
 
     Columns: arm, made, updates, factor, target, weights (`adapters.relative_change`), kl (nats per token of own
     answers), accuracy (share of held-out problems solved when sampled), metric, layer, k, value, low, high, null, n.
+    Of shipped arms kl and accuracy are those of their cards.
     The rows of `ROUNDED` are the base against itself in bfloat16: what rounding alone moves. ValueError for a profile
     without a base and RLVR arms of adapters on it.
     """
@@ -141,7 +142,8 @@ def _make_point(profile: Profile, study: Profile, base: str, point: Point) -> Pa
 
     def build(folder: Path) -> None:
         moved = adapters.relative_change(point.folder, _weights(profile, base))
-        table = _compared(profile, *states).assign(weights=moved, **_behaviour(profile, base, point.folder))
+        known = _of_card(profile, point) if point.made == AS_SHIPPED else _behaviour(profile, base, point.folder)
+        table = _compared(profile, *states).assign(weights=moved, **known)
         store.write_table(folder / _TABLE, table.assign(**{name: getattr(point, name) for name in (
             "arm", "made", "updates", "factor", "target")}))
 
@@ -164,6 +166,11 @@ def _compared(profile: Profile, a: Path, b: Path) -> pd.DataFrame:
     lost = probes[(probes["task"] == "classification") & (probes["split"] == "test") & (probes["quantity"] == "delta")]
     row = lost[["value", "low", "high", "n"]].mean().to_frame().T.assign(metric=READOUT, layer=x.labels[-1])
     return pd.concat([table, row], ignore_index=True).astype({"k": "Int64", "n": int})
+
+
+def _of_card(profile: Profile, point: Point) -> dict[str, float]:
+    card = _card(profile, point.arm)
+    return {"kl": card["kl"]["value"], "accuracy": card["accuracy"]["sampled"]["value"]}
 
 
 def _behaviour(profile: Profile, base: str, folder: Path) -> dict[str, float]:
