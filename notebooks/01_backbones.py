@@ -30,8 +30,7 @@
 #
 # A profile holds some of these arms. Its base may also come trained, in a Python package, and its arms be LoRA adapters
 # on it; problems are then asked in its own chat template, after three worked examples: `4 - 1 - 7`, answered `-4`, or
-# worked, `4 - 1 = 3, 3 - 7 = -4`. Arms `-b` are the same from another seed, measured on the same problems. An arm
-# `-geometry` is held to its base by a penalty on how far the hidden states of a batch move, 1 - linear CKA. A second base
+# worked, `4 - 1 = 3, 3 - 7 = -4`. Arms `-b` are the same from another seed, measured on the same problems. A second base
 # differs from the first in its random weights and its order of text alone. The problems come from `reasoning-gym`: sums
 # of one-digit numbers, such as `Calculate 4-1-7:`, and in some profiles sums of products, such as `Calculate 2*3-4+1:`.
 # The model may answer at once, `-4`, or work between think tags first, `<think>3-7=-4</think>-4`. Nothing asks it to do

@@ -118,7 +118,7 @@ def test_where_nothing_fails_the_exit_code_is_0(study, hub, tmp_path, monkeypatc
     assert "trials and jobs ran." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["paper", "smoke", "mini", "smollm2", "smollm2-more", "smollm2-geometry", "gemma3"])
+@pytest.mark.parametrize("name", ["paper", "smoke", "mini", "smollm2", "smollm2-more", "gemma3"])
 def test_every_profile_can_be_small(name, tmp_path):
     profile = load_profile(name)
     suite = in_small.small_suite(profile.suite)
