@@ -186,18 +186,20 @@ def test_the_notebook_to_explore_shows_any_cell_of_a_finished_study_and_makes_no
 
     monkeypatch.setattr(store, "RUNS", study / "data" / "runs")
     view = explore.Explorer("nothing of this name")
-    seen = set()
     for pair in (pair.name for pair in SMOKE.compared()):
-        view.pair.value = pair
+        view.pair.value, seen = pair, set()
         stages = [finished.FIRST_STAGE, *(f"step {step}" for step in SMOKE.recipe.checkpoints), finished.LAST_STAGE]
         assert view.profile.value == "smoke" and list(view.stage.options) == stages
         for stage in stages:
             view.stage.value = stage
-            for layer in view.layer_a.options:
-                view.layer_a.value = layer
-                seen.add(view.cell.children[1].value)
+            seen.add(view.cell.children[1].value)
         seen |= {view.map.children[1].value, view.layers.children[1].value}
-    assert len(seen) == 2 * (3 * len(view.layer_a.options) + 2), "every choice shows something of its own"
+        view.stage.value = finished.FIRST_STAGE
+        shown = store.read_table(finished.finished("smoke", "similarity", f"{pair}-neighbours") / "changed.parquet")
+        for layer, rows in shown[shown["models"] == finished.FIRST_STAGE].groupby("layer_x"):
+            view.layer_a.value = view.layer_b.value = layer
+            assert view.cell.children[1].value.startswith(f"<p>Mean overlap {rows['mean'].iloc[0]:.3f} at k = 10.</p>")
+    assert pair == "base-vs-sft" and len(seen) == len(stages) + 2, "every choice shows something of its own"
     view.metric.value, plain = "debiased_cka", view.map.children[1].value
     view.shown.value = finished.ABOVE_NULL
     assert plain.startswith("<img") and view.map.children[1].value != plain
