@@ -12,7 +12,7 @@ INSTALL = $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/python
 RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/hrsa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book compare test test-paper rehearse lab smoke plan power evidence results film ablations backbones suite paper-data lock clean
+.PHONY: help setup browser book compare test test-paper test-cluster rehearse lab smoke plan power evidence results film ablations backbones suite paper-data lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ test: setup browser ## all tests, the smoke study included
 
 test-paper: setup ## the published study at toy size, from a hub on loopback (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m paper
+
+test-cluster: setup ## a small study as batch jobs of a Slurm on loopback, which it starts (minutes; needs slurm-wlm, munge)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m cluster
 
 lab: setup ## JupyterLab on notebooks/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --notebook-dir=notebooks
