@@ -37,7 +37,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ENDING = ("make", "engine", "Snakemake", "all of them")  # the last as a terminal does it: the process group
 KINDS = (*ENDING, "job", "kernel", "training")
 MARK = "HRSA_SOAK"  # environment variable: number of the start that a process belongs to
-FIRST, LAST = 1.0, 8.0  # seconds to the next kill
+FIRST, LAST = 0.5, 5.0  # seconds to the next kill
 GONE = 10.0  # seconds in which everything below a command that ended must have ended
 BUILT = ("data/runs", "figures/smoke", "jupyter_book/executed", "jupyter_book/_build", ".snakemake")
 SECONDS = ("seconds", "hours", "minutes")  # columns, and rows of a quantity, that differ between two runs of one study
@@ -348,7 +348,7 @@ def generic(text: str) -> str:
     return re.sub(r"\d{4,}|0x[0-9a-f]+", "N", text)
 
 
-def short(text: str, most: int = 160) -> str:
+def short(text: str, most: int = 260) -> str:
     """The beginning of a message, as a cell of a table."""
     text = generic(text).replace("|", "\\|")
     return text if len(text) <= most else f"{text[:most]} …"
