@@ -362,7 +362,7 @@ def test_a_click_on_a_state_and_the_menus_choose_what_is_shown_of_it(html, brows
     assert shown() == ["embedders 0"] and [menu.accessible_name for menu in menus] == ["Models", "State"]
     Select(menus[1]).select_by_value("3")
     assert shown() == ["embedders 3"]
-    point = browser.find_elements(By.CSS_SELECTOR, ".hrsa-plotly")[1].find_elements(By.CSS_SELECTOR, ".points path")[2]
+    point = browser.find_elements(By.CSS_SELECTOR, ".hrsa-plotly")[2].find_elements(By.CSS_SELECTOR, ".points path")[2]
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
     ActionChains(browser).move_to_element(point).pause(0.3).click().perform()
     assert shown() == ["backbones 2"] and [menu.get_attribute("value") for menu in menus] == ["backbones", "2"]
@@ -390,7 +390,7 @@ def test_the_html_names_its_runs_and_no_cdn(html):
     assert "nobody" not in (html / "04_evaluation.html").read_text(), "overridden parameters should be left out"
     assert not list(html.rglob("*.map")) and not (html / "_static" / "locales").exists()
     with_plotly = [p.name for p in html.glob("*.html") if "plotly.min.js" in p.read_text()]
-    assert with_plotly == ["07_cka.html"]
+    assert with_plotly == ["07_cka.html", "14_choosing.html"]
 
 
 def test_the_front_page_gives_the_answer_of_the_verdict(html, study, tmp_path, monkeypatch):
@@ -514,7 +514,7 @@ def test_a_figure_that_the_book_drops_is_seen(one_page):
     asked["sphinx"]["config"]["nb_mime_priority_overrides"] = [["html", "application/vnd.plotly.v1+json", None]]
     config.write_text(yaml.safe_dump(asked))
     html = report.run_sphinx(work)
-    with pytest.raises(report.BookError, match=r"07_cka.*expected 2 interactive figures, got 0"):
+    with pytest.raises(report.BookError, match=r"07_cka.*expected 3 interactive figures, got 0"):
         report.check_html(html, figures)
 
 
