@@ -26,7 +26,7 @@ profile = "smoke"
 # %%
 from IPython.display import Markdown
 
-from hrsa.report import plots, prose, results
+from hrsa.report import chapters, plots, prose, results
 from hrsa.study import load_profile
 from hrsa.verdict import claims, evidence, synthesis
 
@@ -88,11 +88,11 @@ Markdown(prose.yardsticks.movement_said(claims.movements(own_similar, study.mode
 # on the probe texts, in the blocks that the study trains.
 
 # %% tags=["along-rl"]
-along, along_record = results.read_committed("along_rl")
-Markdown(prose.backbones.along_said(along, along_record))
+along = results.read_committed("along_rl") if chapters.ALONG.is_file() else ()
+Markdown(prose.backbones.along_said(*along) if along else "No points are there yet: `hrsa backbones --along` makes them.")
 
 # %% tags=["along-rl"]
-plots.curves(prose.backbones.along_figure(along), x="KL", y="value", hue="arm", dash="made", facet="similarity", low="low",
+along and plots.curves(prose.backbones.along_figure(along[0]), x="KL", y="value", hue="arm", dash="made", facet="similarity", low="low",
              high="high", quantity="similarity", xlabel="KL divergence from the base (nats per token)", ylabel="similarity").publish(
     study.name, "12_family", "along",
     "Committed: similarity of arms to their base at four levels over KL divergence from it")
@@ -102,7 +102,7 @@ plots.curves(prose.backbones.along_figure(along), x="KL", y="value", hue="arm", 
 # with behaviour. An arm above others at the same divergence changed its answers at less cost to its geometry.
 
 # %% tags=["along-rl"]
-plots.table(prose.backbones.along_table(along), "The points: weights: relative change of all matrices; KL in nats per token; "
+along and plots.table(prose.backbones.along_table(along[0]), "The points: weights: relative change of all matrices; KL in nats per token; "
             "distance from identical models with 95% intervals over texts", decimals=4)
 
 # %% [markdown]
