@@ -236,7 +236,7 @@ def test_a_film_is_moved_by_the_keyboard_and_its_strip_is_for_paper(html, browse
     assert not strip.is_displayed() and strip.get_attribute("src").endswith("_static/figures/tiny/07_cka/film.png")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
-        assert strip.is_displayed() and not slider.is_displayed()
+        WebDriverWait(browser, 10).until(lambda _: strip.is_displayed() and not slider.is_displayed())
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 

@@ -48,7 +48,7 @@ def figure_html(figure: dict[str, Any]) -> str:
     links = " · ".join(f'<a href="_static/figures/{stem}.{end}">{label}</a>' for end, label in _FORMATS.items())
     static = f'<noscript><img src="_static/figures/{stem}.png" alt="{alt}"></noscript>' if stem else ""
     if stem and "sliders" in layout:  # paper shows the moments of a film side by side
-        static += f'<img class="hrsa-strip" src="_static/figures/{stem}.png" alt="" loading="lazy">'
+        static += f'<img class="hrsa-strip" src="_static/figures/{stem}.png" alt="">'
     below = f'<figcaption class="hrsa-files">{links}</figcaption>' if stem else ""
     return (f'<figure class="{FIGURE}" aria-label="{alt}"><div class="hrsa-plotly" '
             f'style="min-height:{int(layout.get("height", 400))}px" data-figure="{name}"></div>'
