@@ -91,16 +91,20 @@ def _of_task(task: EvalTask, folders: Sequence[Path]) -> pd.DataFrame:
     prompt = query_prompt(task.instruction)
     vectors = [(_taken(folder, prompt, task.queries["text"]), _taken(folder, "", embedded_documents(task)))
                for folder in folders]
-    place = {document: row for row, document in enumerate(task.corpus["id"])}
-    right = [np.array([place[name] for name, grade in task.qrels[query].items() if grade > 0 and name in place])
-             for query in task.queries["id"]]
-    table = local_change(tuple(q for q, _ in vectors), tuple(d for _, d in vectors), right)
+    table = local_change(tuple(q for q, _ in vectors), tuple(d for _, d in vectors), right_documents(task))
     return table.assign(task=task.name, query=task.queries["id"].to_numpy())
 
 
 def embedded_documents(task: EvalTask) -> pd.Series:
     """The documents of a retrieval task as mteb hands them to a model: without white space at their ends."""
     return task.corpus["text"].str.strip()
+
+
+def right_documents(task: EvalTask) -> list[np.ndarray]:
+    """Row numbers of the right documents of each query of a retrieval task."""
+    place = {document: row for row, document in enumerate(task.corpus["id"])}
+    return [np.array([place[name] for name, grade in task.qrels[query].items() if grade > 0 and name in place])
+            for query in task.queries["id"]]
 
 
 def _taken(folder: Path, prompt: str, texts: pd.Series) -> np.ndarray:

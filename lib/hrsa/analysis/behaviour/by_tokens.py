@@ -25,6 +25,7 @@ from hrsa.evaluation.foretelling import (
     embedded_documents,
     foretold,
     local_change,
+    right_documents,
 )
 from hrsa.study import store
 from hrsa.study.code_hash import code_hash
@@ -111,9 +112,7 @@ def _of_task(task: EvalTask, models: list[Any]) -> pd.DataFrame:
     prompt, queries, corpus = query_prompt(task.instruction), task.queries["text"], embedded_documents(task)
     texts, prompts = [*queries, *corpus], [prompt] * len(queries) + [""] * len(corpus)
     both = [mean_states(model, texts, prompts) for model in models]
-    place = {document: row for row, document in enumerate(task.corpus["id"])}
-    right = [np.array([place[name] for name, grade in task.qrels[query].items() if grade > 0 and name in place])
-             for query in task.queries["id"]]
+    right = right_documents(task)
     tables = []
     x, y = (Recording(Path(), tuple(labels), pd.DataFrame()) for labels, _ in both)
     for layers in matched_layers(x, y):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -315,19 +316,19 @@ def committed_ablations(record: dict[str, Any]) -> str:
                  for run in runs]
         rows = (f"{'; '.join(parts)}; each is held against the recipe as its own run trained it, whose scores differ "
                 f"between runs by at most {100 * record['recipe_differs']:.2f} points. {rows}")
-    return (f"**Committed results.** The table is that of profile `{profile['name']}`, seeds "
-            f"{', '.join(map(str, profile['seeds']))}, made in {record['seconds'] / 3600:.1f} hours of computing on "
-            f"{record['machine']}, written {record['written']} by `{record['command']}` at commit "
-            f"`{record['commit'][:12]}`. This run did not compute it. {rows}")
+    return f"{_committed(record, 'table is that', 'it', profile['seeds'], record['seconds'] / 3600)} {rows}"
 
 
 def committed_film(record: dict[str, Any]) -> str:
     """Markdown: which run the committed similarities over the steps of training are of."""
-    profile = record["profile"]
-    return (f"**Committed results.** The tables are those of profile `{profile['name']}`, seeds "
-            f"{', '.join(map(str, profile['seeds'][:2]))}, made in {record['hours']:.1f} hours of computing on "
-            f"{record['machine']}, written {record['written']} by `{record['command']}` at commit "
-            f"`{record['commit'][:12]}`. This run did not compute them.")
+    return _committed(record, "tables are those", "them", record["profile"]["seeds"][:2], record["hours"])
+
+
+def _committed(record: dict[str, Any], what: str, it: str, seeds: Sequence[int], hours: float) -> str:
+    return (f"**Committed results.** The {what} of profile `{record['profile']['name']}`, seeds "
+            f"{', '.join(map(str, seeds))}, made in {hours:.1f} hours of computing on {record['machine']}, written "
+            f"{record['written']} by `{record['command']}` at commit `{record['commit'][:12]}`. This run did not "
+            f"compute {it}.")
 
 
 FORETOLD = {foretelling.DIFFERING[0]: "how far the two arms' embedders differ on a query",
