@@ -4,7 +4,7 @@ PROFILE ?= mini
 PYTHON ?= python3
 CORES ?=
 ARMS ?=
-export PROFILE CORES ARMS A B TEXTS UNIT LENGTH OUT MARGIN HOURS_OF EVIDENCE FILES SOURCE  # read by the shell, whatever they hold
+export PROFILE CORES ARMS PAGE A B TEXTS UNIT LENGTH OUT MARGIN HOURS_OF EVIDENCE FILES SOURCE  # read by the shell, whatever they hold
 VENV := .venv
 BIN := $(VENV)/bin
 UV = $(shell command -v uv >/dev/null && [ -z "$$($(PYTHON) -m pip config list 2>/dev/null)" ] && echo uv)
@@ -12,7 +12,7 @@ INSTALL = $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/python
 RUN := HRSA_OWNER=$$PPID PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/hrsa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book compare test test-paper test-cluster rehearse lab smoke plan power evidence results film ablations backbones suite paper-data lock clean
+.PHONY: help setup browser book share compare test test-paper test-cluster rehearse lab smoke plan power evidence results film ablations backbones suite paper-data lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ browser:
 
 book: setup ## run the study PROFILE and write jupyter_book/_build/html/index.html
 	@$(RUN) book --profile "$$PROFILE" $${CORES:+--cores "$$CORES"}
+
+share: setup ## the report as OUT=report.pdf, or PAGE=13_verdict as one HTML file, to hand on (the PDF needs Chromium)
+	@$(RUN) share $${PAGE:+"$$PAGE"} $${OUT:+--out "$$OUT"}
 
 compare: setup ## chapters 05-09 for any two models: A=folder-or-hub-id B=… TEXTS=file [UNIT=word] [LENGTH=64] [OUT=compare]
 	@$(RUN) compare --a "$$A" --b "$$B" --texts "$$TEXTS" --unit "$${UNIT:-word}" --out "$${OUT:-compare}" $${LENGTH:+--max-length "$$LENGTH"} $${CORES:+--cores "$$CORES"}

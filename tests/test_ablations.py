@@ -236,7 +236,8 @@ def test_chapter_10_shows_the_film_where_it_is_committed(tmp_path, monkeypatch):
     monkeypatch.setattr(chapters, "FILMS", tmp_path / "dynamics.parquet")
     assert chapters.cells_left_out(mini, "10_dynamics") == {chapters.FILM_CELLS}
     (tmp_path / "dynamics.parquet").touch()
-    assert chapters.cells_left_out(mini, "10_dynamics") == chapters.cells_left_out(mini, "07_cka") == set()
+    assert chapters.cells_left_out(mini, "10_dynamics") == {chapters.OWN_STEPS}, "mini keeps no checkpoints"
+    assert chapters.cells_left_out(SMOKE, "10_dynamics") == chapters.cells_left_out(mini, "07_cka") == set()
     record = {**dict.fromkeys(("machine", "written", "command"), "x"), "commit": "0" * 40, "hours": 1.26,
               "profile": {"name": "film", "seeds": [0, 1, 2]}}
     said = prose.scores.committed_film(record)

@@ -4,6 +4,7 @@ import shutil
 
 import jupytext
 import nbformat
+import pypdf
 import pytest
 import yaml
 from browser import open_page, violations
@@ -14,7 +15,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from hrsa.report import book, chapters, notebooks
-from hrsa.report.book import extension, report, source
+from hrsa.report.book import extension, report, share, source
 from hrsa.study import store
 from hrsa.study.code_hash import PACKAGE
 from hrsa.study.profile import Profile, load_profile
@@ -233,7 +234,7 @@ def test_a_film_is_moved_by_the_keyboard_and_its_strip_is_for_paper(html, browse
     assert slider.get_attribute("aria-valuetext") == "training step: 9"
     assert browser.execute_script(corner) == pytest.approx(9 * first, rel=1e-3)
     strip = browser.find_element(By.CSS_SELECTOR, "figure:has(.hrsa-film) img.hrsa-strip")
-    assert not strip.is_displayed() and strip.get_attribute("src").endswith("_static/figures/tiny/07_cka/film.png")
+    assert not strip.is_displayed() and strip.get_attribute("src").endswith("_static/figures/tiny/07_cka/film.svg")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
         WebDriverWait(browser, 10).until(lambda _: strip.is_displayed() and not slider.is_displayed())
@@ -359,7 +360,7 @@ def test_a_click_on_a_state_and_the_menus_choose_what_is_shown_of_it(html, brows
     def shown():
         return [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, ".hrsa-choices td") if cell.is_displayed()]
 
-    assert shown() == ["embedders 0"] and [menu.accessible_name for menu in menus] == ["Models", "State"]
+    assert shown() == ["embedders 0"] and [menu.accessible_name.strip() for menu in menus] == ["Models", "State"]
     Select(menus[1]).select_by_value("3")
     assert shown() == ["embedders 3"]
     point = browser.find_elements(By.CSS_SELECTOR, ".hrsa-plotly")[2].find_elements(By.CSS_SELECTOR, ".points path")[2]
@@ -379,6 +380,37 @@ def test_search_finds_pages_and_the_front_page_leads_to_them(html, browser):
     assert captions == ["The study", "Inside, level by level", "Synthesis", "Reference"]
 
 
+@pytest.mark.browser
+def test_a_page_alone_is_one_file_that_needs_no_other(html, browser, tmp_path):
+    with pytest.raises(ValueError, match=r"expected a page of the report in .*'07_cka'.*, got 7"):
+        share.write_page("7", tmp_path / "x.html", html)
+    with pytest.raises(ValueError, match=r"expected a built report in .*, got none: run `make book`"):
+        share.write_page("07_cka", tmp_path / "x.html", tmp_path)
+    assert not list(tmp_path.iterdir())
+    alone = share.write_page("07_cka", tmp_path / "a page" / "alone.html", html)
+    typeset = "document.querySelector('.ytitle-math-group svg') !== null"
+    open_page(browser, alone, f"document.querySelectorAll('.hrsa-plotly .main-svg').length > 3 && {typeset}")
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map(x => x.name)")
+    assert [name for name in loaded if not name.startswith("data:")] == []
+    links = browser.find_elements(By.CSS_SELECTOR, "a[download]")
+    assert len(links) == 6 and all(link.get_attribute("href").startswith("data:") for link in links)
+
+
+@pytest.mark.browser
+def test_the_report_is_printed_with_every_run_and_its_links_lead_inside(html, tmp_path):
+    read = pypdf.PdfReader(share.print_report(tmp_path / "report.pdf", html))
+    titles = [entry.title for entry in read.outline]
+    assert titles[0].startswith("Do reasoning LLMs") and "7. Global shape" in titles
+    assert [title for title in titles if "Prose and numbers (rl.v1-s0)" in title]
+    text = "".join(sheet.extract_text() for sheet in read.pages)
+    assert "Nobody has measured them" in text and "zygomorphic" in text
+    notes = [note.get_object() for sheet in read.pages for note in sheet.get("/Annots", ())]
+    notes = [note["/A"] for note in notes if "/A" in note]
+    assert [action for action in notes if action["/S"] == "/GoTo"]
+    assert not [action for action in notes if "file:" in str(action.get("/URI", ""))]
+    assert str(html).encode() not in (tmp_path / "report.pdf").read_bytes()
+
+
 def test_the_html_names_its_runs_and_no_cdn(html):
     assert "<h1>7. Global shape" in (html / "07_cka.html").read_text()
     training = (html / "03_training.html").read_text()
@@ -388,7 +420,9 @@ def test_the_html_names_its_runs_and_no_cdn(html):
     assert all(text in records for text in ("base-s0-0123456789ab", "24.7", "512", "cccccccccc", "2.13.0", "Two pages"))
     assert not [p.name for p in html.glob("*.html") if "unpkg" in p.read_text() or "cdn." in p.read_text()]
     assert "nobody" not in (html / "04_evaluation.html").read_text(), "overridden parameters should be left out"
-    assert not list(html.rglob("*.map")) and not (html / "_static" / "locales").exists()
+    assert not [*html.rglob("*.map"), *html.rglob("*.ttf")] and not (html / "_static" / "locales").exists()
+    assert list(html.rglob("*.woff2"))
+    assert [p.name for p in (html / "_static" / "figures").rglob("*.png")] == ["overview.png"], "only what a page shows"
     with_plotly = [p.name for p in html.glob("*.html") if "plotly.min.js" in p.read_text()]
     assert with_plotly == ["07_cka.html", "14_choosing.html"]
 

@@ -105,7 +105,7 @@ def _write(folder, **changes):
         ({"controls": [{"name": "c", "expects": "different", "a": "base", "b": "base", "ablation": "none"}]},
          "name of a ablation of the profile"),
         ({"controls": [{"name": "c", "expects": "different", "a": "base", "b": "base", "ablation": "causal"}]},
-         r"ablation causal of base with seeds \[0, 1\], got it for .* with seeds \[0\]"),
+         r"ablation causal of base with two or more of the seeds \[0, 1\], got it for .* with seeds \[0\]"),
         ({"seeds": [0], "controls": [{"name": "c", "expects": "same", "a": "base", "b": "base", "other_order": True}]},
          "two seeds or more for another order"),
         ({"backbones": [{"name": "b", "source": "random", "arm": "control"}]}, "expected arm control and a start"),

@@ -18,6 +18,7 @@ ABLATIONS = RESULTS / "ablations.parquet"  # of `hrsa ablations`, its record bes
 FILMS = RESULTS / "dynamics.parquet"  # of `hrsa results --film`, likewise
 FILM_CELLS = "committed-film"  # tag of the cells that show it
 ALONG = RESULTS / "along_rl.parquet"  # of `hrsa backbones --along`, its record beside it
+OWN_STEPS = "own-steps"  # tag of the cells on a run's own checkpoints
 ON_THE_WAY = "along-rl"  # tag of the cells that show it
 OWN, KEPT = "own-ablations", "committed-ablations"  # tags of the cells that show those of this run, and those committed
 
@@ -85,7 +86,9 @@ def cells_left_out(profile: Profile, chapter: str) -> frozenset[str]:
     if chapter == "11_ablations":
         return ablations_left_out(profile)
     kept, cells = {"10_dynamics": (FILMS, FILM_CELLS), "12_family": (ALONG, ON_THE_WAY)}.get(chapter, (None, ""))
-    return frozenset({cells}) if kept and not kept.is_file() else frozenset()
+    if kept and not kept.is_file():
+        return frozenset({cells})
+    return frozenset({OWN_STEPS} if chapter == "10_dynamics" and not profile.recipe.checkpoints else ())
 
 
 def pair_chapters(profile: Profile) -> tuple[str, ...]:

@@ -275,6 +275,16 @@ def paper_data(names: Annotated[list[str] | None, typer.Argument(help="Sets; all
 
 
 @app.command()
+def share(page: Annotated[str, typer.Argument(help="A page, such as 13_verdict; the whole report when none.")] = "",
+          out: Annotated[Path | None, typer.Option(help="Else PAGE.html, or report.pdf.")] = None) -> None:
+    """A page of the built report as one HTML file that needs no other, or all of it as a PDF, printed by Chromium."""
+    from hrsa.report.book.share import print_report, write_page
+
+    log.info("written: %s", write_page(page, out or Path(f"{page}.html")) if page else
+             print_report(out or Path("report.pdf")))
+
+
+@app.command()
 def untrained(profile: Annotated[str, typer.Argument(help="Name in notebooks/profiles/, or a .yaml file.")],
               names: Annotated[list[str] | None, typer.Argument(help="Backbones; all when none is named.")] = None
               ) -> None:

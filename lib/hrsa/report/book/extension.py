@@ -21,7 +21,7 @@ VENDOR = {  # file under _static -> (package that carries it, file inside the pa
     "vendor/plotly.min.js": ("plotly", "package_data/plotly.min.js"),
     "vendor/tex-svg-full.js": ("mathjax", "static/mathjax/es5/tex-svg-full.js"),
 }
-_FORMATS = {"svg": "SVG", "png": "PNG", "csv": "data (CSV)"}
+_FORMATS = {"svg": "SVG", "csv": "data (CSV)"}  # a figure's own menu gives it as PNG
 THEBE = ("init_thebe_core", "update_thebe_context")  # name a script on a CDN, although nothing here is launched
 
 
@@ -46,9 +46,9 @@ def figure_html(figure: dict[str, Any]) -> str:
     meta = layout.get("meta") or {}
     alt, stem = as_html(meta.get("alt", "Figure")), meta.get("files", "")
     links = " · ".join(f'<a href="_static/figures/{stem}.{end}">{label}</a>' for end, label in _FORMATS.items())
-    static = f'<noscript><img src="_static/figures/{stem}.png" alt="{alt}"></noscript>' if stem else ""
+    static = f'<noscript><img src="_static/figures/{stem}.svg" alt="{alt}"></noscript>' if stem else ""
     if stem and "sliders" in layout:  # paper shows the moments of a film side by side
-        static += f'<img class="hrsa-strip" src="_static/figures/{stem}.png" alt="">'
+        static += f'<img class="hrsa-strip" src="_static/figures/{stem}.svg" alt="">'
     below = f'<figcaption class="hrsa-files">{links}</figcaption>' if stem else ""
     return (f'<figure class="{FIGURE}" aria-label="{alt}"><div class="hrsa-plotly" '
             f'style="min-height:{int(layout.get("height", 400))}px" data-figure="{name}"></div>'

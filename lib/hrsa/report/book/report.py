@@ -110,8 +110,9 @@ def run_sphinx(work: Path) -> Path:
 
 
 def drop_unused(html: Path) -> None:
-    """Remove what no page of the report loads: source maps, and the theme's translations into other languages."""
-    for file in html.rglob("*.map"):
+    """Remove what no page of the report loads: source maps, fonts that are there in a smaller form too, and the theme's
+    translations into other languages."""
+    for file in (*html.rglob("*.map"), *(f for f in html.rglob("*.ttf") if f.with_suffix(".woff2").is_file())):
         file.unlink()
     shutil.rmtree(html / "_static" / "locales", ignore_errors=True)
 
