@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 SAME_ARM, SAME_ORDER, NEITHER = TWO_RUNS = ("same arm, other order", "other arm, same order", "other arm, other order")
 _ARM, _ORDER, _BOTH = SOURCES = ("arm", "order", "both")
@@ -101,7 +101,7 @@ def _interval(value: float, left: np.ndarray, drawn: np.ndarray, logarithm: bool
     if not parts or not np.isfinite(value):
         return np.nan, np.nan, ""
     freedom = total**2 / sum(v**2 / d for _, v, d in parts) if total > 0 else np.inf
-    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * np.sqrt(total)
+    reach = float(stdtrit(freedom, (1 + level) / 2)) * np.sqrt(total)
     bounds = np.array([value - reach, value + reach])
     return *map(float, np.exp(bounds) if logarithm else bounds), " and ".join(name for name, _, _ in parts)
 

@@ -7,14 +7,14 @@ another gives the cross score of arXiv 2601.21192, function level.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from hrsa.similarity.arrays import matrix, to_float64, to_numpy
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 _TOLERANCE = 1e-6  # of the gradient's largest entry per text, at the optimum
 _STEPS = 1000  # of Newton, at most; ten to twenty are usual
@@ -32,6 +32,10 @@ def fit_probe(x: Any, labels: Any, task: Literal["classification", "regression"]
     >>> fit_probe(one, ["low", "low", "high", "high"], "classification").predict(other).tolist()
     ['low', 'high']
     """
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     if task not in ("classification", "regression"):
         raise ValueError(f"expected task 'classification' or 'regression', got {task!r}")
     if not 1e-100 < penalty < 1e100:
