@@ -89,6 +89,9 @@ Markdown("- **Scores.** Nobody has measured them, within the margin.")
 
 # %%
 plots.table(pd.DataFrame({"task": ["a <b>", "c"], "score": [0.25, None]}), "Scores & more")
+
+# %%
+plots.table(pd.DataFrame({"count": range(40), "said": 'a "b"'}), "Forty rows")
 """
 
 RUNNING = [  # texts that would set `hacked`, or leave an element of that class, if they were more than text
@@ -300,6 +303,26 @@ def test_maths_numbers_and_tables_are_shown(html, browser):
     shown = browser.find_element(By.CSS_SELECTOR, ".hrsa-table td:nth-child(2)")
     assert shown.text == "0.250" and shown.value_of_css_property("text-align") == "right"
     assert not browser.find_element(By.CSS_SELECTOR, "details.hide pre").is_displayed(), "code should be folded away"
+
+
+@pytest.mark.browser
+def test_a_long_table_shows_its_first_rows_and_all_on_request_and_on_paper(html, browser):
+    open_page(browser, html / "04_evaluation.html", "document.querySelectorAll('.hrsa-more').length === 1")
+    rows = "[...document.querySelectorAll('table:has(+ .hrsa-more) tbody tr')]"
+    shown = f"return {rows}.filter(row => row.offsetParent).length"
+    button = browser.find_element(By.CSS_SELECTOR, ".hrsa-more button")
+    assert browser.execute_script(shown) == 12 and button.text == "Show all 40 rows"
+    assert violations(browser, ".hrsa-table:has(.hrsa-more)") == []
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        WebDriverWait(browser, 10).until(lambda _: browser.execute_script(shown) == 40 and not button.is_displayed())
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    button.send_keys(Keys.ENTER)
+    assert browser.execute_script(shown) == 40 and button.text == "Show the first rows"
+    saved = browser.execute_async_script("const done = arguments[0]; fetch(document.querySelector('.hrsa-more a').href)"
+                                         ".then(x => x.text()).then(done)")
+    assert saved.splitlines()[:2] == ['"count","said"', '"0","a ""b"""'] and len(saved.splitlines()) == 41
 
 
 def test_a_term_links_to_the_glossary_where_a_page_first_names_it(html):

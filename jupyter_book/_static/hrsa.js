@@ -31,28 +31,43 @@ function followTheme() {
     window.addEventListener(event, () => {
       onPaper = paper;
       if (document.documentElement.dataset.theme === "dark") drawAgain();
+      else drawShown();
     });
   }
 }
 
+// Draws what is on the first screens at once, the rest when the browser has time; before printing, all.
 function drawShown() {
-  for (const place of document.querySelectorAll(".hrsa-plotly:not([data-drawn])")) {
-    if (place.offsetParent === null) continue;  // inside what is hidden
-    place.dataset.drawn = "";
-    const text = place.parentElement.querySelector(`script.${place.dataset.figure}`).textContent;
-    const figure = JSON.parse(inTheme(text));
-    delete figure.layout.width;  // fixed in notebooks; here the figure follows the column
-    if (figure.layout.sliders) setUpFilm(place, figure.layout);
-    Plotly.newPlot(place, figure.data, figure.layout, {
-      responsive: true,
-      displaylogo: false,
-      showSendToCloud: false,  // its button would upload the chart
-      modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
-    });
-    place.on("plotly_click", ({ points: [point] }) => document.dispatchEvent(new CustomEvent("hrsa-point", { detail: {
-      figure: figure.layout.meta.files, models: point.data.legendgroup, state: point.data.text?.[point.pointNumber],
-    } })));
+  const waiting = [...document.querySelectorAll(".hrsa-plotly:not([data-drawn])")]
+    .filter((place) => place.offsetParent !== null);  // not inside what is hidden
+  const [near, far] = [[], []];
+  for (const place of waiting) {
+    (onPaper || place.getBoundingClientRect().top < 1.5 * window.innerHeight ? near : far).push(place);
   }
+  near.forEach(draw);
+  if (far.length) {
+    (window.requestIdleCallback || setTimeout)(() => {
+      if (!("drawn" in far[0].dataset)) draw(far[0]);
+      drawShown();
+    });
+  }
+}
+
+function draw(place) {
+  place.dataset.drawn = "";
+  const text = place.parentElement.querySelector(`script.${place.dataset.figure}`).textContent;
+  const figure = JSON.parse(inTheme(text));
+  delete figure.layout.width;  // fixed in notebooks; here the figure follows the column
+  if (figure.layout.sliders) setUpFilm(place, figure.layout);
+  Plotly.newPlot(place, figure.data, figure.layout, {
+    responsive: true,
+    displaylogo: false,
+    showSendToCloud: false,  // its button would upload the chart
+    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+  });
+  place.on("plotly_click", ({ points: [point] }) => document.dispatchEvent(new CustomEvent("hrsa-point", { detail: {
+    figure: figure.layout.meta.files, models: point.data.legendgroup, state: point.data.text?.[point.pointNumber],
+  } })));
 }
 
 // A film's slider as the browser's own, which keys move too; `layout` loses plotly's.
@@ -131,6 +146,30 @@ function setUpSorting(table) {
       body.append(...sorted);
     });
   });
+}
+
+// Of a long table the first rows are shown until one asks for all; all of it can be saved. Paper has it whole.
+function setUpLength(table) {
+  const rows = table.tBodies[0].rows.length;
+  if (rows <= 30) return;
+  const line = document.createElement("p"), button = document.createElement("button");
+  const save = document.createElement("a");
+  const show = (short) => {
+    table.classList.toggle("hrsa-short", short);
+    button.textContent = short ? `Show all ${rows} rows` : "Show the first rows";
+    button.setAttribute("aria-expanded", String(!short));
+  };
+  button.type = "button";
+  button.addEventListener("click", () => show(!table.classList.contains("hrsa-short")));
+  const cell = (one) => `"${one.textContent.trim().replaceAll('"', '""')}"`;
+  const lines = [...table.rows].map((row) => [...row.cells].map(cell).join(","));
+  save.href = URL.createObjectURL(new Blob([lines.join("\n")], {type: "text/csv"}));
+  save.download = "table.csv";
+  save.textContent = "data (CSV)";
+  line.className = "hrsa-more";
+  line.append(button, " · ", save);
+  table.after(line);
+  show(true);
 }
 
 // Tables of which one group is shown: menus choose it, and so does a click on its place in the figure that it is about.
@@ -220,6 +259,7 @@ document.addEventListener("DOMContentLoaded", () => {
   mendAccess();
   setUpTerms();
   document.querySelectorAll(".hrsa-table table").forEach(setUpSorting);
+  document.querySelectorAll(".hrsa-table table").forEach(setUpLength);
   document.querySelectorAll(".hrsa-choices").forEach(setUpChoices);
   document.querySelectorAll(".hrsa-switch").forEach(setUpSwitch);
   letScroll();
