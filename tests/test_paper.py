@@ -25,7 +25,7 @@ SOME = ("STS12", "ArguAna", "AppsRetrieval", "BrightBiologyRetrieval", "SprintDu
         "DBpediaClassification")  # tasks of several shapes, of all three benchmarks
 PAIRS = ("qwen3-0.6b-base-vs-sft", "qwen2.5-7b-vs-ppo-think")  # of trained arms, and as they came
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-         "intermediate_size": 48, "max_position_embeddings": 256, "initializer_range": 0.2, "eos_token_id": 1}
+         "intermediate_size": 48, "max_position_embeddings": 1024, "initializer_range": 0.2, "eos_token_id": 1}
 
 
 def write_model(folder, name, seed):
