@@ -125,7 +125,7 @@ def test_realignment_is_held_against_scores_over_rows(rng):
     said = prose.scores.realignment_sentences(table_of({
         "up": spread(f"knn_{REALIGNMENT}", 0.2) | spread(f"debiased_cka_{REALIGNMENT}", 0.0),
         "down": spread(f"knn_{REALIGNMENT}", -0.2) | spread(f"debiased_cka_{REALIGNMENT}", 0.0)}))
-    assert "closer under up (+0.2000); it drives them apart under down (-0.2000)" in said
+    assert "closer under up (+0.2); it drives them apart under down (-0.2)" in said
     assert "debiased CKA: neither is told under up (+0.0000), down (+0.0000)." in said
 
 

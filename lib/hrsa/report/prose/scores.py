@@ -239,7 +239,7 @@ def realignment_sentences(table: pd.DataFrame) -> str:
         sides: dict[int, list[str]] = {1: [], -1: [], 0: []}
         for row in table.to_dict("records"):
             side = intervals.order(row[f"{moved}_low"], row[f"{moved}_high"], 0.0, 0.0)
-            sides[side].append(f"{row['ablation']} ({row[moved]:+.4f})")
+            sides[side].append(f"{row['ablation']} ({row[moved]:+.2g})")
         words = {1: "training brings the arms closer under", -1: "it drives them apart under",
                  0: "neither is told under"}
         said = "; ".join(f"{words[side]} {', '.join(names)}" for side, names in sides.items() if names)
