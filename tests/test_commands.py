@@ -27,11 +27,13 @@ COMMANDS = {
     "evidence": {"--profile", "--share", "--source"}, "results": {"--profile", "--film", "--cores"}, "train": set(),
     "state": {"--profile"}, "ablations": {"--profile", "--cores", "--table"},
     "backbones": {"--profile", "--jobs", "--along"}, "untrained": set(),
-    "paper-data": {"--profile", "--out"}}
+    "paper-data": {"--profile", "--out"}, "share": {"--out"}}
 TARGETS = {  # a target of the Makefile with its variables -> what it must give to hrsa
     "plan PROFILE=smoke": "plan --profile smoke",
     'rehearse PROFILE=paper PAIRS="one two"': "rehearse --profile paper --pair one --pair two",
     "book PROFILE=smoke CORES=3": "book --profile smoke --cores 3",
+    "share": "share",
+    'share PAGE=13_verdict OUT="a b.html"': 'share "13_verdict" --out "a b.html"',
     "compare A=one B=two TEXTS=file": 'compare --a "one" --b "two" --texts "file" --unit "word" --out "compare"',
     'power EVIDENCE="a.json b.json" MARGIN=0.03': "power a.json b.json --profile mini --margin 0.03",
     "power HOURS_OF=paper": "power --profile mini --hours-of paper",

@@ -30,7 +30,7 @@ PINNED = {_name(name): version for name, version in LOCK.items()}
 def test_the_metrics_and_the_verdict_need_the_base_dependencies_and_no_others():
     base, known = {_name(r) for r in PROJECT["dependencies"]}, metadata.packages_distributions()
     needed = third_party("hrsa.similarity", "hrsa.verdict", "hrsa.workflow.commands")
-    assert {"numpy", "sklearn", "pyarrow", "typer"} <= needed
+    assert {"numpy", "scipy", "pyarrow", "typer"} <= needed
     assert {name for name in needed if not base & {_name(found) for found in known[name]}} == set()
     assert not base & {_name(r) for extra in ("train", "book") for r in PROJECT["optional-dependencies"][extra]}
 
