@@ -110,11 +110,13 @@ def run_sphinx(work: Path) -> Path:
 
 
 def drop_unused(html: Path) -> None:
-    """Remove what no page of the report loads: source maps, fonts that are there in a smaller form too, and the theme's
-    translations into other languages."""
-    for file in (*html.rglob("*.map"), *(f for f in html.rglob("*.ttf") if f.with_suffix(".woff2").is_file())):
-        file.unlink()
-    shutil.rmtree(html / "_static" / "locales", ignore_errors=True)
+    """Remove what no page of the report loads: source maps, the theme's translations into other languages, fonts that
+    are there in a smaller form too or draw marks of companies, and pictures that the pages have a copy of."""
+    static = html / "_static"
+    shutil.rmtree(static / "locales", ignore_errors=True)
+    for file in (*html.rglob("*.map"), *static.rglob("*.ttf"), *static.rglob("fa-brands-*"),
+                 *(static / "figures").rglob("*.png")):
+        file.unlink(missing_ok=True)
 
 
 def check_html(html: Path, figures: dict[str, int]) -> None:

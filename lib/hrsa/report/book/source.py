@@ -106,11 +106,8 @@ def stage(profile: Profile, folder: Path) -> dict[str, int]:
         (folder / f"{page}.md").write_text(api_page(room), encoding="utf8")
     front = (folder / "intro.md").read_text(encoding="utf8")
     front = front.replace(ANSWER, front_answer(profile) if ANSWER in front else "")
-    published = store.FIGURES / profile.name
-    if published.is_dir():
-        shutil.copytree(published, folder / "_static" / "figures" / profile.name,
-                        ignore=lambda at, names: [name for name in names if name.endswith(".png") and
-                                                  (Path(at) / name).relative_to(store.FIGURES).as_posix() not in front])
+    if (store.FIGURES / profile.name).is_dir():
+        shutil.copytree(store.FIGURES / profile.name, folder / "_static" / "figures" / profile.name)
     (folder / "intro.md").write_text(link_only_to(folder, front), encoding="utf8")
     write_toc(profile, folder)
     return figures

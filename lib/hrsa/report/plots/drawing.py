@@ -60,7 +60,7 @@ class Drawing:
         if not alt.strip():
             raise ValueError(f"expected a sentence that describes figure {stem}, got {alt!r}")
         drawing = replace(self, alt=alt.strip(), files=stem)
-        table = self.table.to_csv(index=False, lineterminator="\n", float_format="%.10g").encode()
+        table = self.table.to_csv(index=False, lineterminator="\n", float_format="%.8g").encode()
         for suffix, content in ((".svg", drawing.svg), (".png", drawing.png), (".csv", table)):
             with store.atomic(store.FIGURES / f"{stem}{suffix}") as temporary:
                 temporary.write_bytes(content)

@@ -21,6 +21,7 @@ from hrsa.report.plots.chart import Axis, Chart, Mark
 TICKS = 12  # most category labels along an axis
 ROWS = 20  # most labels of the rows of a heat map: they stand below each other
 MARKED = 12  # about how many markers a line carries
+_PLACES, _LONG = re.compile(rb' (?:d|x|y)="[^"]*"'), re.compile(rb"(\.\d\d)\d+")
 CHARACTER = 0.06  # inches of one character of a tick label
 
 
@@ -37,7 +38,12 @@ def pictures(chart: Chart, alt: str) -> dict[str, bytes]:
             figure.savefig(buffer, format=form, dpi=style.SHARP * style.PIXELS,
                            metadata={"Description": alt, silent: None})
             found[form] = buffer.getvalue()
-    return found | {"svg": re.sub(rb">\s+<", b"><", found["svg"])}  # a tenth of it is indentation
+    return found | {"svg": _lean(found["svg"])}
+
+
+def _lean(svg: bytes) -> bytes:
+    """The same picture without indentation, its places in hundredths of a point: a fifth smaller."""
+    return _PLACES.sub(lambda match: _LONG.sub(rb"\1", match[0]), re.sub(rb">\s+<", b"><", svg))
 
 
 def _figure(chart: Chart) -> Figure:
