@@ -29,6 +29,7 @@ def chromium():
             options.add_argument(f"--{flag}")
         driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(binaries["chromedriver"]))
         driver.set_window_size(1400, 1000)
+        driver.get("about:blank")  # else the page of a new tab loads its own parts while the first page is read
         yield driver
         driver.quit()
 
