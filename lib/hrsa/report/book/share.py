@@ -112,7 +112,11 @@ def _print(address: str, target: Path) -> Path:
     with tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--no-pdf-header-footer",
                    f"--user-data-dir={profile}", "--virtual-time-budget=30000", f"--print-to-pdf={target}", address]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"expected {address} to be printed within {_SECONDS} s, got nothing from {browser}: "
+                               "give the same command again when the machine has less to do") from None
     if done.returncode or not target.is_file():
         raise RuntimeError(f"expected {address} to be printed, got from {browser}:\n{done.stderr[-1000:]}")
     return target
