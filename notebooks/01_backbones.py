@@ -72,23 +72,27 @@ Markdown(prose.backbones.findings(cards))
 # %% [markdown]
 # Each sentence above follows from 95% intervals: "raises" and "lowers" are said only where the interval of the paired
 # difference leaves out zero.
-#
+
+# %%
+curves = prose.backbones.training_curves(study)
+
+# %% [markdown] tags=["pretraining"]
 # ## Learning to predict text
 #
 # Pretraining packs documents end to end and predicts each next token.
 
-# %%
-curves = prose.backbones.training_curves(study)
+# %% tags=["pretraining"]
 base = curves[(curves["arm"] == "base") & (curves["quantity"] == "loss")]
 plots.curves(base, x="step", y="value", hue="backbone", xlabel="update", ylabel="loss (nats per token)").publish(
     study.name, "01_backbones", "pretraining", "Pretraining loss of the base over updates.",
 ) if len(base) else Markdown("The base of this profile came trained: there is no pretraining to show.")
 
-# %% [markdown]
+# %% [markdown] tags=["pretraining"]
 # How to read it: the loss starts near the logarithm of the vocabulary's size, where every token is as likely as any
 # other. A fall in steps is usual: word shapes come first, arithmetic late. A rise that stays would mean too large a
 # learning rate.
-#
+
+# %% [markdown]
 # ## Learning from rewards
 #
 # In RLVR each update asks a few dozen problems several times over and makes the answers that beat their group's mean

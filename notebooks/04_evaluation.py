@@ -121,14 +121,14 @@ plots.bars(families[families["arm"] != "BM25"], x="family", y="value", hue="arm"
 # is one run and has none). Arms side by side under *recipe* are the comparison of interest. A gap between arms that is
 # as wide as between the two panels would be large.
 
-# %% [markdown]
+# %% [markdown] tags=["fewer-dimensions"]
 # ## Fewer dimensions
 #
 # An embedding that is cut to its first dimensions takes less room and less time to search. Models that were trained for
 # it (Matryoshka) lose little; of others it says how evenly the dimensions share the work. Mean scores x 100 over all
 # tasks:
 
-# %%
+# %% tags=["fewer-dimensions"]
 Markdown(prose.scores.by_dimensions(study, scores, evaluate.make_dimension_scores(study, models)))
 
 # %% [markdown]

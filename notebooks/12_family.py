@@ -24,6 +24,7 @@
 profile = "smoke"
 
 # %%
+import pandas as pd
 from IPython.display import Markdown
 
 from hrsa.report import chapters, plots, prose, results
@@ -55,7 +56,7 @@ plots.bars(prose.backbones.accuracy(cards), x="backbone", y="value", hue="mode",
 # How to read it: all answered the same problems, so compare differences, below, rather than overlap of the bars' intervals.
 
 # %%
-Markdown(prose.backbones.findings(cards))
+Markdown(prose.backbones.changes_said(cards))
 
 # %%
 plots.table(prose.backbones.card_table(cards)[["backbone", "start", "updates", "perplexity", "KL"]],
@@ -65,7 +66,9 @@ plots.table(prose.backbones.card_table(cards)[["backbone", "start", "updates", "
 # ## How far does RLVR move a backbone?
 #
 # A pair of low similarity says little where any training would have moved the model as far. So the base and its RLVR
-# model are held against the base and its continued pretraining, against two runs of the same RLVR, and against SFT.
+# model are held against the base and its continued pretraining, against two runs of the same RLVR, and against SFT. In
+# brackets 95% intervals of the similarity, over texts; every backbone is one run. Where the intervals of two pairs overlap,
+# the answer is inconclusive.
 
 # %%
 Markdown("\n\n".join(prose.yardsticks.committed_movement(one.name, one.tables, one.record["profile"], one.cards)
@@ -168,10 +171,19 @@ plots.curves(levels.query("models == 'embedders'"), x="layer_x", y="value", hue=
 # How to read it: the same after contrastive training with one recipe. Curves that are higher than in the figure before
 # are realignment, which the pairs that are furthest apart can show best.
 
+# %% [markdown]
+# ## The arm or the order?
+#
+# Between two embedders, how much comes from the arm, how much from the order of the data, and how much from both together?
+
 # %%
-Markdown(prose.yardsticks.why_sources() + "\n\n" + "\n\n".join(
-    f"Study `{one.name}`, similarities and scores:\n\n{prose.yardsticks.pairs_said(one.tables.get('sources'))}\n\n"
-    f"{prose.yardsticks.scores_said(one.tables.get('variances'))}" for one in studies))
+apart = {one.name: prose.yardsticks.source_table(one.tables.get("sources"), one.tables.get("variances")) for one in studies}
+Markdown("\n\n".join(f"Study `{name}`: {prose.yardsticks.sources_said(places)}" for name, places in apart.items()))
+
+# %%
+told = pd.concat(apart.values(), ignore_index=True).query("untold == ''")
+plots.table(told.drop(columns=["shown", "untold"]), "Shares of the variance with 95% intervals, where it can be told apart; all "
+            "else is in the tables of the studies")
 
 # %% [markdown]
 # All of it as one number each:

@@ -212,6 +212,14 @@ def test_shares_are_told_with_what_their_intervals_show(rng, tmp_path):
     assert "shown to be above zero: order" in prose.scores_said(same)
     flat = score_sources(0 * a, 0 * b, ["t"] * 400).assign(pair="p")
     assert "no variance was measured" in prose.scores_said(flat)
+    places = prose.source_table(None, pd.concat([table, same.assign(pair="q"), flat.assign(pair="r"), one]))
+    assert places["shown"].map(bool).tolist()[-2:] == [False, False] and places["of"].nunique() == 2
+    few = prose.sources_said(places[places["of"] == "score of one item"])
+    assert few.startswith("4 similarities and scores of pairs were taken apart.")
+    assert "Not told for 1: no variance was measured." in few and "Not told for 1: there is one order" in few
+    assert "from the arm is shown to be above zero in 1 of 2 (base-vs-rlvr, score of one item)." in few
+    nothing = prose.sources_said(places[places["pair"] == "r"])
+    assert "Not told for 2" in nothing and "is shown" not in nothing
     assert "no embedders" in prose.layers_said(tmp_path, ["cka"])
     found = pd.concat([parts_of("knn", 0.4, 0.2, 0.5, k=k) for k in (5, 10)])
     found.to_parquet(tmp_path / "variance.parquet")

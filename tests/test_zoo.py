@@ -397,9 +397,17 @@ def card_of(start, sampled, greedy, worked, among=None, difference=(0.1, 0.05, 0
 
 def test_findings_follow_the_intervals():
     base = card_of(None, 0.3, 0.4, 0.5, 0.5)
-    text = backbones.findings({"base": base, "up": card_of("base", 0.5, 0.6, 0.9, 0.8),
-                               "down": card_of("base", 0.1, 0.2, 0.5, 0.2, (-0.2, -0.3, -0.1)),
-                               "same": card_of("base", 0.3, 0.4, 0.5, 0.52, (0.01, -0.04, 0.06))})
+    cards = {"base": base, "up": card_of("base", 0.5, 0.6, 0.9, 0.8),
+             "down": card_of("base", 0.1, 0.2, 0.5, 0.2, (-0.2, -0.3, -0.1)),
+             "same": card_of("base", 0.3, 0.4, 0.5, 0.52, (0.01, -0.04, 0.06))}
+    text = backbones.findings(cards)
+    once = backbones.changes_said(cards).splitlines()
+    assert len(once) == 4 and once[0] == text.splitlines()[0]
+    assert once[1] == ("- Against its start an arm raises sampled accuracy: `up` +10.0% [+5.0%, +15.0%]; lowers "
+                       "sampled accuracy: `down` -20.0% [-30.0%, -10.0%]; does not measurably change sampled "
+                       "accuracy: `same` +1.0% [-4.0%, +6.0%].")
+    assert once[3] == "- Among worked answers: more are right: `up`; fewer are right: `down`; open: `same`."
+    assert len(backbones.changes_said({"base": base}).splitlines()) == 1
     lines = text.splitlines()
     assert len(lines) == 4 and "leaves RLVR right answers to reward" in lines[0]
     assert "raises sampled accuracy (+10.0% [+5.0%, +15.0%])" in lines[1] and "also works better" in lines[1]

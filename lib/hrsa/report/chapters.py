@@ -20,6 +20,7 @@ FILM_CELLS = "committed-film"  # tag of the cells that show it
 ALONG = RESULTS / "along_rl.parquet"  # of `hrsa backbones --along`, its record beside it
 OWN_STEPS = "own-steps"  # tag of the cells on a run's own checkpoints
 ON_THE_WAY = "along-rl"  # tag of the cells that show it
+PRETRAINING, FEWER = "pretraining", "fewer-dimensions"  # tags of cells on a base's own training, on cut embeddings
 OWN, KEPT = "own-ablations", "committed-ablations"  # tags of the cells that show those of this run, and those committed
 
 
@@ -85,10 +86,12 @@ def cells_left_out(profile: Profile, chapter: str) -> frozenset[str]:
     """Tags of the cells that a chapter goes without, for want of what they show."""
     if chapter == "11_ablations":
         return ablations_left_out(profile)
-    kept, cells = {"10_dynamics": (FILMS, FILM_CELLS), "12_family": (ALONG, ON_THE_WAY)}.get(chapter, (None, ""))
-    if kept and not kept.is_file():
-        return frozenset({cells})
-    return frozenset({OWN_STEPS} if chapter == "10_dynamics" and not profile.recipe.checkpoints else ())
+    brought = all(b.source == "package" for b in profile.backbones if b.arm == "base")
+    lacking = {"01_backbones": {PRETRAINING: brought}, "04_evaluation": {FEWER: not profile.suite.dimensions},
+               "10_dynamics": {FILM_CELLS: not FILMS.is_file(),
+                               OWN_STEPS: FILMS.is_file() and not profile.recipe.checkpoints},
+               "12_family": {ON_THE_WAY: not ALONG.is_file()}}
+    return frozenset(tag for tag, lacks in lacking.get(chapter, {}).items() if lacks)
 
 
 def pair_chapters(profile: Profile) -> tuple[str, ...]:

@@ -133,6 +133,42 @@ def findings(cards: Cards) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def changes_said(cards: Cards) -> str:
+    """All arms at once, Markdown: which raise accuracy over their start by how much, and which also work better."""
+    arms = {name: card for name, card in cards.items() if cards.get(card["compared_with"])}
+    lines = [_level(name, card) for name, card in cards.items() if name not in arms]
+    for mode in _MODES if arms else ():
+        by: dict[str, list[str]] = {}
+        for name, card in arms.items():
+            change = card["accuracy_difference"][mode]
+            by.setdefault(_verb(change), []).append(f"{as_code(name)} {_span(change, '+.1%')}")
+        told = "; ".join(f"{verb} {mode} accuracy: {', '.join(names)}" for verb, names in by.items())
+        lines.append(f"Against its start an arm {told}.")
+    ways: dict[str, list[str]] = {}
+    for name, card in arms.items():
+        ways.setdefault(_worked(card, cards[card["compared_with"]])[0], []).append(as_code(name))
+    if ways:
+        told = "; ".join(f"{word}: {', '.join(names)}" for word, names in ways.items())
+        lines.append(f"Among worked answers: {told}.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _verb(change: dict[str, Any]) -> str:
+    return "raises" if change["low"] > 0 else "lowers" if change["high"] < 0 else "does not measurably change"
+
+
+def _worked(card: dict[str, Any], start: dict[str, Any]) -> tuple[str, str]:
+    """Whether an arm got better within worked answers: a few words, and the end of a sentence."""
+    after, before = (c["accuracy_by_mode"]["sampled"]["worked"] for c in (card, start))
+    if not after["n"] or not before["n"]:
+        return "none to compare", ""
+    if after["low"] > before["high"]:
+        return "more are right", "so it also works better, and does not only work more often"
+    if after["high"] < before["low"]:
+        return "fewer are right", "so its working got worse"
+    return "open", "and the intervals overlap: whether the working itself got better is open"
+
+
 def _span(entry: dict[str, Any], form: str = ".1%") -> str:
     return f"{entry['value']:{form}} [{entry['low']:{form}}, {entry['high']:{form}}]"
 
@@ -155,20 +191,13 @@ def _change(name: str, card: dict[str, Any], start: dict[str, Any]) -> str:
     parts = []
     for mode in _MODES:
         change = card["accuracy_difference"][mode]
-        verb = "raises" if change["low"] > 0 else "lowers" if change["high"] < 0 else "does not measurably change"
-        parts.append(f"{verb} {mode} accuracy ({_span(change, '+.1%')})")
+        parts.append(f"{_verb(change)} {mode} accuracy ({_span(change, '+.1%')})")
     share = card["worked_share"]["sampled"]
     text = (f"{as_code(name)} {' and '.join(parts)} against {as_code(card['compared_with'])}. It works out "
             f"{_span(share)} of its sampled answers, after {_span(start['worked_share']['sampled'])}.")
-    after, before = (c["accuracy_by_mode"]["sampled"]["worked"] for c in (card, start))
-    if not after["n"] or not before["n"]:
+    if not (verdict := _worked(card, start)[1]):
         return text
-    if after["low"] > before["high"]:
-        verdict = "so it also works better, and does not only work more often"
-    elif after["high"] < before["low"]:
-        verdict = "so its working got worse"
-    else:
-        verdict = "and the intervals overlap: whether the working itself got better is open"
+    after, before = (c["accuracy_by_mode"]["sampled"]["worked"] for c in (card, start))
     return f"{text} Among worked answers {_span(after)} are right, after {_span(before)}, {verdict}."
 
 

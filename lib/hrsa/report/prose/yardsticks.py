@@ -64,11 +64,8 @@ def layers_said(folder: Path, metrics: Sequence[str]) -> str:
                      f"{_sources_said(table[table['metric'] == metric])}" for metric in metrics)
 
 
-def scores_said(table: pd.DataFrame | None) -> str:
-    """What the variance of scores comes from, for each pair, Markdown; from `synthesis.score_variances`, None where a
-    study has not committed it."""
-    if table is None:
-        return "No variances of scores were committed."
+def scores_said(table: pd.DataFrame) -> str:
+    """What the variance of scores comes from, for each pair, Markdown; from `synthesis.score_variances`."""
     names = {"items": "the score of one item", "mean": "the mean score"}
     return "\n".join(f"- {pair}, {names[of]}: {_sources_said(rows)}"
                      for (pair, of), rows in table.groupby(["pair", "of"], sort=False))
@@ -77,21 +74,32 @@ def scores_said(table: pd.DataFrame | None) -> str:
 def _sources_said(rows: pd.DataFrame) -> str:
     """One place of a table of `variance.sources` in words."""
     by = rows.set_index("part")
-    if not np.isfinite(by["value"][SAME_ARM]):
-        return f"{_ONE_ORDER}."
-    if not np.isfinite(by["share"][SOURCES[0]]):
-        return "no variance was measured."
+    if why := _untold(by):
+        return f"{why}."
     shares = by.loc[list(SOURCES)]
-    if (shares["share_high"] - shares["share_low"] > 1).any():
-        return f"too little variance to tell its parts from each other with {by['orders'].iloc[0]} orders."
-    said = ", ".join(f"{row.share:.1%}{_span(row.share_low, row.share_high)} from {_of(name)}"
-                     for name, row in shares.iterrows())
-    noise = {name: row for name, row in shares.iterrows() if np.isfinite(row["share_low"])}
-    shown = [name for name, row in noise.items() if row["share_low"] > 0]
+    said = ", ".join(f"{_share_said(row)} from {_of(name)}" for name, row in shares.iterrows())
+    noise = np.isfinite(shares["share_low"]).any()
+    shown = [name for name, row in shares.iterrows() if row["share_low"] > 0]
     told = "without intervals" if not noise else \
         f"shown to be above zero: {', '.join(shown)}" if shown else "none is shown to be above zero"
     over = f", intervals over {by['over'].iloc[0]}" if by["over"].iloc[0] else ""
     return f"{said} ({by['orders'].iloc[0]} orders{over}; {told})."
+
+
+def _untold(by: pd.DataFrame) -> str:
+    """Why the parts of one place, indexed by part, are not told from each other; empty where they are."""
+    if not np.isfinite(by["value"][SAME_ARM]):
+        return _ONE_ORDER
+    if not np.isfinite(by["share"][SOURCES[0]]):
+        return "no variance was measured"
+    shares = by.loc[list(SOURCES)]
+    if (shares["share_high"] - shares["share_low"] > 1).any():
+        return f"too little variance to tell its parts from each other with {by['orders'].iloc[0]} orders"
+    return ""
+
+
+def _share_said(row: pd.Series) -> str:
+    return f"{row['share']:.1%}{_span(row['share_low'], row['share_high'])}"
 
 
 def _of(source: str) -> str:
@@ -179,14 +187,41 @@ def readouts_said(cost: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def pairs_said(table: pd.DataFrame | None) -> str:
-    """What the variance of the embedders of every pair comes from, Markdown; from `synthesis.make_similarity_sources`,
-    None where a study has not committed it."""
-    if table is None or table.empty:
-        return "The tables hold no yardsticks: they were made before arm and order were told apart."
-    groups = table.groupby(["pair", "metric", "k"], sort=False, dropna=False)
-    return "\n".join(f"- {pair}, {similarity_name(metric, k)}: {_sources_said(rows)}"
-                     for (pair, metric, k), rows in groups)
+def sources_said(places: pd.DataFrame) -> str:
+    """In how many places of `source_table` which part of the variance is shown, and where nothing can be told."""
+    if places.empty:
+        return "No variance was committed."
+    told = places[places["untold"] == ""]
+    lines = [f"{len(places)} similarities and scores of pairs were taken apart."]
+    lines += [f"Not told for {n}: {why}." for why, n in places["untold"].value_counts().items() if why]
+    for part in SOURCES if len(told) else ():
+        shown = told[told["shown"].map(lambda parts, part=part: part in parts)]
+        named = "; ".join(f"{row.pair}, {row.of}" for row in shown.itertuples()) if 0 < len(shown) < len(told) else ""
+        lines.append(f"A part from {_of(part)} is shown to be above zero in {len(shown)} of {len(told)}"
+                     f"{f' ({named})' if named else ''}.")
+    return " ".join(lines)
+
+
+def source_table(similarities: pd.DataFrame | None, scores: pd.DataFrame | None) -> pd.DataFrame:
+    """A row for each pair and similarity (`synthesis.make_similarity_sources`) or score (`synthesis.score_variances`):
+    pair, of, a column for each of `variance.SOURCES` in words, shown (those above zero), untold (why none is said).
+
+    None where a study has not committed one.
+    """
+    names = {"items": "score of one item", "mean": "mean score"}
+    rows = [] if similarities is None or similarities.empty else [
+        _place(pair, similarity_name(metric, k), part)
+        for (pair, metric, k), part in similarities.groupby(["pair", "metric", "k"], sort=False, dropna=False)]
+    if scores is not None and not scores.empty:
+        rows += [_place(pair, names[of], part) for (pair, of), part in scores.groupby(["pair", "of"], sort=False)]
+    return pd.DataFrame(rows, columns=["pair", "of", *SOURCES, "shown", "untold"])
+
+
+def _place(pair: str, of: str, rows: pd.DataFrame) -> dict[str, Any]:
+    by = rows.set_index("part")
+    why = _untold(by)
+    return {"pair": pair, "of": of, "untold": why, "shown": [part for part in SOURCES if by["share_low"][part] > 0],
+            **{part: None if why else _share_said(by.loc[part]) for part in SOURCES}}
 
 
 def updates_of(cards: Mapping[str, Mapping[str, Any]], similar: pd.DataFrame,
@@ -225,8 +260,6 @@ def movement_said(found: pd.DataFrame, updates: Mapping[str, int] | None = None)
                          f"**{_answer(list(part['answer']))}**: {told}.")
     if missing:
         lines.append(f"- **Not compared**, for want of a pair to hold it against: {'; '.join(missing)}.")
-    lines.append("\nIn brackets 95% intervals of the similarity, over texts; every backbone is one run. Where the "
-                 "intervals of two pairs overlap, the answer is inconclusive.")
     return "\n".join(lines)
 
 
