@@ -227,7 +227,7 @@ def test_the_installed_command_has_no_traceback_either():
 
 @pytest.mark.parametrize(("words", "expected"), [
     ("hrsa pl", {"plan"}), ("hrsa plan --gpu", {"--gpus", "--gpu-memory"}),
-    ("hrsa plan --profile sm", {"smoke", "smollm2", "smollm2-arms", "smollm2-more"})])
+    ("hrsa plan --profile sm", {"smoke", "smollm2", "smollm2-arms", "smollm2-geometry", "smollm2-more"})])
 def test_the_shell_completes(words, expected):
     asked = {"_HRSA_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     done = subprocess.run([HRSA], env=os.environ | asked, capture_output=True, text=True, check=False)
