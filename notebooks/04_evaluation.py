@@ -166,11 +166,12 @@ plots.table(prose.scores.difference_table(trained), f"Differences b − a after 
 # %% [markdown]
 # ## The arm or the order?
 #
-# Embedders of one seed saw the same data in the same order. What would another order have changed, and what another arm?
+# Embedders of one seed saw the same data in the same order. What would another order have changed, and what another
+# arm? The variance between them is taken apart into that of arm, order and both.
 
 # %%
 parts = synthesis.score_variances(per_query, study.pairs, study.seeds)
-Markdown(prose.yardsticks.why_sources() + "\n\n" + prose.yardsticks.scores_said(parts))
+Markdown(prose.yardsticks.scores_said(parts))
 
 # %%
 plots.table(prose.yardsticks.score_parts(parts), "Squared differences of scores between two embedders by what they "

@@ -121,7 +121,7 @@ Markdown(prose.robustness.twins_said(twins))
 # ## What was found
 #
 # The published study describes RLVR backbones as preserved at this level, SFT backbones as destructively mixed, and
-# embedders as re-aligned. Here:
+# embedders as re-aligned. Here, with permuted rows and rounding named where models do not lie clearly between them:
 
 # %%
 Markdown(prose.similarity.similarity_sentence(curve, f"Mean correlation at the last state ({last})", layer_x=last)

@@ -153,7 +153,7 @@ Markdown(prose.robustness.twins_said(twins))
 # %% [markdown]
 # ## What was found
 #
-# Each sentence is computed from the intervals above.
+# From the intervals above; permuted rows and rounding are named where models do not lie clearly between them:
 
 # %%
 last = whole["layer_x"].iloc[-1]

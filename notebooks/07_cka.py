@@ -141,7 +141,7 @@ Markdown(prose.robustness.attacks_said(audit))
 # ## What was found
 #
 # The published study calls RLVR backbones near-isometric to their base, SFT backbones distorted, and embedders
-# re-aligned. Here, by the debiased estimate:
+# re-aligned. Here, with permuted rows and rounding named where models do not lie clearly between them:
 
 # %%
 last = curve["layer_x"].iloc[-1]

@@ -138,7 +138,7 @@ Markdown(prose.robustness.twins_said(twins))
 # %% [markdown]
 # ## What was found
 #
-# For each $k$, at the last state:
+# For each $k$, at the last state; permuted rows and rounding are named where models do not lie clearly between them:
 
 # %%
 last = curve["layer_x"].iloc[-1]

@@ -174,7 +174,7 @@ plots.curves(levels.query("models == 'embedders'"), x="layer_x", y="value", hue=
 # %% [markdown]
 # ## The arm or the order?
 #
-# Between two embedders, how much comes from the arm, how much from the order of the data, and how much from both together?
+# Of the variance between embedders, how much comes from arm, order and both?
 
 # %%
 apart = {one.name: prose.yardsticks.source_table(one.tables.get("sources"), one.tables.get("variances")) for one in studies}

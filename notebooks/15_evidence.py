@@ -210,10 +210,8 @@ plots.table(plan, f"Power at margin {study.verdict.margin:g}, the margin provabl
 # %% [markdown]
 # ## The arm or the order?
 #
-# A difference between arms is worth as much as it stands out from the difference that another order of the data makes.
-
-# %%
-Markdown(prose.yardsticks.why_sources())
+# A difference between arms is worth as much as it stands out from the difference that another order of the data makes. So the
+# variance is taken apart into that of arm, order and both.
 
 # %%
 parts = synthesis.make_similarity_sources(study)

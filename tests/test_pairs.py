@@ -351,12 +351,12 @@ def test_what_survives_follows_from_intervals():
     assert (judged["n"] == 90).all() and "depend on their number" in robust_prose.why_twins("procrustes")
     assert judged["survives"].to_dict() == {"as recorded": True, "moved": False, "scaled": True}
     said = robust_prose.robustness_sentences(judged.reset_index(), ["twin"])
-    assert said.endswith("embedders more alike than backbones. This survives 1 of 2 changes; what turns it: moved.")
+    assert said == "- linear CKA: 1 of 2 changes survived; what turns it: moved."
     attacks = pd.concat([judged.reset_index().rename(columns={"twin": "attack"}).assign(strength=s)
                          for s in (10.0, 100.0)]).drop_duplicates(["attack", "strength"])
     attacks = attacks[(attacks["attack"] != "as recorded") | (attacks["strength"] == 10)]
     said = robust_prose.robustness_sentences(attacks, ["attack", "strength"])
-    assert said.endswith("This survives 2 of 4 changes; what turns it: moved (10, 100).")
+    assert said.endswith("2 of 4 changes survived; what turns it: moved (10, 100).")
     alone = robust_prose.robustness_table(table[table["models"] == "backbones"], ["twin"])
     assert alone["survives"].all() and "embedders" not in alone.columns
 
@@ -365,7 +365,11 @@ def test_a_pair_without_embedders_is_told_against_permuted_rows():
     table = pd.DataFrame([row(0.5, 0.4, 0.6), row(0.2, 0.05, 0.3)]).assign(models="backbones", layer_x=["1", "2"],
                                                                            ceiling=0.99)
     said = similarity.similarity_sentence(table, "CKA", layer_x="1")
-    assert said.endswith("less alike than one model in float32 and bf16 (0.990).") and "embedders" not in said
+    assert said == "CKA: the backbones score 0.500 [0.400, 0.600]."
+    assert similarity.against_ceiling(table.iloc[0]) == ", less alike than one model in float32 and bf16 (0.990)"
+    said = similarity.similarity_sentence(table.assign(ceiling=0.25), "CKA", layer_x="2")
+    assert said == ("CKA: the backbones score 0.200 [0.050, 0.300], inconclusive against permuted rows (0.100), not "
+                    "told apart from one model in float32 and bf16 (0.250).")
     assert "permuted rows at 1, less alike at 0, and it is inconclusive at 1" in similarity.by_layer(table)
 
 

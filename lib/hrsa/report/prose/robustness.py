@@ -79,13 +79,12 @@ def _side(side: int, what: str) -> str:
 
 
 def robustness_sentences(table: pd.DataFrame, by: list[str]) -> str:
-    """A table of `robustness_table` in words: per metric, what was concluded and which variants turn it; Markdown."""
+    """A table of `robustness_table` in words, Markdown: per metric, how many variants its conclusions survive, and
+    which turn them."""
     lines = []
     for metric, rows in table.groupby("metric", sort=False):
-        recorded = rows[rows[by[0]] == RECORDED].iloc[0]
         others = rows[rows[by[0]] != RECORDED]
-        line = (f"- {metric}: {recorded['conclusion']}. This survives {int(others['survives'].sum())} of {len(others)} "
-                "changes")
+        line = f"- {metric}: {int(others['survives'].sum())} of {len(others)} changes survived"
         turned = others[~others["survives"]]
         lines.append(f"{line}; what turns it: {_variants(turned, by)}." if len(turned) else f"{line}.")
     return "\n".join(lines)

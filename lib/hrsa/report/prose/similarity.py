@@ -100,17 +100,25 @@ def similarity_sentence(table: pd.DataFrame, name: str, **where: Any) -> str:
     """What was found for one similarity at one place, from a table of `over_seeds`.
 
     `name` is how the prose calls it, `where` picks the rows (layer_x, k, set ...). A clause about backbones, one about
-    embedders, one about realignment; backbones alone where the pair has no embedders.
+    embedders, one about realignment; backbones alone where the pair has no embedders. Chance and rounding are named
+    where the models do not lie between them.
     """
     backbones = only_row(table, models="backbones", **where)
-    before = (f"{name}: the backbones score {_number(backbones)}, {against_null(backbones)}"
-              f"{against_ceiling(backbones)}")
+    before = f"{name}: the backbones score {_number(backbones)}{_outside(backbones)}"
     if "embedders" not in set(table["models"]):
         return before + "."
     embedders = only_row(table, models="embedders", **where)
-    return (f"{before}; the embedders score {_number(embedders)}, {against_null(embedders)}, and "
-            f"{against_runs(embedders)}{against_ceiling(embedders)}. "
+    return (f"{before}; the embedders score {_number(embedders)}{_outside(embedders)}, and {against_runs(embedders)}. "
             f"So {closer_after_training(backbones, embedders)}.")
+
+
+def _outside(row: pd.Series) -> str:
+    """Clauses on permuted rows and on rounding, for models that are not clearly between the two."""
+    sign = _sign(row)
+    usual = np.isfinite(row["null"]) and sign * order(row["low"], row["high"], row["null"], row["null"]) == 1
+    ceiling = row.get("ceiling", np.nan)
+    apart = not np.isfinite(ceiling) or sign * order(row["low"], row["high"], ceiling, ceiling) == -1
+    return ("" if usual else f", {against_null(row)}") + ("" if apart else against_ceiling(row))
 
 
 def by_layer(table: pd.DataFrame, **where: Any) -> str:
@@ -294,7 +302,6 @@ def foretold_where_said(table: pd.DataFrame, alpha: float) -> str:
     for (pair, of), part in table.groupby(["pair", "of"], sort=False):
         asked = part.dropna(subset=["share"])
         shown = asked[(asked["holm"] < alpha) & (asked["share"] > 0)].sort_values("share", ascending=False)
-        silent = sorted(set(part["kind"]) - set(asked["kind"]))
         text = f"- {pair}, {of}: of {len(asked)} layers and kinds of token "
         if len(shown):
             best = shown.iloc[0]
@@ -310,9 +317,11 @@ def foretold_where_said(table: pd.DataFrame, alpha: float) -> str:
                      f"{100 * least['high']:+.1f}], p = {least['p']:.2g} before it.")
         else:
             text += "none adds anything to what scores foretell." if len(asked) else "none could be asked."
-        if silent:
-            text += f" Nothing is there to foretell from {'; '.join(silent)}: alike for all queries of a task, or rare."
         lines.append(text)
+    kinds = table.groupby("kind")["share"].apply(lambda shares: shares.notna().any())
+    if silent := sorted(kinds.index[~kinds]):
+        lines.append(f"\nNothing is there to foretell from {'; '.join(silent)}: alike for all queries of a task, or "
+                     "rare.")
     return "\n".join(lines)
 
 

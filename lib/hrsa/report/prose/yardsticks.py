@@ -22,17 +22,13 @@ _ONE_ORDER = "there is one order of the data, and with it no two runs of one rec
 
 
 def sides_said(curve: pd.DataFrame) -> str:
-    """Which side of the yardsticks of a `read_over_seeds` table means what; without embedders, of null and ceiling."""
-    said = ("Models that lie on the null have no more in common than length and position bring; those that lie on the "
-            "ceiling differ by no more than rounding.")
+    """What the embedders of a `read_over_seeds` table can be held against; empty where there are none."""
     if "embedders" not in set(curve["models"]):
-        return said
+        return ""
     if curve["runs"].isna().all():
-        return f"{said} For the embedders {_ONE_ORDER}."
-    return (f"{said} Two runs of one recipe and {NEITHER} are alike in all but the arm, so hold them against each "
-            "other: where the second is less alike, the arms differ by more than training noise; where they lie on "
-            "each other, no difference between the arms is shown. The embedders' own line, with one order for both "
-            "arms, is no measure of noise.")
+        return f"For the embedders {_ONE_ORDER}."
+    return (f"Hold two runs of one recipe and {NEITHER} against each other; the embedders' own line, with one order "
+            "for both arms, is no measure of noise.")
 
 
 def tokens_said(table: pd.DataFrame, metrics: Sequence[str]) -> str:
@@ -108,14 +104,6 @@ def _of(source: str) -> str:
 
 def _span(low: float, high: float) -> str:
     return f" [{low:.1%}, {high:.1%}]" if np.isfinite(low) else ""
-
-
-def why_sources() -> str:
-    """How the parts of the variance are got."""
-    return ("Two runs can share the arm, the order of the data, or neither. Squared distances between runs (1 - CKA, "
-            "1 - correlation, 1 - Jaccard index, squared differences of scores) add up over independent causes, so the "
-            "three mean distances give three variances, of arm, order and both. The residual ratio and the row entropy "
-            "are no exact squared distances: their parts are a guide.")
 
 
 def distance_table(table: pd.DataFrame) -> pd.DataFrame:
