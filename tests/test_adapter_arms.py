@@ -92,6 +92,17 @@ def test_shared_prompts_give_what_whole_rows_give(start, rng):
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
+def test_frozen_weights_are_the_same_in_either_precision(start, rng):
+    fp32 = ZOO.model_copy(update={"frozen_precision": "fp32"})
+    (quick, _), (small, _) = (adapter_arms.attached(start, zoo) for zoo in (fp32, ZOO))
+    own = dict(small.named_parameters())
+    for name, p in quick.named_parameters():
+        assert p.dtype == torch.float32 and torch.equal(p, own[name].float()), name
+        assert own[name].dtype == (torch.float32 if own[name].requires_grad else torch.bfloat16), name
+    ids = torch.tensor(rng.integers(2, 300, (2, 9)))
+    torch.testing.assert_close(quick(input_ids=ids).logits, small(input_ids=ids).logits.float(), rtol=0.1, atol=0.05)
+
+
 def test_sampling_follows_the_probabilities(rng):
     torch.manual_seed(int(rng.integers(2**31)))
     logits = torch.tensor([[0.0, 1.0, -torch.inf, 2.0]])

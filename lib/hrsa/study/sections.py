@@ -221,6 +221,8 @@ class Zoo(Section):
     sft_steps: Count = 50
     sft_batch: Count = 64
     sft_lr: Positive = 5e-4
+    frozen_precision: Literal["fp32", "bf16"] = Field("bf16", exclude_if=lambda value: value == "bf16")  # in which a
+    # model's own weights, rounded to bfloat16, are multiplied beside adapters; some CPUs are far quicker in fp32
     lora: Lora | None = Field(None, exclude_if=lambda value: value is None)  # of all arms but base; None: all weights
     cpt_steps: Count = 50  # updates of continued pretraining, on batches like those of pretraining
     cpt_lr: Positive = 3e-4

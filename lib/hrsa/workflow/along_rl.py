@@ -186,5 +186,5 @@ def _behaviour(profile: Profile, base: str, folder: Path) -> dict[str, float]:
     model, tokenizer = adapter_arms.attached(_weights(profile, base), zoo, folder)
     form, asked = form_of(zoo, tokenizer), draw("held-out", min(_PROBLEMS, zoo.problems_held_out), "held-out", zoo)
     table, answers = measure.complete(model, form, asked, "sampled", zoo.completion_tokens, zoo.seed)
-    first = load_lm(_weights(profile, base))[0].bfloat16()
+    first = adapter_arms.rounded(load_lm(_weights(profile, base))[0], zoo)
     return {"kl": measure.divergence(model, first, form, asked, answers)["value"], "accuracy": table["correct"].mean()}

@@ -1,7 +1,8 @@
 """Arms made as LoRA adapters of a larger model: GRPO, fine-tuning and continued pretraining by one loop that resumes.
 
-The model's own weights stay as they are, in bfloat16, which recent processors multiply several times as fast; the
-adapters and the optimizer's moments are float32. What prompts share is computed once (`shared_prefix`).
+The model's own weights stay as they are, rounded to bfloat16, which recent processors multiply several times as fast
+(others do in float32: `zoo.frozen_precision`); the adapters and the optimizer's moments are float32. What prompts share
+is computed once (`shared_prefix`).
 Sources: LoRA, Hu et al. 2022 (arXiv 2106.09685); GRPO, Shao et al. 2024 (arXiv 2402.03300), equations 3 and 4, with the
 token-level loss and, since groups without signal move nothing, the filter of DAPO (Yu et al. 2025, arXiv 2503.14476,
 equations 8 and 11); rounds with a renewed reference, ProRL (Liu et al. 2025, arXiv 2505.24864, section 3.3).
@@ -37,7 +38,7 @@ from hrsa.study.sections import Geometry
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Objective = Callable[[int], tuple[torch.Tensor, dict[str, float]]]  # step -> loss, other quantities of the curve
 
@@ -204,11 +205,17 @@ def attached(start: Path, zoo: Zoo, before: Path | None = None) -> tuple[PeftMod
 
     model, tokenizer = load_lm(start, "eager")  # few tokens, many rows: quicker than SDPA on CPUs
     torch.manual_seed(zoo.seed)
-    model.bfloat16()
+    rounded(model, zoo)
     with adapters.quiet_peft():
         found = get_peft_model(model, adapters.configuration(zoo.lora)) if before is None else (
             PeftModel.from_pretrained(model, before, is_trainable=True))
     return found.train(), tokenizer
+
+
+def rounded(model: PreTrainedModel, zoo: Zoo) -> PreTrainedModel:
+    """The model, its weights rounded to bfloat16 in place: what adapters are trained and measured on."""
+    model.bfloat16()
+    return model.float() if zoo.frozen_precision == "fp32" else model
 
 
 def _trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -261,7 +261,7 @@ def _measure(profile: Profile, backbone: Backbone, folder: Path, origin: Path | 
     zoo, adapted = profile.zoo, (folder / "adapter").is_dir()
     model, tokenizer = adapter_arms.attached(origin / "model", zoo, folder / "adapter") if adapted else load_lm(
         folder / "model")
-    model = model.bfloat16() if backbone.source == "package" else model.eval()
+    model = adapter_arms.rounded(model, zoo) if backbone.source == "package" else model.eval()
     tokenizer.model_max_length = zoo.context  # documents are cut there
     form = form_of(zoo, tokenizer)
     asked = draw("held-out", zoo.problems_held_out, "held-out", zoo)
@@ -278,7 +278,7 @@ def _measure(profile: Profile, backbone: Backbone, folder: Path, origin: Path | 
         card["accuracy_difference"] = {
             mode: measure.paired_difference(t["correct"], before["correct"][before["mode"] == mode])
             for mode, t in tables.items()}
-        card["kl"] = measure.divergence(model, first.bfloat16() if adapted else first, form, asked,
+        card["kl"] = measure.divergence(model, adapter_arms.rounded(first, zoo) if adapted else first, form, asked,
                                         answers["sampled"][1])
         card["weight_change"] = measure.weight_change(*(load_lm(made / "model")[0] for made in (folder, origin)))
     return pd.concat(tables.values(), ignore_index=True), card
