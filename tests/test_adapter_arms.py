@@ -97,10 +97,13 @@ def test_frozen_weights_are_the_same_in_either_precision(start, rng):
     (quick, _), (small, _) = (adapter_arms.attached(start, zoo) for zoo in (fp32, ZOO))
     own = dict(small.named_parameters())
     for name, p in quick.named_parameters():
-        assert p.dtype == torch.float32 and torch.equal(p, own[name].float()), name
-        assert own[name].dtype == (torch.float32 if own[name].requires_grad else torch.bfloat16), name
+        assert p.dtype == torch.float32 and own[name].dtype == (
+            torch.float32 if p.requires_grad else torch.bfloat16), name
+        assert p.requires_grad or torch.equal(p, own[name].float()), name  # adapters begin rounded beside bfloat16
     ids = torch.tensor(rng.integers(2, 300, (2, 9)))
-    torch.testing.assert_close(quick(input_ids=ids).logits, small(input_ids=ids).logits.float(), rtol=0.1, atol=0.05)
+    with torch.no_grad():
+        exact, near = (model(input_ids=ids).logits.float() for model in (quick, small))
+    assert (near - exact).norm() < 0.1 * exact.norm()
 
 
 def test_sampling_follows_the_probabilities(rng):
