@@ -232,10 +232,10 @@ def test_every_page_is_open_to_those_who_do_not_see_it_or_use_no_mouse(study, br
     html = study / "jupyter_book" / "_build" / "html"
     found = {}
     for page in [*sorted(html.glob("[0-9]*.html")), *(html / f"{name}.html" for name in ("intro", *REFERENCE))]:
+        open_page(browser, page)
+        browser.execute_script("const still = document.createElement('style'); still.textContent = "
+                               "'* { transition: none !important }'; document.head.append(still);")
         for theme in ("light", "dark"):
-            open_page(browser, page)
-            browser.execute_script("const still = document.createElement('style'); still.textContent = "
-                                   "'* { transition: none !important }'; document.head.append(still);")
             browser.execute_script("for (const name of ['theme', 'mode']) document.documentElement.dataset[name] = "
                                    "arguments[0];", theme)
             found |= {(page.stem, theme, rule): html for rule, html in violations(browser)}
