@@ -255,4 +255,4 @@ def test_chapter_tables_say_what_mining_did():
     assert texts.overlap_sentence(few).startswith("None of the 280 training texts")
     leak = suite.load_task("ToolRetrieval", SMOKE).corpus["text"].iloc[0]
     few.loc[0, "positive"] = f"{leak} and more"
-    assert texts.overlap_sentence(few).startswith("**1 training texts share")
+    assert texts.overlap_sentence(few).startswith("**1 training text shares")

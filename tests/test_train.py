@@ -492,7 +492,7 @@ def test_evaluation_refuses_an_embedder_whose_switch_is_undone(study):
     assert not list(store.RUNS.rglob("evaluation/a-s0-*/*"))
     store.write_json(config, whole)
     assert (evaluate.evaluate_model(study, "a-s0") / "scores.parquet").is_file()
-    assert "8 embeddings of 1 models are kept" in scores.kept_sentence(study, ["a-s0"])
+    assert "8 embeddings of 1 model are kept" in scores.kept_sentence(study, ["a-s0"])
 
 
 def test_scores_with_the_first_dimensions_are_those_of_vectors_cut_by_hand(study):

@@ -10,6 +10,7 @@ import pandas as pd
 from hrsa.analysis.ablations import RECIPE
 from hrsa.evaluation.evaluate import LEXICAL
 from hrsa.report.foreign import as_markdown
+from hrsa.report.prose.scores import counted
 from hrsa.report.prose.verdict import power_advice, sight
 from hrsa.similarity.metrics import METRICS
 from hrsa.study import store
@@ -48,7 +49,7 @@ def comparison(levels: pd.DataFrame, texts: pd.DataFrame, unit: str) -> str:
                       for name, part in by_level)
     sets = ", ".join(f"{count} of {as_markdown(name)}" for name, count in texts.groupby("set").size().items())
     return "\n".join([f"- **How alike.** Mean over matched states: {alike}.", f"- **Where.** {where}.",
-                      f"- **On what.** Each {unit} of {len(texts)} texts ({sets}), or a sample of them."])
+                      f"- **On what.** Each {unit} of {counted(len(texts), 'text')} ({sets}), or a sample of them."])
 
 
 def _at(part: pd.DataFrame, which: str) -> str:
@@ -79,15 +80,20 @@ def _span(row: pd.Series, value: str = "value", low: str = "low", high: str = "h
     return f"{row[value]:.3f} [{row[low]:.3f}, {row[high]:.3f}]"
 
 
+def _first_blocks(profile: Profile) -> str:
+    return "first block" if profile.recipe.layers == 1 else f"first {profile.recipe.layers} blocks"
+
+
 def _limits(profile: Profile, overall: list[Mapping[str, Any]]) -> str:
     """Which models, how many runs, and on how many tasks both arms could have shown a difference."""
     base = profile.backbones[0]
-    depth = f", its first {profile.recipe.layers} blocks" if profile.recipe.layers else ""
+    depth = f", its {_first_blocks(profile)}" if profile.recipe.layers else ""
     seeds = max(row["seeds"] for row in overall)
     gate = ", ".join(f"{row['pair']} on {row['competent']} of {row['tasks']} tasks" for row in overall
                      if row["competent"] is not None and pd.notna(row["competent"]))
-    return (f"All start from {as_markdown(base.path or base.name)}{depth}, with {seeds} training runs an arm. Both "
-            f"arms beat chance and their untrained backbones: {gate or 'not asked'}.")
+    return (f"All start from {as_markdown(base.path or base.name)}{depth}, with "
+            f"{counted(seeds, 'training run')} an arm. Both arms beat chance and their untrained backbones: "
+            f"{gate or 'not asked'}.")
 
 
 _CHOICE = {
@@ -109,7 +115,7 @@ def choice(profile: Profile, verdicts: pd.DataFrame) -> str:
         lines.append(f"- **{pair.a} or {pair.b}** ({pair.kind}): {_CHOICE[row['verdict']].format(better=better)}. "
                      f"{pair.b} minus {pair.a}: {100 * row['difference']:+.1f} points "
                      f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}], {row['verdict']} at a margin of "
-                     f"{100 * row['margin']:g} points.")
+                     f"{counted(100 * row['margin'], 'point', 'g')}.")
     return "\n".join(lines)
 
 
@@ -128,11 +134,11 @@ def not_covered(profile: Profile, verdicts: pd.DataFrame) -> str:
     """What the advice rests on, and so what it does not speak of: models, depth, length of texts, tasks, training."""
     base, recipe = profile.backbones[0], profile.recipe
     tasks = max(row["tasks"] for row in verdicts[verdicts["family"] == "all"].to_dict("records"))
-    cut = f" cut after its first {recipe.layers} blocks" if recipe.layers else ""
+    cut = f" cut after its {_first_blocks(profile)}" if recipe.layers else ""
     return (f"The advice is about models made from {as_markdown(base.path or base.name)}{cut}, trained for "
-            f"{recipe.steps} steps of "
-            f"{recipe.batch_size} queries on texts of at most {recipe.max_length} tokens, and scored on {tasks} tasks. "
-            "It says nothing of larger models, longer training, longer texts, other languages or other domains.")
+            f"{counted(recipe.steps, 'step')} of {recipe.batch_size} queries on texts of at most {recipe.max_length} "
+            f"tokens, and scored on {counted(tasks, 'task')}. It says nothing of larger models, longer training, "
+            "longer texts, other languages or other domains.")
 
 
 def choice_table(profile: Profile, scores: pd.DataFrame, gained: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from hrsa.analysis.intervals import order
 from hrsa.report.foreign import as_code
+from hrsa.report.prose.scores import counted
 from hrsa.report.prose.yardsticks import similarity_name
 from hrsa.similarity.metrics import METRICS
 from hrsa.study import store
@@ -54,8 +55,9 @@ def where_backbones_come_from(profile: Profile) -> str:
     """One sentence: whether the backbones were made in this run, shipped with the project or come in a package."""
     shipped = [f"`{b.name}`" for b in profile.backbones if b.source == "folder" and has_card(b)]
     made = [f"`{b.name}`" for b in profile.backbones if b.source == "zoo"]
-    parts = [f"{', '.join(made)} were made by this run"] * bool(made)
-    parts += [f"{', '.join(shipped)} come with the project: `make backbones` made them, and the cards in "
+    parts = [f"{', '.join(made)} {'was' if len(made) == 1 else 'were'} made by this run"] * bool(made)
+    come, them = ("comes", "it") if len(shipped) == 1 else ("come", "them")
+    parts += [f"{', '.join(shipped)} {come} with the project: `make backbones` made {them}, and the cards in "
               "`data/backbones/` say when, where and with which files as result"] * bool(shipped)
     parts += [f"`{b.name}` comes in the Python package {as_code(b.path)}, its quantised weights made ordinary ones"
               for b in profile.backbones if b.source == "package"]
@@ -253,7 +255,7 @@ def _onset(arm: str, rows: pd.DataFrame, found: pd.DataFrame) -> str:
     for metric, steps in rows[rows["metric"] != READOUT].groupby("metric", sort=False):
         beyond = steps[steps["apart_low"] > floor.loc[metric, "apart_high"]]["updates"]
         parts.append(f"{steps['similarity'].iloc[0]} " + (f"from update {beyond.min()} on" if len(beyond) else
-                                                          f"not within {steps['updates'].max()} updates"))
+                                                          f"not within {counted(steps['updates'].max(), 'update')}"))
     kept = ", ".join(map(str, sorted(rows["updates"].unique())))
     last = rows[rows["updates"] == rows["updates"].max()].iloc[0]
     return (f"{as_code(arm)}, trained again and kept after updates {kept}: further from its base than rounding to "
@@ -270,9 +272,10 @@ def _held(one: pd.DataFrame, other: pd.DataFrame, how: str = "") -> str:
         word = {1: "further", -1: "less far", 0: "not told apart"}[side]
         words.setdefault(word, []).append(f"{row['similarity']} ({row['apart']:.2g} against {row['apart_other']:.2g})")
     a, b = one.iloc[0], other.iloc[0]
-    return (f"{as_code(a['arm'])}{how} against {as_code(b['arm'])}, {a['updates']} updates against {b['updates']}, "
-            f"weights moved by {a['weights']:.2%} against {b['weights']:.2%}, {a['kl']:.3f} nats a token against "
-            f"{b['kl']:.3f}: " + "; ".join(f"{word} by {', '.join(of)}" for word, of in words.items()))
+    return (f"{as_code(a['arm'])}{how} against {as_code(b['arm'])}, "
+            f"{counted(a['updates'], 'update')} against {b['updates']}, weights moved by {a['weights']:.2%} against "
+            f"{b['weights']:.2%}, {a['kl']:.3f} nats a token against {b['kl']:.3f}: "
+            + "; ".join(f"{word} by {', '.join(of)}" for word, of in words.items()))
 
 
 def along_figure(table: pd.DataFrame) -> pd.DataFrame:

@@ -20,6 +20,12 @@ MEAN = "mean of all tasks"
 DIGIT_SPACE = "\u2007"  # a space as wide as a digit: points stand below each other
 
 
+def counted(number: float, noun: str, form: str = "") -> str:
+    """A number with its noun, in the plural unless it is 1."""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:{form}} {noun if number == 1 else many}"
+
+
 def score_table(profile: Profile, scores: pd.DataFrame) -> pd.DataFrame:
     """One row per task and condition, the means over tasks last; columns task, condition and one for each arm.
 
@@ -83,8 +89,10 @@ def kept_sentence(profile: Profile, model_ids: list[str]) -> str:
 
     sizes = [cache_size(embedding_folder(profile, model_id)) for model_id in model_ids]
     texts, used = (sum(part) for part in zip(*sizes, strict=True))
-    return (f"{texts:,} embeddings of {len(sizes)} models are kept in `data/runs/{profile.name}/embeddings` and take "
-            f"{used / 2**20:,.1f} MB; a changed list of tasks embeds new texts only. The folder may be deleted.")
+    is_kept, take = ("is kept", "takes") if texts == 1 else ("are kept", "take")
+    return (f"{counted(texts, 'embedding', ',')} of {counted(len(sizes), 'model')} {is_kept} in "
+            f"`data/runs/{profile.name}/embeddings` and {take} {used / 2**20:,.1f} MB; a changed list of tasks "
+            "embeds new texts only. The folder may be deleted.")
 
 
 def gains(found: pd.DataFrame) -> str:
@@ -106,7 +114,7 @@ def beside_lexical(profile: Profile, scores: pd.DataFrame) -> str:
     lexical = means["BM25", LEXICAL].dropna()
     above = {arm: int((means[arm, RECIPE][lexical.index] > lexical).sum()) for arm in profile.trained()}
     said = ", ".join(f"{arm} on {count}" for arm, count in above.items())
-    return f"Above BM25, of {len(lexical)} retrieval tasks: {said}."
+    return f"Above BM25, of {counted(len(lexical), 'retrieval task')}: {said}."
 
 
 def gain_summary(found: pd.DataFrame) -> str:
@@ -144,8 +152,9 @@ def items_alike(points: pd.DataFrame) -> str:
         within = rows[["a", "b"]] - rows.groupby("task")[["a", "b"]].transform("mean")
         varies = bool((within.std() > ALIKE).all())
         r = f"{within['a'].corr(within['b']):.2f}" if varies else "undefined, as an arm scores all items alike"
-        lines.append(f"- {pair}: of {len(rows)} items {alike:.0%} are scored alike by both arms, {higher:.0%} higher "
-                     f"by b and {1 - alike - higher:.0%} higher by a; correlation within tasks {r}.")
+        lines.append(f"- {pair}: of {counted(len(rows), 'item')} {alike:.0%} are scored alike by both arms, "
+                     f"{higher:.0%} higher by b and {1 - alike - higher:.0%} higher by a; correlation within tasks "
+                     f"{r}.")
     return "\n".join(lines)
 
 
@@ -222,7 +231,9 @@ def realignment_and_scores(found: pd.DataFrame) -> str:
     lines = []
     for row in found.itertuples():
         if np.isnan(row.rho):
-            lines.append(f"- {row.pair}, {METRICS[row.metric].name}: {row.rows} rows are too few for a correlation.")
+            why = "are alike in realignment or in score" if row.rows >= 5 else \
+                f"{'is' if row.rows == 1 else 'are'} too few for a correlation"
+            lines.append(f"- {row.pair}, {METRICS[row.metric].name}: {counted(row.rows, 'row')} {why}.")
             continue
         said = {1: "more realignment goes with higher scores", -1: "more realignment goes with lower scores",
                 0: "no relation is shown"}[intervals.order(row.low, row.high, 0.0, 0.0)]
@@ -362,8 +373,8 @@ def foretold_said(table: pd.DataFrame) -> str:
         rows = part.set_index("predictors")
         gain, alone = rows.loc["gain"], rows.loc[foretelling.PREDICTORS[0]]
         if np.isnan(gain["share"]):
-            lines.append(f"- {pair}, {of}: not asked, since of {part['queries'].iloc[0]} queries too few are there or "
-                         "none differs.")
+            lines.append(f"- {pair}, {of}: not asked, since of {counted(part['queries'].iloc[0], 'query')} too few "
+                         "are there or none differs.")
             continue
         word = "adds to it" if gain["low"] > 0 else "takes from it" if gain["high"] < 0 else "adds nothing that shows"
         lines.append(f"- {pair}, {of}: scores of the untrained models foretell {alone['share']:.1%} of its variance "

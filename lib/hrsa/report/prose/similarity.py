@@ -20,7 +20,7 @@ from hrsa.evaluation import foretelling
 from hrsa.report.foreign import as_markdown
 from hrsa.report.plots.choices import Block
 from hrsa.report.plots.tables import Table, table
-from hrsa.report.prose.scores import FORETOLD
+from hrsa.report.prose.scores import FORETOLD, counted
 from hrsa.similarity.metrics import METRICS
 from hrsa.study import store
 from hrsa.study.profile import Pair, Profile
@@ -32,9 +32,12 @@ def _number(row: pd.Series) -> str:
 
 
 def value_said(value: float, low: float, high: float) -> str:
-    """A value with its interval, with enough decimals to tell it from 1."""
+    """A value with its interval, with enough decimals to tell it from 1; says where there is none."""
+    if np.isnan(value):
+        return "not measured"
     digits = decimals_shown(value, low, high)
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    bounds = f"[{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite([low, high]).all() else "(no interval)"
+    return f"{value:.{digits}f} {bounds}"
 
 
 def _plain(value: float) -> str:
@@ -148,8 +151,9 @@ def transfer(table: pd.DataFrame, task: str, split: str = "test") -> str:
     """What a probe loses when it is carried over to the other model, from `probes.parquet` over seeds: sentences."""
     rows = table[(table["task"] == task) & (table["split"] == split) & (table["quantity"] == "delta")]
     words = {1: "loses score", -1: "gains score", 0: "shows no loss beyond its interval (inconclusive)"}
-    parts = [f"{row['models']} on {as_markdown(row['set'])} texts: own minus cross {_number(row)}, the probe "
-             f"{words[order(row['low'], row['high'], 0.0, 0.0)]}" for _, row in rows.iterrows()]
+    parts = [f"{row['models']} on {as_markdown(row['set'])} texts: own minus cross {_number(row)}"
+             + (f", the probe {words[order(row['low'], row['high'], 0.0, 0.0)]}" if np.isfinite(row["low"]) else "")
+             for _, row in rows.iterrows()]
     return f"{task.capitalize()} ({split} split). " + "; ".join(parts) + "."
 
 
@@ -231,6 +235,9 @@ def only_falls(table: pd.DataFrame, name: str) -> str:
     for rows, who in ((arms, "the two arms"), (itself, "an arm and itself before")):
         moves = np.diff(rows["value"]) * _sign(rows.iloc[0])
         first, last = rows.iloc[0], rows.iloc[-1]
+        if not len(moves):
+            said.append(f"of {who} it is known at step {first['step']} alone, {_number(first)}")
+            continue
         ends = _sign(first) * order(last["low"], last["high"], first["low"], first["high"])
         path = ("only falls" if (moves < 0).all() else "only rises" if (moves > 0).all() else
                 f"falls at {(moves < 0).sum()} of {len(moves)} steps and rises at {(moves > 0).sum()}")
@@ -270,7 +277,7 @@ def above_maximum(heat: pd.DataFrame, maxima: pd.DataFrame, metric: str) -> str:
     for models, rows in heat[heat["metric"] == metric].groupby("models", sort=False):
         null = maxima[(maxima["metric"] == metric) & (maxima["models"] == models)]["value"]
         parts.append(f"{models}: {int((rows['value'] > null.max()).sum())} of {len(rows)} cells lie above "
-                     f"{null.max():.3f}, the largest cell of {len(null)} maps of permuted rows")
+                     f"{null.max():.3f}, the largest cell of {counted(len(null), 'map')} of permuted rows")
     return "; ".join(parts).capitalize() + "."
 
 
@@ -302,13 +309,14 @@ def foretold_where_said(table: pd.DataFrame, alpha: float) -> str:
     for (pair, of), part in table.groupby(["pair", "of"], sort=False):
         asked = part.dropna(subset=["share"])
         shown = asked[(asked["holm"] < alpha) & (asked["share"] > 0)].sort_values("share", ascending=False)
-        text = f"- {pair}, {of}: of {len(asked)} layers and kinds of token "
+        places = "layer and kind" if len(asked) == 1 else "layers and kinds"
+        text = f"- {pair}, {of}: of {len(asked)} {places} of token "
         if len(shown):
-            best = shown.iloc[0]
+            best, layers = shown.iloc[0], list(shown["layer"].drop_duplicates())
             text += (f"{len(shown)} say what scores do not, most of all layer {best['layer']} by {best['kind']}: "
                      f"{100 * best['share']:+.1f} points [{100 * best['low']:+.1f}, {100 * best['high']:+.1f}] of the "
                      f"variance within tasks, p = {best['holm']:.2g} after Holm's correction. "
-                     f"They are of layers {', '.join(shown['layer'].drop_duplicates())} and of "
+                     f"They are of layer{'s' * (len(layers) > 1)} {', '.join(layers)} and of "
                      f"{'; '.join(shown['kind'].drop_duplicates())}.")
         elif (asked["share"] > 0).any():
             least = asked.loc[asked.loc[asked["share"] > 0, "p"].idxmin()]

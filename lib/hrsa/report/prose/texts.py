@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from hrsa.report.foreign import as_code
+from hrsa.report.prose.scores import counted
 from hrsa.study import store
 from hrsa.study.profile import Profile
 from hrsa.texts import decontamination, hard_negatives, suite
@@ -125,8 +126,8 @@ def margin_sentence(report: dict[str, Any]) -> str:
     share /= sum(facts["mined"] + facts["left_out"] for facts in mined.values())
     return (f"{held} mined negative has at most {report['margin']:.0%} of its positive's similarity (the largest share "
             f"is {largest:.3f}). {share:.0%} of the queries have at least one passage above the mining margin beside "
-            f"their own, most in {as_code(worst)}, {mined[worst]['suspect_share']:.0%}. {left} pairs were left out for "
-            "want of candidates.")
+            f"their own, most in {as_code(worst)}, {mined[worst]['suspect_share']:.0%}. "
+            f"{counted(left, 'pair')} {'was' if left == 1 else 'were'} left out for want of candidates.")
 
 
 def overlap_sentence(training: pd.DataFrame) -> str:
@@ -135,7 +136,9 @@ def overlap_sentence(training: pd.DataFrame) -> str:
     hits = sum(sum(decontamination.contaminated(training[side], reserved)) for side in ("query", "positive"))
     size = f"{len(reserved):,} sequences of {decontamination.GRAM} words from evaluation and probe texts"
     if hits:
-        return f"**{hits} training texts share one of the {size}.** Scores on those tasks are not to be trusted."
+        share = "shares" if hits == 1 else "share"
+        return (f"**{counted(hits, 'training text')} {share} one of the {size}.** Scores on those tasks are not to be "
+                "trusted.")
     return f"None of the {2 * len(training):,} training texts contains any of the {size}."
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hrsa.report.prose.scores import counted
 from hrsa.study.profile import Profile, Recipe
 from hrsa.texts.hard_negatives import make_triples, read_triples
 from hrsa.texts.suite import query_prompt
@@ -50,7 +51,8 @@ def loss_sentence(curve: pd.DataFrame, recipe: Recipe) -> str:
     error = end.std(ddof=1) / np.sqrt(last) if last > 1 else np.inf
     said = ("clearly below chance" if end.mean() + 2 * error < chance else
             "above chance" if end.mean() > chance else "below chance, and not clearly so")
-    return (f"The loss began at {curve['loss'].iloc[0]:.2f} nats per query. Over the last {last} steps its mean is "
+    steps = "step" if last == 1 else f"{last} steps"
+    return (f"The loss began at {curve['loss'].iloc[0]:.2f} nats per query. Over the last {steps} its mean is "
             f"{end.mean():.2f}, {said} ({chance:.2f}).")
 
 
@@ -66,12 +68,14 @@ def masked_sentence(curve: pd.DataFrame, recipe: Recipe) -> str:
     counts = curve[list(_REASONS)].sum()
     steps = int((curve[list(_REASONS)].sum(axis=1) > 0).sum())
     margin = recipe.near_positive_margin
-    near = (f"{counts['near']:,} near positives (more than {margin:g} nearer to the query than its own passage)"
+    near = (f"{counted(counts['near'], 'near positive', ',')} (more than {margin:g} nearer to the query than its own "
+            "passage)"
             if margin is not None else
             "no near positives, since the recipe sets no `near_positive_margin` (nor does the published one)")
-    return (f"In {len(curve)} steps {counts.sum():,} of {whole:,} scores were masked ({counts.sum() / whole:.2%}), in "
-            f"{steps} of the steps at least one: {counts['duplicates']:,} duplicates, {counts['known']:,} known "
-            f"positives, and {near}.")
+    return (f"In {counted(len(curve), 'step')} {counts.sum():,} of {whole:,} scores were masked "
+            f"({counts.sum() / whole:.2%}), in {steps} of the steps at least one: "
+            f"{counted(counts['duplicates'], 'duplicate', ',')}, "
+            f"{counted(counts['known'], 'known positive', ',')}, and {near}.")
 
 
 def nearest(profile: Profile, model_id: str) -> pd.DataFrame:

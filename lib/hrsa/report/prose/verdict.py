@@ -10,6 +10,7 @@ import pandas as pd
 
 from hrsa.report.chapters import COMMITTED
 from hrsa.report.foreign import as_code, as_markdown
+from hrsa.report.prose.scores import counted
 from hrsa.verdict.claims import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE, OUTCOMES
 from hrsa.verdict.controls import AS_EXPECTED, CONTRARY, NOT_SHOWN, could_see
 
@@ -49,7 +50,8 @@ def evidence_sources(pool: Any, stated: Sequence[int]) -> str:
         told += " **They were scored by different states of the code.**"
     more = sorted(set(pool.seeds) - set(stated))
     if more:
-        told += (f" Seeds {', '.join(map(str, more))} are not in the statement. A verdict that is looked at again "
+        beyond = f"Seed {more[0]} is" if len(more) == 1 else f"Seeds {', '.join(map(str, more))} are"
+        told += (f" {beyond} not in the statement. A verdict that is looked at again "
                  "whenever seeds come in errs more often than stated, unless their number was fixed beforehand.")
     return told
 
@@ -111,9 +113,11 @@ def headline(claims: pd.DataFrame, controls: pd.DataFrame) -> str:
     null = claims[(claims["level"] == "scores") & claims["claim"].str.contains("all tasks")]
     said = {HOLDS: "holds", FAILS: "fails", INCONCLUSIVE: "is not decided", NOT_TESTABLE: "is not testable"}
     effect = "; ".join(f"for {row.pair} it {said[row.outcome]}" for row in null.itertuples()) or "no pair tests it"
-    return (f"Of {len(claims)} claims tested (a claim counts once per pair), {counts[HOLDS]} hold, {counts[FAILS]} "
-            f"fail, {counts[INCONCLUSIVE]} stay inconclusive and {counts[NOT_TESTABLE]} are not testable in this run. "
-            f"The null effect on scores: {effect}. {sight(controls)}")
+    verbs = {HOLDS: ("hold", "holds"), FAILS: ("fail", "fails"), INCONCLUSIVE: (
+        "stay inconclusive", "stays inconclusive"), NOT_TESTABLE: ("are not testable", "is not testable")}
+    *fared, last = (f"{counts[outcome]} {verbs[outcome][int(counts[outcome] == 1)]}" for outcome in OUTCOMES)
+    return (f"Of {counted(len(claims), 'claim')} tested (a claim counts once per pair), {', '.join(fared)} and {last} "
+            f"in this run. The null effect on scores: {effect}. {sight(controls)}")
 
 
 def error_sentences(shares: pd.DataFrame) -> str:
@@ -200,7 +204,8 @@ def sight(controls: pd.DataFrame) -> str:
     if not seen:
         return (f"**This study could not see.** No positive control was found different ({', '.join(positive)}), so "
                 "that nothing follows from a difference that was not found.")
-    return f"This study could see: of {len(positive)} positive controls {len(found)} were found different " \
+    return f"This study could see: of {counted(len(positive), 'positive control')} {len(found)} " \
+           f"{'was' if len(found) == 1 else 'were'} found different " \
            f"({', '.join(found)})."
 
 
@@ -238,7 +243,7 @@ def committed_origin(record: dict[str, Any]) -> str:
         f" The scores are of that run; the verdicts on them were made again on {record['judged']['written'][:10]}, by "
         "a rule that holds embedders against untrained backbones and chance too.")
     return (f"**Committed results.** The tables marked *{COMMITTED}* are those of profile {as_code(profile['name'])}: "
-            f"{len(profile['backbones'])} backbones, {len(profile['seeds'])} seeds, {record['hours']:.1f} hours of "
-            f"computing on {as_markdown(record['machine'])}, written {as_markdown(record['written'])} by "
-            f"{as_code(record['command'])} at commit {as_code(record['commit'][:12])}. They were not "
-            f"computed by this run.{later}")
+            f"{counted(len(profile['backbones']), 'backbone')}, {counted(len(profile['seeds']), 'seed')}, "
+            f"{record['hours']:.1f} hours of computing on {as_markdown(record['machine'])}, written "
+            f"{as_markdown(record['written'])} by {as_code(record['command'])} at commit "
+            f"{as_code(record['commit'][:12])}. They were not computed by this run.{later}")

@@ -12,6 +12,7 @@ import pandas as pd
 from hrsa.analysis.pairs import MEAN_LAYER, PairTable
 from hrsa.analysis.variance import NEITHER, SAME_ARM, SOURCES, TWO_RUNS
 from hrsa.report.foreign import as_code, as_markdown
+from hrsa.report.prose.scores import counted
 from hrsa.report.prose.similarity import value_said
 from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
@@ -180,7 +181,8 @@ def sources_said(places: pd.DataFrame) -> str:
     if places.empty:
         return "No variance was committed."
     told = places[places["untold"] == ""]
-    lines = [f"{len(places)} similarities and scores of pairs were taken apart."]
+    lines = ["1 similarity or score of a pair was taken apart." if len(places) == 1 else
+             f"{len(places)} similarities and scores of pairs were taken apart."]
     lines += [f"Not told for {n}: {why}." for why, n in places["untold"].value_counts().items() if why]
     for part in SOURCES if len(told) else ():
         shown = told[told["shown"].map(lambda parts, part=part: part in parts)]
@@ -240,7 +242,7 @@ def movement_said(found: pd.DataFrame, updates: Mapping[str, int] | None = None)
             missing.append(f"{pair} with {against}")
             continue
         for other, part in rows.groupby("other", sort=False):
-            sizes = [name + (f", {updates[name]} updates" if updates and name in updates else "")
+            sizes = [name + (f", {counted(updates[name], 'update')}" if updates and name in updates else "")
                      for name in (pair, other)]
             told = "; ".join(f"{answer} by {', '.join(_compared(row) for row in some.to_dict('records'))}"
                              for answer, some in part.groupby("answer", sort=False))
