@@ -151,7 +151,8 @@ Markdown("\n\n".join(prose.verdict.sight(one.tables["controls"]) for one in stud
 # what another run does.
 
 # %%
-levels = results.joined_tables(studies, "levels")
+every = results.joined_tables(studies, "levels")
+levels = every[~every["pair"].str.contains(": ", regex=False)]  # named with its study where an earlier one has the pair too
 plots.curves(levels.query("models == 'backbones'"), x="layer_x", y="value", hue="pair", facet="similarity",
              low="low", high="high", quantity="similarity", xlabel="state", ylabel="similarity").publish(
     study.name, "12_family", "backbones",
@@ -159,7 +160,7 @@ plots.curves(levels.query("models == 'backbones'"), x="layer_x", y="value", hue=
 
 # %% [markdown]
 # How to read it: more alike is up. A pair whose curve lies near that of continued pretraining was moved no further than by
-# further training of any kind.
+# further training of any kind. A pair that several studies have is drawn as the first has it.
 
 # %%
 plots.curves(levels.query("models == 'embedders'"), x="layer_x", y="value", hue="pair", facet="similarity",
