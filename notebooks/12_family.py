@@ -183,7 +183,7 @@ Markdown("\n\n".join(f"Study `{name}`: {prose.yardsticks.sources_said(places)}" 
 
 # %%
 told = pd.concat(apart.values(), ignore_index=True).query("untold == ''")
-plots.table(told.drop(columns=["shown", "untold"]), "Shares of the variance with 95% intervals, where it can be told apart; all "
+plots.table(told.drop(columns=["shown", "untold", "over"]), "Shares of the variance with 95% intervals, where it can be told apart; all "
             "else is in the tables of the studies")
 
 # %% [markdown]

@@ -183,6 +183,8 @@ def sources_said(places: pd.DataFrame) -> str:
     told = places[places["untold"] == ""]
     lines = ["1 similarity or score of a pair was taken apart." if len(places) == 1 else
              f"{len(places)} similarities and scores of pairs were taken apart."]
+    if over := " or ".join(filter(None, told["over"].unique())):
+        lines.append(f"Intervals are over {over}{'' if 'orders' in over else ', of orders there are too few'}.")
     lines += [f"Not told for {n}: {why}." for why, n in places["untold"].value_counts().items() if why]
     for part in SOURCES if len(told) else ():
         shown = told[told["shown"].map(lambda parts, part=part: part in parts)]
@@ -194,7 +196,8 @@ def sources_said(places: pd.DataFrame) -> str:
 
 def source_table(similarities: pd.DataFrame | None, scores: pd.DataFrame | None) -> pd.DataFrame:
     """A row for each pair and similarity (`synthesis.make_similarity_sources`) or score (`synthesis.score_variances`):
-    pair, of, a column for each of `variance.SOURCES` in words, shown (those above zero), untold (why none is said).
+    pair, of, a column for each of `variance.SOURCES` in words, shown (those above zero), untold (why none is said),
+    over (what intervals resample).
 
     None where a study has not committed one.
     """
@@ -204,13 +207,14 @@ def source_table(similarities: pd.DataFrame | None, scores: pd.DataFrame | None)
         for (pair, metric, k), part in similarities.groupby(["pair", "metric", "k"], sort=False, dropna=False)]
     if scores is not None and not scores.empty:
         rows += [_place(pair, names[of], part) for (pair, of), part in scores.groupby(["pair", "of"], sort=False)]
-    return pd.DataFrame(rows, columns=["pair", "of", *SOURCES, "shown", "untold"])
+    return pd.DataFrame(rows, columns=["pair", "of", *SOURCES, "shown", "untold", "over"])
 
 
 def _place(pair: str, of: str, rows: pd.DataFrame) -> dict[str, Any]:
     by = rows.set_index("part")
     why = _untold(by)
-    return {"pair": pair, "of": of, "untold": why, "shown": [part for part in SOURCES if by["share_low"][part] > 0],
+    return {"pair": pair, "of": of, "untold": why, "over": by["over"].iloc[0],
+            "shown": [part for part in SOURCES if by["share_low"][part] > 0],
             **{part: None if why else _share_said(by.loc[part]) for part in SOURCES}}
 
 
