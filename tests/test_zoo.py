@@ -313,7 +313,7 @@ def test_prolonged_rlvr_goes_on_after_the_last_finished_round(tokenizer, tmp_pat
 
 def test_shipped_backbones_are_what_their_cards_say():
     folders = sorted((store.ROOT / "data" / "backbones").iterdir())
-    arms = ("base", "cpt", "rlvr", "rlvr-b", "rlvr-long", "sft", "sft-b")
+    arms = ("base", "cpt", "rlvr", "rlvr-b", "rlvr-long", "sft", "sft-b", "sft-geometry")
     assert {f"smollm2-{arm}" for arm in arms} == {folder.name for folder in folders}
     for folder in folders:
         card = store.read_json(folder / "card.json")
