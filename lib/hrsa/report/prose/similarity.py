@@ -49,11 +49,16 @@ def _sign(row: pd.Series) -> int:
     return METRICS[row["metric"]].sign
 
 
+def _beside(row: pd.Series, yardstick: str) -> int:
+    """1 where a similarity lies on the more alike side of a number in its row, -1 on the other, 0 where neither."""
+    return order(row["low"], row["high"], row[yardstick], row[yardstick]) * _sign(row)
+
+
 def against_null(row: pd.Series) -> str:
     """Whether a similarity differs from that of permuted rows: a clause."""
     if not np.isfinite(row["null"]):
         return "with no permuted baseline"
-    side = order(row["low"], row["high"], row["null"], row["null"]) * _sign(row)
+    side = _beside(row, "null")
     words = {1: "more alike than", -1: "less alike than", 0: "inconclusive against"}[side]
     return f"{words} permuted rows ({_plain(row['null'])})"
 
@@ -75,7 +80,7 @@ def against_ceiling(row: pd.Series) -> str:
     """Whether two models differ by more than rounding does: a clause, empty where no ceiling was measured."""
     if not np.isfinite(row.get("ceiling", np.nan)):
         return ""
-    side = order(row["low"], row["high"], row["ceiling"], row["ceiling"]) * _sign(row)
+    side = _beside(row, "ceiling")
     itself = f"one model in float32 and bf16 ({_plain(row['ceiling'])})"
     return {1: f", more alike than {itself}", -1: f", less alike than {itself}",
             0: f", not told apart from {itself}"}[side]
@@ -117,10 +122,8 @@ def similarity_sentence(table: pd.DataFrame, name: str, **where: Any) -> str:
 
 def _outside(row: pd.Series) -> str:
     """Clauses on permuted rows and on rounding, for models that are not clearly between the two."""
-    sign = _sign(row)
-    usual = np.isfinite(row["null"]) and sign * order(row["low"], row["high"], row["null"], row["null"]) == 1
-    ceiling = row.get("ceiling", np.nan)
-    apart = not np.isfinite(ceiling) or sign * order(row["low"], row["high"], ceiling, ceiling) == -1
+    usual = np.isfinite(row["null"]) and _beside(row, "null") == 1
+    apart = not np.isfinite(row.get("ceiling", np.nan)) or _beside(row, "ceiling") == -1
     return ("" if usual else f", {against_null(row)}") + ("" if apart else against_ceiling(row))
 
 
@@ -134,8 +137,7 @@ def by_layer(table: pd.DataFrame, **where: Any) -> str:
         rows = rows[rows[name] == value]
     arms = [rows[rows["models"] == models].set_index("layer_x") for models in ("backbones", "embedders")]
     if arms[1].empty:
-        sides = [order(b["low"], b["high"], b["null"], b["null"]) * _sign(b)
-                 for _, b in arms[0].iterrows()]
+        sides = [_beside(b, "null") for _, b in arms[0].iterrows()]
         return (f"Of {len(sides)} states over depth, the models are more alike than permuted rows at {sides.count(1)}, "
                 f"less alike at {sides.count(-1)}, and it is inconclusive at {sides.count(0)}.")
     sides = [order(e["low"], e["high"], b["low"], b["high"]) * _sign(b)

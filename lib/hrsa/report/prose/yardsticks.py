@@ -18,6 +18,7 @@ from hrsa.similarity.metrics import METRICS, shown_k
 from hrsa.study import store
 from hrsa.verdict.claims import FURTHER, INCONCLUSIVE, LESS_FAR, NOT_COMPARED, movements
 
+_SCORES = {"items": "score of one item", "mean": "mean score"}  # whose variance is taken apart
 _WITH_N = {"up": "rises", "down": "falls"}
 _ONE_ORDER = "there is one order of the data, and with it no two runs of one recipe to hold the arms against"
 
@@ -63,24 +64,30 @@ def layers_said(folder: Path, metrics: Sequence[str]) -> str:
 
 def scores_said(table: pd.DataFrame) -> str:
     """What the variance of scores comes from, for each pair, Markdown; from `synthesis.score_variances`."""
-    names = {"items": "the score of one item", "mean": "the mean score"}
-    return "\n".join(f"- {pair}, {names[of]}: {_sources_said(rows)}"
+    return "\n".join(f"- {pair}, the {_SCORES[of]}: {_sources_said(rows)}"
                      for (pair, of), rows in table.groupby(["pair", "of"], sort=False))
 
 
 def _sources_said(rows: pd.DataFrame) -> str:
     """One place of a table of `variance.sources` in words."""
-    by = rows.set_index("part")
-    if why := _untold(by):
-        return f"{why}."
-    shares = by.loc[list(SOURCES)]
-    said = ", ".join(f"{_share_said(row)} from {_of(name)}" for name, row in shares.iterrows())
-    noise = np.isfinite(shares["share_low"]).any()
-    shown = [name for name, row in shares.iterrows() if row["share_low"] > 0]
+    place = _place(rows)
+    if place["untold"]:
+        return f"{place['untold']}."
+    said = ", ".join(f"{place[part]} from {_of(part)}" for part in SOURCES)
+    noise = np.isfinite(rows.loc[rows["part"].isin(SOURCES), "share_low"]).any()
     told = "without intervals" if not noise else \
-        f"shown to be above zero: {', '.join(shown)}" if shown else "none is shown to be above zero"
-    over = f", intervals over {by['over'].iloc[0]}" if by["over"].iloc[0] else ""
-    return f"{said} ({by['orders'].iloc[0]} orders{over}; {told})."
+        f"shown to be above zero: {', '.join(place['shown'])}" if place["shown"] else "none is shown to be above zero"
+    over = f", intervals over {place['over']}" if place["over"] else ""
+    return f"{said} ({rows['orders'].iloc[0]} orders{over}; {told})."
+
+
+def _place(rows: pd.DataFrame) -> dict[str, Any]:
+    """One place of a table of `variance.sources`: its columns of `source_table` but for pair and of."""
+    by = rows.set_index("part")
+    why = _untold(by)
+    return {"untold": why, "over": by["over"].iloc[0],
+            "shown": [part for part in SOURCES if by["share_low"][part] > 0],
+            **{part: None if why else _share_said(by.loc[part]) for part in SOURCES}}
 
 
 def _untold(by: pd.DataFrame) -> str:
@@ -201,21 +208,13 @@ def source_table(similarities: pd.DataFrame | None, scores: pd.DataFrame | None)
 
     None where a study has not committed one.
     """
-    names = {"items": "score of one item", "mean": "mean score"}
     rows = [] if similarities is None or similarities.empty else [
-        _place(pair, similarity_name(metric, k), part)
+        {"pair": pair, "of": similarity_name(metric, k), **_place(part)}
         for (pair, metric, k), part in similarities.groupby(["pair", "metric", "k"], sort=False, dropna=False)]
     if scores is not None and not scores.empty:
-        rows += [_place(pair, names[of], part) for (pair, of), part in scores.groupby(["pair", "of"], sort=False)]
+        rows += [{"pair": pair, "of": _SCORES[of], **_place(part)}
+                 for (pair, of), part in scores.groupby(["pair", "of"], sort=False)]
     return pd.DataFrame(rows, columns=["pair", "of", *SOURCES, "shown", "untold", "over"])
-
-
-def _place(pair: str, of: str, rows: pd.DataFrame) -> dict[str, Any]:
-    by = rows.set_index("part")
-    why = _untold(by)
-    return {"pair": pair, "of": of, "untold": why, "over": by["over"].iloc[0],
-            "shown": [part for part in SOURCES if by["share_low"][part] > 0],
-            **{part: None if why else _share_said(by.loc[part]) for part in SOURCES}}
 
 
 def updates_of(cards: Mapping[str, Mapping[str, Any]], similar: pd.DataFrame,
