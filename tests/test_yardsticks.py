@@ -209,6 +209,8 @@ def test_shares_are_told_with_what_their_intervals_show(rng, tmp_path):
     assert prose.scores_said(one).count("one order of the data") == 2
     assert "too little variance" in prose.scores_said(table.assign(share_low=-0.8, share_high=0.9))
     same = score_sources(a, a, ["t"] * 400).assign(pair="p")
+    parts = same[same["part"].isin(["arm", "both"])]
+    assert (parts[["value", "low", "high", "share"]] == 0).all(axis=None), "a rounding error is no variance"
     assert "shown to be above zero: order" in prose.scores_said(same)
     flat = score_sources(0 * a, 0 * b, ["t"] * 400).assign(pair="p")
     assert "no variance was measured" in prose.scores_said(flat)

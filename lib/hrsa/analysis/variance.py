@@ -30,6 +30,7 @@ SOURCE_COLUMNS = ["part", "value", "low", "high", "share", "share_low", "share_h
 _LEVEL = 0.95
 _RESAMPLES = 200  # of items, for the scores
 _FEWEST = 3  # orders of which one can be left out
+_ROUNDING = 1e-12  # a variance below this part of the distances it is the difference of is rounding
 
 
 class Cell(NamedTuple):
@@ -80,6 +81,8 @@ def _statistics(mean: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The three distances, the three variances and their shares, of distances of any shape."""
     arm, order, neither = (np.asarray(mean[runs], dtype=float) for runs in TWO_RUNS)
     parts = {_ARM: (neither - arm) / 2, _ORDER: (neither - order) / 2, _BOTH: (arm + order - neither) / 2}
+    largest = np.maximum(np.maximum(arm, order), neither)
+    parts = {part: np.where(np.abs(value) < _ROUNDING * largest, 0.0, value) for part, value in parts.items()}
     total = np.where(neither > 0, neither / 2, np.nan)
     return {**mean, **parts, **{_share(part): value / total for part, value in parts.items()}}
 
