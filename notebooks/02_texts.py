@@ -16,10 +16,9 @@
 # %% [markdown]
 # # Texts
 #
-# All starting points are trained on the same pairs, scored on the same tasks and compared on the same probe texts.
-# This chapter shows what these texts are, where they come from, and that no text a model is scored on was trained on.
-# The suite is small and real: dictionaries, manuals, code and mathematics out of free software packages, so that it
-# can be passed on and works without a network.
+# All starting points are trained on the same pairs, scored on the same tasks and compared on the same probe texts. The
+# suite is small and real: dictionaries, manuals, code and mathematics out of free software packages, so that it can be
+# passed on and works without a network.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -36,8 +35,8 @@ study = load_profile(profile)
 # %% [markdown]
 # ## Sources and licences
 #
-# Every table of the suite has a data card beside it: source with version, licence, how the texts were taken from it,
-# its known faults, number of rows and a hash of the content.
+# A data card beside every table of the suite holds source with version, licence, how the texts were taken, known
+# faults, number of rows and a hash of the content.
 
 # %%
 plots.table(prose.texts.suite_sources(), "The text suite: parts, sizes, packages and licences")
@@ -58,23 +57,22 @@ training = suite.load_training(study)
 plots.table(prose.texts.training_counts(training), f"Training tasks of profile {study.name}")
 
 # %% [markdown]
-# How to read it: *pairs here* are what this profile may train on; a run consumes as many of them as its steps take.
-# How many queries and passages were longer than the limit of tokens, and lost their end, depends on the backbone's
-# tokenizer and is counted, text by text, in the chapter on each training run.
+# How to read it: *pairs here* are what this profile may train on; a run consumes as many of them as its steps take. How
+# many texts lost their end to the limit of tokens is counted in chapter 3.
 
 # %%
 plots.histogram(prose.texts.lengths(training), "words", hue="side", facet="task", xlabel="words in a text").publish(
     study.name, "02_texts", "lengths", "Distribution of the number of words of queries and passages by training task")
 
 # %% [markdown]
-# How to read it: one panel per task, the number of words on the x axis, the share of texts on the y axis. Terms and
-# titles make short queries, manuals make long passages; a pile at the right end is where the builder cut passages.
+# How to read it: number of words on the x axis, share of texts on the y axis. Terms and titles make short queries,
+# manuals make long passages; a pile at the right end is where the builder cut passages.
 
 # %% [markdown]
 # ## Hard negatives
 #
 # A query learns most from passages that look right and are not. A reference embedder ranks all passages of the task;
-# the nearest ranks are skipped and anything too close to the positive is refused, because it may be a right answer
+# the nearest ranks are skipped, and anything too close to the positive is refused, because it may be a right answer
 # that nobody marked.
 
 # %%
@@ -85,9 +83,8 @@ plots.table(prose.texts.mining_counts(report), f"Mining with {report['embedder']
 
 # %% [markdown]
 # How to read it: a *suspect* is a passage other than the positive that comes closer to it than the mining margin
-# allows.
-# *Refilled* pairs took a negative from the skipped ranks, because there was no other; pairs *left out* had too few
-# candidates even then. *Given* pairs came with negatives of their own. The last two columns are the share of its
+# allows. *Refilled* pairs took a negative from the skipped ranks, because there was no other; pairs *left out* had too
+# few candidates even then. *Given* pairs came with negatives of their own. The last two columns are the share of its
 # positive's similarity that a mined negative has, in the median and at most.
 
 # %%
@@ -100,24 +97,23 @@ plots.histogram(prose.texts.mined_scores(mined), "score", hue="kind", facet="tas
     "Distribution of the similarity of positives and hard negatives to their query by training task")
 
 # %% [markdown]
-# How to read it: one panel per task; similarity by the reference embedder on the x axis (cosine, or the BM25 score,
-# whose scale depends on the task), share of passages on the y axis. Where the two outlines lie on top of each other,
-# the reference embedder itself cannot tell right from wrong, and the task will be hard to learn.
+# How to read it: similarity by the reference embedder on the x axis (cosine, or the BM25 score, whose scale depends on
+# the task), share of passages on the y axis. Where the two outlines lie on top of each other, the reference embedder
+# itself cannot tell right from wrong, and the task will be hard to learn.
 
 # %%
 plots.table(prose.texts.examples(report), "One triple of each task, shortened")
 
 # %% [markdown]
-# How to read it: the nearest negative should be about the same subject and still be wrong. One that is right shows
-# what the mining margin let through.
+# How to read it: the nearest negative should be about the same subject and still be wrong.
 
 # %%
 plots.table(prose.texts.suspects(report), "The suspect of each task that comes closest to its query beside the "
             "positive; share: of the positive's similarity")
 
 # %% [markdown]
-# How to read it: the refused passage ranks above the mining margin, often above the positive itself (share over 1). Where it
-# answers the query, the mining margin has kept a false negative out; where it does not, a good negative was lost.
+# How to read it: the refused passage ranks above the mining margin, often above the positive itself (share over 1).
+# Where it answers the query, a false negative was kept out; where it does not, a good negative was lost.
 
 # %% [markdown]
 # ## What is scored
@@ -143,8 +139,8 @@ plots.table(prose.texts.probe_counts(suite.read_probe_texts(study)), "Probe text
             "(general) or a number of steps (maths)", decimals=1)
 
 # %% [markdown]
-# How to read it: the difficulties of the worked solutions differ in kind, too. Easy and moderate ones are word
-# problems out of templates; hard ones were written by people for competition problems.
+# How to read it: easy and moderate solutions are word problems out of templates; hard ones were written by people for
+# competition problems.
 
 # %% [markdown]
 # ## Nothing that is scored was trained on
@@ -156,4 +152,4 @@ Markdown(prose.texts.overlap_sentence(training))
 
 # %% [markdown]
 # How to read it: the check covers the pairs this profile trains on against all evaluation and probe texts, also those
-# that the profile does not use. It cannot see a text that was rewritten.
+# it does not use. It cannot see a text that was rewritten.

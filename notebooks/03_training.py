@@ -20,9 +20,8 @@
 # the passages of all other queries in the batch and to passages mined because they look right. For each query the loss
 # is $-\log \frac{\exp(\cos(q, p^+)/\tau)}{\sum_p \exp(\cos(q, p)/\tau)}$ with temperature $\tau$.
 #
-# The study rests on one condition: two arms of a seed may differ in nothing but the weights they start from. Every run
-# is checked against those finished before it and stops the study where they differ; chapter 4 holds all of them against
-# each other.
+# Two arms of a seed may differ in nothing but the weights they start from. Every run is checked against those finished
+# before it and stops the study where they differ; chapter 4 holds all of them against each other.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -45,7 +44,6 @@ curve = train.read_training_curve(folder)
 # ## The recipe
 #
 # The profile scales the published recipe to the machine; the loss, the negatives, the pooling and the attention stay.
-# The last column says what was published.
 
 # %%
 recipe, published = (pd.Series(dict(settings)).astype(str) for settings in (study.recipe, type(study.recipe)()))
@@ -70,7 +68,7 @@ Markdown(prose.training.loss_sentence(curve, study.recipe))
 # %% [markdown]
 # How to read it: a model that cannot tell passages apart has the logarithm of the number of passages in the batch, and
 # more when it is sure of wrong ones, which a low temperature makes likely at the start. Steps differ because tasks
-# differ in difficulty. A curve that stays where it began, or one that rises at the end, would be a surprise.
+# differ in difficulty.
 
 # %%
 plots.curves(curve.assign(model=model), x="step", y="learning_rate", hue="model", xlabel="step",
@@ -94,9 +92,8 @@ plots.curves(prose.training.masked(curve), x="step", y="scores", hue="reason", x
     study.name, f"03_training/{model}", "masked", f"Scores masked in the loss of {model} over training steps, by reason.")
 
 # %% [markdown]
-# How to read it: one line for each reason; a score that falls under several counts for the first. Duplicates come in
-# batches of a task whose passages repeat. A line of near positives that rises during training would mean that the
-# embedder comes to prefer other passages to the right ones.
+# How to read it: one line for each reason; a score that falls under several counts for the first. A line of near
+# positives that rises would mean that the embedder comes to prefer other passages to the right ones.
 
 # %%
 Markdown(prose.training.masked_sentence(curve, study.recipe))
@@ -104,8 +101,7 @@ Markdown(prose.training.masked_sentence(curve, study.recipe))
 # %% [markdown]
 # ## What was cut off
 #
-# Texts beyond the limit of tokens lose their end, the instruction counted. The trainer counts them one by one as it
-# consumes them.
+# Texts beyond the limit of tokens lose their end, the instruction counted.
 
 # %%
 cut = prose.training.cut_counts(curve, study.recipe)
@@ -113,8 +109,7 @@ plots.table(cut, f"Texts consumed by {model}, and how many of them were cut at {
             "of queries and passages together")
 
 # %% [markdown]
-# How to read it: *passages* are positives and hard negatives; a text counts each time it is consumed. A cut passage
-# keeps its beginning.
+# How to read it: *passages* are positives and hard negatives; a text counts each time it is consumed.
 
 # %%
 Markdown(f"A step took {curve['tokens'].mean():,.0f} tokens on average, padding not counted.")
@@ -142,6 +137,5 @@ case = prose.training.nearest(study, model)
 plots.table(case, f"A query, its positive, and the passage that {model} puts nearest")
 
 # %% [markdown]
-# How to read it: cosine is what the embedder compares by. Where the nearest passage answers the query as well, the
-# training data knew only one of several right answers; where it does not, the embedder was misled by what the texts
-# share. At toy size most nearest passages are of that second kind.
+# How to read it: where the nearest passage answers the query as well, the training data knew only one of several right
+# answers; where it does not, the embedder was misled by what the texts share.

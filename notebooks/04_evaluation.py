@@ -16,10 +16,9 @@
 # %% [markdown]
 # # Evaluation
 #
-# Two embedding models that differ only in where training started are scored on the same tasks. The question of the
-# study is whether that start shows: whether embedders made from a reasoning model score higher, lower, or the same.
-# "The same" has to be shown like any other claim, so this chapter gives every difference with its interval, beside
-# the margin that the profile stated before the run.
+# Do embedders made from a reasoning model score higher, lower, or the same as those made from its base? "The same" has
+# to be shown like any other claim, so every difference has its interval, beside the margin that the profile stated
+# before the run.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -37,9 +36,9 @@ study = load_profile(profile)
 # %% [markdown]
 # ## Nothing but the start differs
 #
-# Of every embedder a fingerprint is kept: the hash of all queries, positives and negatives in the order they were
-# consumed, the hash of the learning rates, the recipe, the pooling, the versions of code and libraries, and the weights
-# it started from. Arms of one seed must agree in all but the last; a difference stops the study here.
+# A fingerprint of every embedder holds the hash of all queries, positives and negatives in the order they were
+# consumed, of the learning rates, the recipe, the pooling, the versions of code and libraries, and the weights it
+# started from. Arms of one seed must agree in all but the last; a difference stops the study here.
 
 # %%
 arms = prose.training.all_fingerprints(study)
@@ -51,12 +50,11 @@ Markdown(prose.training.arms_sentence(study))
 # %% [markdown]
 # ## What is scored
 #
-# mteb runs every task. A query carries its task's instruction and a document carries none; in symmetric tasks (pairs,
-# clustering, classification) there are no documents, and every text carries the instruction. Two baselines stand
-# beside the embedders: the *untrained* backbones, and BM25.
+# mteb runs every task. A query carries its task's instruction, a document none; in symmetric tasks (pairs, clustering,
+# classification) every text carries it. Two baselines stand beside the embedders: the *untrained* backbones, and BM25.
 #
-# Beside each task's score there is a value for every item behind it, whose mean is that score: nDCG@10 of a query, the
-# precision at a true pair, the share of classifiers that get a text right, the v-measure of a bootstrap sample.
+# A task's score is the mean of a value for every item: nDCG@10 of a query, the precision at a true pair, the share of
+# classifiers that get a text right, the v-measure of a bootstrap sample.
 
 # %%
 models = [model.id for model in study.models() if model.ablation is None]
@@ -74,14 +72,13 @@ plots.table(prose.scores.score_table(study, scores), f"Scores x 100 (profile {st
             f"over {len(study.seeds)} seeds; single runs have none")
 
 # %% [markdown]
-# How to read it: compare columns within a row, and the rows of one task; tasks have different metrics, so tasks do not
-# compare with each other. The standard deviation is that of training runs, and says nothing about how a score would move with other
-# queries.
+# How to read it: compare columns within a row, and the rows of one task; tasks have different metrics. The standard
+# deviation is that of training runs, and says nothing about other queries.
 #
 # ## Do the embedders embed?
 #
-# Two embedders that learned nothing score alike. So this comes first: each embedder minus the untrained backbone that it
-# was made from, query by query, over seeds, queries and tasks.
+# Two embedders that learned nothing score alike. So this comes first: each embedder minus the untrained backbone that
+# it was made from, query by query, over seeds, queries and tasks.
 
 # %%
 pool = evidence.make_pool(study)
@@ -96,9 +93,9 @@ plots.forest(gained, label="family", value="gain", low="low", high="high", hue="
     "family of tasks, with intervals")
 
 # %% [markdown]
-# How to read it: an interval right of zero is an arm that contrastive training made a better embedder on such tasks.
-# Training used retrieval pairs alone, so that retrieval should gain most. A family left of zero was harmed. Intervals are
-# over runs and queries on these tasks; *like_low* and *like_high* in the table take the tasks as a sample too.
+# How to read it: an interval right of zero is an arm that contrastive training made a better embedder on such tasks;
+# left of zero, a worse one. Training used retrieval pairs alone, so that retrieval should gain most. Intervals are over
+# runs and queries on these tasks; *like_low* and *like_high* in the table take the tasks as a sample too.
 
 # %%
 plots.table(gained, "Untrained, trained, and by chance; gain with its interval", decimals=3)
@@ -106,8 +103,7 @@ plots.table(gained, "Untrained, trained, and by chance; gain with its interval",
 # %% [markdown]
 # ## By family
 #
-# Training used retrieval data only. If it helped retrieval at the cost of clustering or classification, it would show
-# when the tasks are grouped.
+# If training on retrieval data helped retrieval at the cost of clustering or classification, it would show here.
 
 # %%
 families = differences.family_scores(study, scores)
@@ -117,9 +113,8 @@ plots.bars(families[families["arm"] != "BM25"], x="family", y="value", hue="arm"
     "Bars of the mean score of each starting point by family of tasks, untrained and after contrastive training")
 
 # %% [markdown]
-# How to read it: bars are means over the tasks of a family, whiskers the lowest and highest seed (an untrained backbone
-# is one run and has none). Arms side by side under *recipe* are the comparison of interest. A gap between arms that is
-# as wide as between the two panels would be large.
+# How to read it: bars are means over the tasks of a family, whiskers the lowest and highest seed. Arms side by side
+# under *recipe* are the comparison of interest; the gap between the panels is what training did.
 
 # %% [markdown] tags=["fewer-dimensions"]
 # ## Fewer dimensions
@@ -145,10 +140,9 @@ plots.forest(found, label="task", value="difference", low="low", high="high", ma
     "Forest plot of the difference between the two arms of each pair, by task, with intervals and the margin band")
 
 # %% [markdown]
-# How to read it: each row says how large a difference is and how well these runs know it, by itself and without
-# correction for the number of rows. An untrained backbone is a single run, and its interval covers the draw of queries
-# only. "All tasks" weighs tasks equally and treats them as a sample of tasks, so a few tasks make a wide interval. An
-# interval inside the band is no verdict yet: two embedders that learned nothing also score alike.
+# How to read it: each row by itself, without correction for the number of rows. An untrained backbone is a single run:
+# its interval covers the draw of queries only. "All tasks" treats the tasks as a sample, so a few make a wide interval.
+# An interval inside the band is no verdict yet: two embedders that learned nothing also score alike.
 #
 # What follows is said once, by the rule of chapter 15, which asks first whether a task could have shown a difference,
 # and corrects for the number of pairs. Its words are these.
@@ -167,7 +161,7 @@ plots.table(prose.scores.difference_table(trained), f"Differences b − a after 
 # ## The arm or the order?
 #
 # Embedders of one seed saw the same data in the same order. What would another order have changed, and what another
-# arm? The variance between them is taken apart into that of arm, order and both.
+# arm? The variance between them is taken apart.
 
 # %%
 parts = synthesis.score_variances(per_query, study.pairs, study.seeds)
@@ -195,9 +189,9 @@ plots.scatter(points, x="a", y="b", hue="family", facet="pair", xlabel="score of
     "Scatter of each item's score under one arm against its score under the other, one panel per pair")
 
 # %% [markdown]
-# How to read it: points on the diagonal are scored alike by both arms, points above it are scored higher by arm b.
-# Values are means over seeds. A cloud that hugs the diagonal means that the arms succeed on the same items; a wide,
-# symmetric cloud means equal averages from different successes.
+# How to read it: points above the diagonal are scored higher by arm b. Values are means over seeds. A cloud that hugs
+# the diagonal means that the arms succeed on the same items; a wide, symmetric one, equal averages from different
+# successes.
 
 # %%
 Markdown(prose.scores.items_alike(points))
@@ -206,11 +200,10 @@ Markdown(prose.scores.items_alike(points))
 # ## From geometry to behaviour
 #
 # Does what changed around a query before contrastive training say on which queries the embedders will differ after it?
-# Around a query the two untrained backbones are compared by the ten documents they put nearest to it, by the ten
-# documents nearest to its right ones, and by its cosines with all documents. A ridge regression foretells the absolute
-# difference of the trained arms' scores on queries it was not fitted on: from the backbones' scores alone, and with local
-# change beside them. Two runs of one arm are the yardstick: what is foretold of them too is which queries are unstable,
-# and says nothing of the arms.
+# Around a query the two untrained backbones are compared by the ten documents nearest to it, the ten nearest to its
+# right ones, and its cosines with all documents. A ridge regression foretells the absolute difference of the trained
+# arms' scores on queries it was not fitted on: from the backbones' scores alone, and with local change beside them.
+# What is foretold of two runs of one arm too is which queries are unstable, and says nothing of the arms.
 
 # %%
 foretold = prose.scores.foretold_by_pair(study, per_query)
@@ -222,9 +215,9 @@ if len(foretold):
                         "over queries; gain: both less scores alone"))
 
 # %% [markdown]
-# Which layers say it, and which tokens? Local change is asked once more with queries and documents as the mean state, at
-# one layer, of their tokens of one kind: content words, function words, or for queries the instruction. What it adds to
-# scores is tested for every layer and kind, and corrected for their number.
+# Which layers say it, and which tokens? The same with queries and documents as the mean state, at one layer, of their
+# tokens of one kind: content words, function words, or for queries the instruction. What it adds to scores is tested
+# for every layer and kind, and corrected for their number.
 
 # %%
 where = prose.similarity.foretold_where(study, per_query)

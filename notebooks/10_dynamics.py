@@ -16,11 +16,10 @@
 # %% [markdown]
 # # Training dynamics: do the arms meet?
 #
-# Chapters 05 to 09 compare the start and the end of contrastive training. Here every similarity is taken at the kept
-# checkpoints as well, for all pairs and two seeds, beside two runs of one arm and beside an arm and itself before training.
-# Step 0 is the pair's backbones as they came, with causal attention; from the first checkpoint on, the models attend as the
-# recipe says. The published study reports that realignment happens within the first 200 or so of 782 steps and then holds,
-# while neighbour overlap keeps falling.
+# Here every similarity is taken at the kept checkpoints of contrastive training, beside two runs of one arm and beside
+# an arm and itself before training. Step 0 is the pair's backbones as they came, with causal attention; from the first
+# checkpoint on, the models attend as the recipe says. The published study reports that realignment happens within the
+# first 200 or so of 782 steps and then holds, while neighbour overlap keeps falling.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -56,8 +55,8 @@ plots.film(maps[of_arms], x="layer_x", y="layer_y", value="value", over="step", 
     study.name, "10_dynamics", "film", "Debiased CKA of every layer of base with every layer of the other arm, step by step")
 
 # %% [markdown] tags=["committed-film"]
-# How to read it: the slider moves through training (arrow keys too). The last column and the top row are the normed final
-# states, where the loss acts; the first are the embeddings of tokens.
+# How to read it: the slider moves through training (arrow keys too). The last column and the top row are the normed
+# final states, where the loss acts; the first are the embeddings of tokens.
 
 # %% tags=["committed-film"]
 selves = maps[of_itself & maps["a"].isin(["base", "rlvr"])].assign(arm=maps["a"] + ", before and now")
@@ -121,9 +120,8 @@ plots.curves(shape, x="step", y="value", hue="pair", facet="similarity", low="lo
     "Correlation, inverse row entropy, debiased CKA and cosine of the last states over training steps, by pair")
 
 # %% [markdown] tags=["own-steps"]
-# How to read it: one line per pair, higher is more alike. A line that rises from step 0 is realignment; one that
-# falls says that the same recipe and data carried the two models apart. A jump at the first checkpoint holds the
-# change of attention too.
+# How to read it: higher is more alike. A line that rises from step 0 is realignment; one that falls says that the same
+# recipe and data carried the two models apart. A jump at the first checkpoint holds the change of attention too.
 
 # %% [markdown] tags=["own-steps"]
 # ## Neighbours
@@ -137,14 +135,13 @@ plots.curves(overlap, x="step", y="value", hue="pair", facet="neighbours", low="
     study.name, "10_dynamics", "overlap", "Mean neighbour overlap of the last states over training steps, by pair and k")
 
 # %% [markdown] tags=["own-steps"]
-# How to read it: as above, for the $k$ nearest neighbours of each token. Lines that rise would contradict the
-# published claim.
+# How to read it: as above, for the $k$ nearest neighbours of each token. Lines that rise would contradict the claim.
 
 # %% [markdown] tags=["own-steps"]
 # ## Closer than two runs of one arm?
 #
-# The two arms of a seed see the same batches, which makes them alike by itself. Arms on two orders that are as alike as two
-# runs of one arm have met, as far as one can tell. And an arm beside itself before training shows what contrastive training does to any model, RLVR or not.
+# The two arms of a seed see the same batches, which makes them alike by itself. So they are compared on two orders of
+# the data, beside two runs of one arm on two orders.
 
 # %% tags=["own-steps"]
 beside = every[(every["layers"] == "last") & (every["set"] == "all")]
@@ -154,9 +151,9 @@ plots.curves(cka, x="step", y="value", hue="models", facet="pair", low="low", hi
     study.name, "10_dynamics", "beside-global", "Debiased CKA over training steps: the two arms, two runs of one arm, an arm and itself before")
 
 # %% [markdown] tags=["own-steps"]
-# How to read it: where the line of the arms on two orders lies in the band of two runs of one arm, the arms differ no more
-# than the order of the data makes them. A line of an arm and itself that falls far below says that training moved each arm further than the
-# arms are apart.
+# How to read it: where the line of the arms on two orders lies in the band of two runs of one arm, the arms differ no
+# more than the order of the data makes them. A line of an arm and itself that falls far below says that training moved
+# each arm further than the arms are apart.
 
 # %% tags=["own-steps"]
 local = beside[(beside["metric"] == "knn") & (beside["k"] == shown_k(beside["k"].dropna()))]

@@ -16,9 +16,8 @@
 # %% [markdown]
 # # Ablations
 #
-# The recipe has parts that could, by themselves, pull two models together or hold them apart: the attention mask, the
-# temperature, the number of negatives, the length of training. Each ablation changes one of them and trains both arms
-# of a pair again. If the difference between arms, or the likeness of their states, hangs on such a part, it shows here.
+# Each ablation changes one part of the recipe and trains both arms of a pair again. If the difference between arms, or
+# the likeness of their states, hangs on such a part, it shows here.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -38,8 +37,8 @@ study = load_profile(profile)
 # ## One part of the recipe at a time
 #
 # Base and RLVR are trained again under each condition, on few steps and small tasks; `make ablations` makes this table.
-# Controls stand below the ablations: arms that were trained for unequal times, a random start as the floor, and two runs
-# of one treatment.
+# Below the ablations stand controls: arms trained for unequal times, a random start as the floor, and two runs of one
+# treatment.
 
 # %% tags=["committed-ablations"]
 kept, kept_record = results.read_committed("ablations")
@@ -50,10 +49,10 @@ plots.table(prose.scores.ablation_scores(kept), "Committed: scores x 100 of both
             decimals={"a": 1, "b": 1, "seconds": 0})
 
 # %% [markdown] tags=["committed-ablations"]
-# How to read it: *b − a* is the question of the study, asked under another condition. *Both − recipe* says what the part is
-# worth, to both arms together. With one seed an interval covers the draw of queries and tasks and not that of training
-# runs, and no verdict is given. A condition that changes the number of blocks is scored against backbones of the
-# recipe's number where a verdict asks whether training helped.
+# How to read it: *b − a* is the question of the study, asked under another condition; *both − recipe* is what the part
+# is worth to both arms together. With one seed an interval covers the draw of queries and tasks and not that of
+# training runs, and no verdict is given. A condition that changes the number of blocks is scored against backbones of
+# the recipe's number where a verdict asks whether training helped.
 
 # %% tags=["committed-ablations"]
 shown = kept.assign(condition=prose.scores.condition_names(kept))
@@ -62,8 +61,7 @@ plots.forest(shown, label="condition", value="difference", low="low", high="high
     study.name, "11_ablations", "committed-differences", "Forest plot of the committed differences between arms by condition")
 
 # %% [markdown] tags=["committed-ablations"]
-# How to read it: one row per condition, the recipe first, the band is the margin. A row far from the recipe's names a part
-# that the answer hangs on.
+# How to read it: the band is the margin. A row far from the recipe's names a part that the answer hangs on.
 #
 # Three signs tell a recipe gone wrong. Each is held against its row of the table:
 
@@ -73,8 +71,8 @@ Markdown(prose.scores.failure_signatures(kept))
 # %% [markdown] tags=["committed-ablations"]
 # ### Realignment
 #
-# Realignment is how alike the last states of both arms are after contrastive training, less how alike they were before:
-# debiased CKA for the global geometry, k-NN overlap for the local one. The texts are resampled together before and after.
+# How alike the last states of both arms are after contrastive training, less how alike they were before: debiased CKA
+# for the global geometry, k-NN overlap for the local one.
 
 # %% tags=["committed-ablations"]
 plots.table(prose.scores.ablation_likeness(kept), "Committed: likeness of both arms before and after training, and realignment")
@@ -124,9 +122,8 @@ plots.bars(means, x="condition", y="value", hue="arm", low="low", high="high", q
     study.name, "11_ablations", "scores", "Bars of the mean score over tasks of each arm under each condition")
 
 # %% [markdown] tags=["own-ablations"]
-# How to read it: groups are conditions, bars within a group are arms; whiskers, where there are several seeds, are the
-# lowest and the highest. A change of the recipe that matters moves a whole group. A change that matters *for the
-# question of the study* moves the bars of one group apart.
+# How to read it: whiskers, where there are several seeds, are the lowest and the highest. A change of the recipe that
+# matters moves a whole group; one that matters *for the question of the study* moves the bars of one group apart.
 
 # %% [markdown] tags=["own-ablations"]
 # ## Does the difference between arms change?
@@ -141,9 +138,8 @@ plots.forest(overall, label="condition", value="difference", low="low", high="hi
     "Forest plot of the mean difference between arms under the recipe and under each ablation, with the margin band")
 
 # %% [markdown] tags=["own-ablations"]
-# How to read it: one row per condition, the recipe first. With one seed an interval covers the draw of queries and
-# tasks and not that of training runs. No verdict is given on such rows, however narrow they are: that on the recipe, with
-# all its seeds, is in chapter 13.
+# How to read it: with one seed an interval covers the draw of queries and tasks and not that of training runs. No
+# verdict is given on such rows: that on the recipe, with all its seeds, is in chapter 13.
 
 # %% tags=["own-ablations"]
 Markdown("\n".join(f"- {prose.scores.difference_sentence(row)}" for _, row in overall.iterrows())
@@ -152,9 +148,7 @@ Markdown("\n".join(f"- {prose.scores.difference_sentence(row)}" for _, row in ov
 # %% [markdown] tags=["own-ablations"]
 # ## Do the arms realign?
 #
-# Contrastive training is said to pull the two arms together again in global geometry (CKA) while local geometry (k-NN
-# overlap) stays reorganised. Both are measured on the last states, before training and after it, under every condition
-# and for every control.
+# Measured on the last states, before training and after it, under every condition and for every control.
 
 # %% tags=["own-ablations"]
 own = differences.make_ablation_table(study, differences.ablation_rows(study))
@@ -167,8 +161,7 @@ plots.forest(prose.scores.realignment_points(own), label="condition", value="rea
 
 # %% [markdown] tags=["own-ablations"]
 # How to read it: right of zero, contrastive training brought the two models closer; left of it, apart. Whiskers are
-# intervals over texts, covering those of all seeds. A condition that realigns less than the recipe points to the part of
-# it that does the work.
+# intervals over texts, covering those of all seeds.
 
 # %% tags=["own-ablations"]
 Markdown(prose.scores.realignment_sentences(own) + "\n\n" + prose.scores.failure_signatures(own))

@@ -16,9 +16,9 @@
 # %% [markdown]
 # # The family of arms
 #
-# A few arms and seeds are what a laptop can train while one waits. The whole family of arms, with its controls, takes
-# hours; its results come with the project. They answer what the smaller run cannot: whether RLVR moves a model further
-# than other training would, further than another run of the same RLVR, and how different two runs of one recipe are.
+# The whole family of arms, with its controls, takes hours; its results come with the project. They answer what the
+# smaller run cannot: whether RLVR moves a model further than other training would, further than another run of the same
+# RLVR, and how different two runs of one recipe are.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -43,8 +43,7 @@ Markdown("\n\n".join(prose.verdict.committed_origin(one.record) for one in studi
 # %% [markdown]
 # ## The models
 #
-# All come with the project, with their cards in `data/backbones/`. What each solves of the held-out problems says how far
-# it got at what it was trained for, before any contrastive training.
+# All come with the project, with their cards in `data/backbones/`.
 
 # %%
 cards = results.joined_cards(studies)
@@ -53,7 +52,8 @@ plots.bars(prose.backbones.accuracy(cards), x="backbone", y="value", hue="mode",
     study.name, "12_family", "accuracy", "Accuracy of every backbone of the committed studies on held-out problems with 95% intervals")
 
 # %% [markdown]
-# How to read it: all answered the same problems, so compare differences, below, rather than overlap of the bars' intervals.
+# How to read it: what each solves of the held-out problems, before any contrastive training. All answered the same
+# problems, so compare the differences below rather than the overlap of the bars' intervals.
 
 # %%
 Markdown(prose.backbones.changes_said(cards))
@@ -67,8 +67,8 @@ plots.table(prose.backbones.card_table(cards)[["backbone", "start", "updates", "
 #
 # A pair of low similarity says little where any training would have moved the model as far. So the base and its RLVR
 # model are held against the base and its continued pretraining, against two runs of the same RLVR, and against SFT. In
-# brackets 95% intervals of the similarity, over texts; every backbone is one run. Where the intervals of two pairs overlap,
-# the answer is inconclusive.
+# brackets 95% intervals over texts; every backbone is one run. Where the intervals of two pairs overlap, the answer is
+# inconclusive.
 
 # %%
 Markdown("\n\n".join(prose.yardsticks.committed_movement(one.name, one.tables, one.record["profile"], one.cards)
@@ -84,11 +84,11 @@ Markdown(prose.yardsticks.movement_said(claims.movements(own_similar, study.mode
 # %% [markdown] tags=["along-rl"]
 # ## Along RL
 #
-# When does a model begin to move, and does it move on as long as it is trained? Arms of reinforcement learning were trained
-# again by the recipe of `data/backbones`, and their adapters kept after some updates. Beside them stand all arms that come
-# with the project, and those that are no RLVR once more with their change of the weights scaled to the size of an RLVR
-# arm's: at equal distance in weights, what is left is where training went and not how far. All are compared with the base
-# on the probe texts, in the blocks that the study trains.
+# When does a model begin to move, and does it move on as long as it is trained? Arms of reinforcement learning were
+# trained again by the recipe of `data/backbones`, and their adapters kept after some updates. Beside them stand all
+# other arms, those that are no RLVR once more with their change of the weights scaled to the size of an RLVR arm's: at
+# equal distance in weights, what is left is where training went and not how far. All are compared with the base on the
+# probe texts, in the blocks that the study trains.
 
 # %% tags=["along-rl"]
 along = results.read_committed("along_rl") if chapters.ALONG.is_file() else ()
@@ -111,8 +111,7 @@ along and plots.table(prose.backbones.along_table(along[0]), "The points: weight
 # %% [markdown]
 # ## Scores of the pairs
 #
-# Each arm against the base it came from. Continued pretraining, where it is there, is the control for any further
-# training.
+# Each arm against the base it came from.
 
 # %%
 verdicts = results.joined_tables(studies, "verdicts")
@@ -134,8 +133,8 @@ plots.forest(both, label="pair", value="difference", low="low", high="high", hue
     "Forest plot of the score difference of the pairs of the committed studies, beside those of this run")
 
 # %% [markdown]
-# How to read it: the band is the (largest) margin. Rows of one pair in two colours are two runs of one question, with other
-# numbers of seeds and, where the profiles differ, another recipe; they should overlap.
+# How to read it: the band is the (largest) margin. Rows of one pair in two colours are two runs of one question, with
+# other numbers of seeds and, where the profiles differ, another recipe; they should overlap.
 
 # %%
 columns = ["pair", "kind", "verdict", "difference", "low", "high", "smallest_margin", "seeds", "source"]
@@ -159,8 +158,8 @@ plots.curves(levels.query("models == 'backbones'"), x="layer_x", y="value", hue=
     "Committed: similarity of matching layers of the backbones of all pairs at four levels")
 
 # %% [markdown]
-# How to read it: more alike is up. A pair whose curve lies near that of continued pretraining was moved no further than by
-# further training of any kind. A pair that several studies have is drawn as the first has it.
+# How to read it: more alike is up. A pair whose curve lies near that of continued pretraining was moved no further than
+# by further training of any kind.
 
 # %%
 plots.curves(levels.query("models == 'embedders'"), x="layer_x", y="value", hue="pair", facet="similarity",
@@ -170,7 +169,7 @@ plots.curves(levels.query("models == 'embedders'"), x="layer_x", y="value", hue=
 
 # %% [markdown]
 # How to read it: the same after contrastive training with one recipe. Curves that are higher than in the figure before
-# are realignment, which the pairs that are furthest apart can show best.
+# are realignment.
 
 # %% [markdown]
 # ## The arm or the order?

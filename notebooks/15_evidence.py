@@ -16,10 +16,9 @@
 # %% [markdown]
 # # How the verdict was reached
 #
-# "No significant difference" does not show that there is none; a study that is small or noisy enough always ends there,
-# and two models that learned nothing score alike. So three questions are asked of the same numbers: is there a
-# difference, is there none that matters, and could this run have seen one at all? Every sentence with a finding is
-# chosen by code from the data of this run.
+# "No significant difference" does not show that there is none: a small or noisy study always ends there, and two models
+# that learned nothing score alike. So three questions are asked of the same numbers. Is there a difference? Is there
+# none that matters? Could this run have seen one? Code chooses every sentence with a finding from the data of this run.
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -35,8 +34,7 @@ study = load_profile(profile)
 stated = study.verdict.model_dump()
 
 # %% [markdown]
-# The scores of this run, and of other laboratories where there are any, are judged once; every section below speaks of the
-# same tables.
+# The scores of this run, and of other laboratories where there are any, are judged once, for all sections below.
 
 # %%
 pool = evidence.make_pool(study)
@@ -48,8 +46,8 @@ similar = synthesis.make_similarities(study)
 # %% [markdown]
 # ## Stated before the run
 #
-# Margin, error rate, seeds, pairs, controls and the rule of competence belong to the question. Chosen after the scores
-# are known they can produce any answer, so they are recorded with a hash, and a later change stays visible.
+# Chosen after the scores are known, a margin can produce any answer. So margin, error rate, seeds, pairs, controls and
+# the rule of competence are recorded with a hash before, and a later change stays visible.
 
 # %%
 statements = statement.record_statement(study)
@@ -59,20 +57,19 @@ Markdown(prose.verdict.statement_sentence(statements, first, changed))
 # %% [markdown]
 # ## One verdict per pair
 #
-# The difference is the mean over tasks of the mean over queries of the score of *b* minus that of *a*, with *a* and *b*
-# paired by training seed and query. *Equivalent* means that the interval of a crossed bootstrap of seeds, queries and
-# tasks lies inside the margin, and that two one-sided t tests on the seed means agree. *Different* means that zero is
-# rejected; *negligible*, both; *inconclusive*, neither. *Uninformative* means that too few tasks could have shown a
-# difference for anything to follow from not finding one: the next section says which. Holm's correction runs over the
-# pairs. This rule gives the word on every page.
+# The difference is the mean over tasks of the mean over queries of the score of *b* minus that of *a*, paired by
+# training seed and query. *Equivalent*: the interval of a crossed bootstrap of seeds, queries and tasks lies inside the
+# margin, and two one-sided t tests on the seed means agree. *Different*: zero is rejected. *Negligible*: both.
+# *Inconclusive*: neither. *Uninformative*: too few tasks could have shown a difference, as the next section says.
+# Holm's correction runs over the pairs. This rule gives the word on every page.
 
 # %%
 Markdown("\n\n".join([prose.verdict.verdict_lines(verdicts), prose.verdict.sight(checked),
                       prose.verdict.evidence_sources(pool, study.seeds)]))
 
 # %% [markdown]
-# Scores of other machines or laboratories join the analysis when they come from the same models, recipe, suite and
-# margin: this run's are in `data/runs/<profile>/evidence.parquet`, those received go to `data/evidence/<profile>/`.
+# Scores of others join when they come from the same models, recipe, suite and margin: this run's are in
+# `data/runs/<profile>/evidence.parquet`, those received go to `data/evidence/<profile>/`.
 
 # %%
 short = {"written": pool.sources["written"].str[:10], "commit": pool.sources["commit"].str[:7]}
@@ -85,13 +82,11 @@ plots.forest(verdicts, label="family", value="difference", low="low", high="high
     "Forest plot of the score difference of each pair, over all tasks and by family of tasks, with the margin as a band")
 
 # %% [markdown]
-# How to read it: the band is the margin. Intervals are corrected like the words and say the same: one that leaves out
-# zero shows a difference, one inside the band that there is none that matters, one that does both a negligible
-# difference. An interval that ends at zero has not left it out. Two exceptions give their reason in the text: where too
-# few tasks could have shown a difference the word is uninformative, and where there is one run of each arm it is
-# inconclusive, wherever the interval lies. Tasks count as a sample of tasks, so that
-# a family of two or three has a wide interval, and a family of one speaks of that task alone. With two seeds almost
-# everything is inconclusive: two runs say little about how runs vary.
+# How to read it: the band is the margin, and intervals are corrected like the words. One that leaves out zero shows a
+# difference, one inside the band that there is none that matters. Two exceptions give their reason in the text: too few
+# tasks that could show a difference (uninformative), and one run of each arm (inconclusive). Tasks count as a sample of
+# tasks: a family of two or three has a wide interval, a family of one speaks of that task alone. With two seeds almost
+# everything is inconclusive.
 
 # %%
 columns = ["pair", "family", "verdict", "difference", "low", "high", "over", "tasks", "smallest_margin"]
@@ -99,8 +94,8 @@ plots.table(verdicts[columns], f"Verdicts at margin {study.verdict.margin:g}, {1
             "intervals, corrected as the words are; over: tasks that they are over, of those named", decimals=4)
 
 # %% [markdown]
-# What they rest on: how much was measured, on how many tasks both arms are competent, the p-values of the two tests
-# after Holm's correction, and *alone*, the verdict without it.
+# How much was measured, on how many tasks both arms are competent, the p-values of the two tests after Holm's
+# correction, and *alone*, the verdict without it.
 
 # %%
 columns = ["pair", "family", "seeds", "queries", "competent", "holm_difference", "holm_equivalence", "alone"]
@@ -112,10 +107,9 @@ Markdown(prose.verdict.families_agree(verdicts))
 # %% [markdown]
 # ## Could the tasks have shown a difference?
 #
-# Three questions of each arm on each task: does the embedder beat chance, does it beat its own untrained backbone, and
-# is there room above it? Each is answered yes only by a test over seeds and queries. A task counts where it is not
-# saturated and one arm at least beats both; a task that only one arm masters is kept, since that is a difference. Sameness
-# is claimed over the tasks that count, and only where both arms are competent on more tasks than luck would let pass:
+# Does the embedder beat chance, does it beat its own untrained backbone, is there room above it? Yes is said only by a
+# test over seeds and queries. A task counts where it is not saturated and one arm at least beats both. Sameness is
+# claimed over the tasks that count, and only where both arms are competent on more of them than luck would let pass:
 # embedders on the floor get there in at most one study of twenty (3 of 8 to 16 tasks).
 
 # %%
@@ -127,12 +121,11 @@ columns = ["pair", "task", "arm", "score", "untrained", "chance", "beats_chance"
 plots.table(gate[columns], "The competence of each embedder on each task; tasks that do not count are shown all the same")
 
 # %% [markdown]
-# How to read it: scores are means over seeds and queries, of the embedder, of its untrained backbone and of chance. A score
-# above another is not enough for a yes: its interval has to be clear of it.
+# How to read it: mean scores over seeds and queries. A score above another is not enough for a yes: its interval has to
+# be clear of it.
 #
-# Would another analysis say otherwise? Beside the verdict, over the same tasks, without correction for the number of
-# pairs: the same bootstrap with tasks held fixed, a mixed model, a Bayesian region of practical equivalence, and t tests
-# on seed means.
+# Would another analysis say otherwise? Over the same tasks, without correction for the number of pairs: the same
+# bootstrap with tasks held fixed, a mixed model, a Bayesian region of practical equivalence, and t tests on seed means.
 
 # %%
 others = synthesis.other_analyses(per_query, study.pairs, seeds, **stated)
@@ -143,8 +136,8 @@ plots.table(others.drop(columns="about"), "Other analyses of the same scores; in
             decimals=4)
 
 # %% [markdown]
-# How to read it: where all methods agree, the verdict does not hang on one of them. They differ in what they generalise
-# to, which the next table says.
+# How to read it: where all methods agree, the verdict does not hang on one of them. The next table says what each
+# generalises to.
 
 # %%
 plots.table(others[["method", "about"]].drop_duplicates(), "What each analysis is")
@@ -152,8 +145,7 @@ plots.table(others[["method", "about"]].drop_duplicates(), "What each analysis i
 # %% [markdown]
 # ## Could this run have seen a difference?
 #
-# Controls are comparisons whose answer is known beforehand, trained, scored and judged like the pairs. A negative control
-# should not come out different, and a positive control should.
+# Controls are comparisons whose answer is known beforehand, trained, scored and judged like the pairs.
 
 # %%
 Markdown(f"{prose.verdict.sight(checked)}\n\n{prose.verdict.controls_said(checked)}")
@@ -166,14 +158,14 @@ plots.forest(controls.beside_pairs(verdicts, checked), label="comparison", value
 
 # %% [markdown]
 # How to read it: the pairs are those of the first figure, on all tasks. A control expected to be different should leave
-# out zero; one expected to be the same should lie inside the band, or cover zero at least. How far the positive controls
-# lie from zero is the measure for how far the pairs could have.
+# out zero; one expected to be the same should lie inside the band, or cover zero at least. How far the positive
+# controls lie from zero is the measure for how far the pairs could have.
 
 # %% [markdown]
 # ## What would settle it
 #
-# The measured variation of the differences splits into parts: between training runs, between tasks, between queries,
-# and the rest. More seeds help against the first, more tasks against the second, more queries against the third.
+# More seeds help against variation between training runs, more tasks against that between tasks, more queries against
+# that between queries.
 
 # %%
 parts = synthesis.error_shares(per_query, study.pairs, seeds)
@@ -186,8 +178,8 @@ Markdown(prose.verdict.error_sentences(parts))
 
 # %% [markdown]
 # The planner simulates studies of other sizes with these variances and a true difference of zero, and applies the rule
-# above, taking both arms as competent: no size helps embedders that learned nothing. `make power` prints it for any margin, and also for variation between runs as large as these seeds leave
-# possible.
+# above, taking both arms as competent. `make power` prints it for any margin, and for as much variation between runs as
+# these seeds leave possible.
 
 # %%
 sizes = ([2, 3, 5, 8, 12], [50, 200, 800])
@@ -199,9 +191,9 @@ plots.curves(plan, x="seeds", y="power", hue="queries", facet="pair", xlabel="tr
     "Curves of the power to prove equivalence against the number of seeds, one curve per number of queries per task")
 
 # %% [markdown]
-# How to read it: each curve is the chance that a study of that size proves equivalence when there is no difference at
-# all. Curves that lie on each other say that more queries would not help. A curve that stays low says that tasks or
-# runs vary too much for this margin.
+# How to read it: the chance that a study of that size proves equivalence when there is no difference at all. Where
+# curves lie on each other, more queries would not help. Where one stays low, tasks or runs vary too much for this
+# margin.
 
 # %%
 plots.table(plan, f"Power at margin {study.verdict.margin:g}, the margin provable with power 0.8, and hours of training "
@@ -210,8 +202,8 @@ plots.table(plan, f"Power at margin {study.verdict.margin:g}, the margin provabl
 # %% [markdown]
 # ## The arm or the order?
 #
-# A difference between arms is worth as much as it stands out from the difference that another order of the data makes. So the
-# variance is taken apart into that of arm, order and both.
+# A difference between arms counts as far as it stands out from what another order of the data makes. The variance is
+# taken apart into arm, order and both.
 
 # %%
 parts = synthesis.make_similarity_sources(study)
@@ -222,8 +214,8 @@ plots.forest(prose.yardsticks.share_table(parts), label="similarity", value="sha
 
 # %% [markdown]
 # How to read it: shares of the variance between embedders, mean over layers. An interval of *arm* that leaves out zero
-# says that where training started is still seen afterwards, whatever the order of the data. Intervals cover resampled
-# texts, and the orders too where there are three or more.
+# says that where training started is still seen afterwards. Intervals cover resampled texts, and the orders too where
+# there are three or more.
 
 # %%
 plots.table(prose.yardsticks.distance_table(parts), "Mean squared distance between two embedders, by what they share, with 95% "
@@ -232,8 +224,8 @@ plots.table(prose.yardsticks.distance_table(parts), "Mean squared distance betwe
 # %% [markdown]
 # ## The paper's claims
 #
-# Each claim has a rule, stated in `hrsa.verdict.claims` before any run, that compares an interval with a threshold or with
-# another interval.
+# Each claim has a rule, stated in `hrsa.verdict.claims` before any run, that compares an interval with a threshold or
+# with another interval.
 
 # %%
 table = claims.all_claims(claims.score_claims(verdicts), claims.similarity_claims(similar))
@@ -241,9 +233,9 @@ plots.table(table[["claim", "pair", "outcome", "measured"]],
             f"Claims of the paper, what this run measured (profile {study.name}), and whether they hold")
 
 # %% [markdown]
-# How to read it: *measured* gives the value with its interval and what it is compared with. Similarities are means over
-# layers (inverse row entropy: the last layer); the interval covers resampled texts and all seeds. An outcome is about
-# the small models of this run; it is evidence on the paper's mechanism and not a repetition at its scale.
+# How to read it: *measured* is the value, its interval and what it is compared with. Similarities are means over layers
+# (inverse row entropy: the last layer); the interval covers resampled texts and all seeds. An outcome is about the
+# small models of this run: evidence on the paper's mechanism, not a repetition at its scale.
 
 # %%
 plots.table(table[["level", "claim", "rule"]].drop_duplicates(), "The rule of each claim")
@@ -255,8 +247,7 @@ plots.table(claims.count_outcomes(table), "Outcomes by level")
 # ## The published scores, tested
 #
 # The paper prints the mean difference over three seeds and a "std" without saying of what. Under each possible meaning
-# the tests can be redone from the table. The numbers are the paper's and not of this run. They treat tasks and queries
-# as fixed, so that they speak of these benchmarks only.
+# the tests can be redone from its table. They treat tasks and queries as fixed, and so speak of these benchmarks only.
 
 # %%
 cells = published.reanalyse(margin=1.0)
@@ -272,8 +263,7 @@ plots.forest(shown, label="pair", value="delta", low="low", high="high", margin=
 
 # %% [markdown]
 # How to read it: intervals are for the narrowest reading, std over seeds of the paired difference, corrected like the
-# words. An interval that leaves out zero shows a difference that three seeds agree on; inside the band, it is smaller than
-# one point. Whether these tasks could have shown a difference cannot be asked: the paper prints no untrained scores.
+# words. Whether these tasks could have shown a difference cannot be asked: the paper prints no untrained scores.
 
 # %%
 plots.table(published.verdicts_by_reading(), "Published RLVR cells by verdict, for each reading of the std and each margin (points)")
@@ -299,7 +289,7 @@ plots.table(published.entropy_change(), "Published inverse row entropy before an
 # ## Does the rule keep its promise?
 #
 # A rule that says "equivalent" must rarely say so wrongly. In the simulation the truth is known: the true difference is
-# one margin, or zero. This is a committed result, made by the command below, and not computed in this run.
+# one margin, or zero. This is a committed result, made by the command below.
 
 # %%
 simulated, record = results.read_committed("verdict_simulation")
@@ -313,12 +303,11 @@ plots.heatmap(apart, x="method", y="scenario", value="false_equivalence", xlabel
     "Heat map of how often each method calls two arms the same although they differ by one margin, by scenario")
 
 # %% [markdown]
-# How to read it: each cell is the share of simulated studies that call the arms the same although they differ by one
-# margin; 0.05 is allowed. "p > .05" takes a missing proof for a proof. "within std" asks whether the difference is
-# smaller than its standard deviation over three seeds. "pooled queries" forgets that queries share a training run.
-# The naive bootstrap resamples three seeds as if they were many. A low number alone is no merit: see the power beside
-# it. Scenarios marked `limit` break what the rule assumes: many queries that move, and clusters of queries named as
-# tasks.
+# How to read it: the share of simulated studies that call the arms the same although they differ by one margin; 0.05 is
+# allowed. "p > .05" takes a missing proof for a proof. "within std" asks whether the difference is smaller than its
+# standard deviation over three seeds. "pooled queries" forgets that queries share a training run. The naive bootstrap
+# resamples three seeds as if they were many. Scenarios marked `limit` break what the rule assumes: many queries that
+# move, and clusters of queries named as tasks.
 
 # %%
 floor = simulated[simulated["scenario"].str.startswith("floor")]
@@ -327,10 +316,9 @@ plots.heatmap(floor, x="method", y="scenario", value="false_equivalence", xlabel
     "Heat map of how often each method calls two arms the same that learned nothing, or that have no room above them")
 
 # %% [markdown]
-# How to read it: here the arms differ by nothing, and there is nothing to conclude from that: neither learned anything,
-# both were harmed, too few tasks were learned, or everything is right already. "No gate" is the verdict without the
-# question of competence. The verdict should say uninformative in all but a twentieth of the studies; the table has how
-# often it does.
+# How to read it: here nothing follows from a difference of zero: neither arm learned anything, both were harmed, too
+# few tasks were learned, or everything is right already. "No gate" is the verdict without the question of competence.
+# Uninformative is the right word; the table has how often it is said.
 
 # %%
 columns = ["scenario", "seeds", "tasks", "queries", "method", "false_equivalence", "power_at_zero", "planned",

@@ -303,6 +303,10 @@ def test_maths_numbers_and_tables_are_shown(html, browser):
     shown = browser.find_element(By.CSS_SELECTOR, ".hrsa-table td:nth-child(2)")
     assert shown.text == "0.250" and shown.value_of_css_property("text-align") == "right"
     assert not browser.find_element(By.CSS_SELECTOR, "details.hide pre").is_displayed(), "code should be folded away"
+    drawn = browser.execute_script("return [...document.querySelectorAll('svg[data-icon] path')].map("
+                                   "x => x.closest('svg').dataset.icon)")
+    assert set(drawn) >= {"magnifying-glass", "bars", "moon", "sun"}
+    assert (html / "_static" / "scripts" / "fontawesome.js").stat().st_size < 200_000, "icons that no page shows"
 
 
 @pytest.mark.browser

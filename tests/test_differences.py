@@ -134,11 +134,11 @@ def test_gains_over_untrained_backbones(study, tables):
         "it is not shown of base (all tasks), base (retrieval), rlvr (all tasks), rlvr (retrieval), sft (all tasks), "
         "sft (retrieval).")
     said = prose.scores.gains(found)
-    assert said.count("\n") == 2 and "- sft: contrastive training raised the mean over tasks by +0." in said
+    assert said.count("\n") == 2 and "- sft: contrastive training raised the mean over tasks (+0." in said
     worse = found.assign(low=-0.1, high=np.where(found["arm"] == "sft", -0.05, 0.1))
     assert "**Not every embedder" in prose.scores.gain_summary(worse)
     said = prose.scores.gains(worse)
-    assert "- sft: contrastive training lowered the mean" in said and "did not measurably change in retrieval" in said
+    assert "- sft: contrastive training lowered the mean" in said and "did not measurably change retrieval" in said
     with pytest.raises(ValueError, match=r"expected scores of \['chance'\] to hold embedders against"):
         differences.training_gains(study, per_query, pd.Series(TASKS), study.seeds)
 

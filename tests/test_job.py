@@ -119,6 +119,18 @@ def test_the_environment_keeps_offline_profiles_offline():
     assert Path(sys.executable).exists()
 
 
+def test_a_job_keeps_the_memory_of_its_arrays():
+    from hrsa.study.profile import load_profile
+
+    script = ("import resource, numpy as np; before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+              "for _ in range(20): np.full(8_000_000, 1.0)\n"
+              "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)")
+    kept, usual = (int(subprocess.run([sys.executable, "-c", script], env={**os.environ, **more}, text=True, check=True,
+                                      capture_output=True).stdout)
+                   for more in (run.environment(load_profile("smoke")), {}))
+    assert kept < usual / 5, "pages that the system had to give"
+
+
 def test_a_missing_file_and_a_full_disk_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError) as missing:
         (tmp_path / "tasks.json").read_text(encoding="utf8")

@@ -217,7 +217,10 @@ def test_sentences_follow_the_intervals():
     assert "drift" in similarity.closer_after_training(row(0.5, 0.4, 0.6), row(0.2, 0.1, 0.3))
     closer = row(0.2, 0.1, 0.3, metric="residual_ratio")
     assert "(realignment)" in similarity.closer_after_training(row(0.5, 0.4, 0.6, metric="residual_ratio"), closer)
-    assert "inconclusive" in similarity.closer_after_training(row(0.5, 0.4, 0.6), row(0.65, 0.55, 0.7))
+    said = similarity.closer_after_training(row(0.5, 0.4, 0.6), row(0.65, 0.55, 0.7))
+    assert "inconclusive (the intervals overlap)" in said
+    said = similarity.closer_after_training(row(0.5, 0.4, 0.6), row(0.65, np.nan, np.nan))
+    assert "inconclusive (without intervals)" in said
     near = row(0.998, 0.997, 0.999, ceiling=0.9999)
     said = similarity.closer_after_training(near, row(0.9, 0.88, 0.92, runs=(0.9, 0.85, 0.95)))
     assert "no rise could be seen" in said and "the embedders are less alike" in said and "realignment" not in said
@@ -257,7 +260,8 @@ def test_training_is_told_apart_from_its_start():
     assert "realignment" in rising and "since step 15" in rising
     assert "less alike, told apart from the start since step 15" in similarity.over_training(
         steps.assign(metric="residual_ratio"), "residual")
-    assert "inconclusive" in similarity.over_training(steps[:2], "CKA")
+    assert similarity.over_training(steps[:2], "CKA").endswith("inconclusive, the intervals overlap.")
+    assert similarity.over_training(steps[:2].assign(low=np.nan), "CKA").endswith("inconclusive, without intervals.")
 
 
 def test_layers_are_counted():

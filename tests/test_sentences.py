@@ -236,11 +236,12 @@ ALONG = {"again_from_shipped": {"rlvr": 0.0}, "profile": {"backbones": [{"name":
 GIVEN["backbones"] = {
     "where_backbones_come_from": every([SMOKE, MINI, SMOLLM2, SMOKE.model_copy(
         update={"backbones": SMOKE.backbones[:1]}), MINI.model_copy(update={"backbones": MINI.backbones[1:2]})]),
-    **dict.fromkeys(("findings", "changes_said"), every(CARDS)),
+    **dict.fromkeys(("findings", "changes_said"), every(CARDS)), "problems_said": every([
+        backbones.make_cards(MINI), {"base": {"accuracy_by_family": {"sampled": {"sums": 0, "products": 0}}}}]),
     "along_said": every([along(1), along(1, 2), along(1, span=ONE), along(2, rounded=ZERO), along(
         1, 20, span=(0.5, NAN, NAN), weights=1.0)], [ALONG, {**ALONG, "again_from_shipped": {}}])}
 TWINS = [robustness.robustness_table(twins, ["twin"]) for twins in variants("twin")]
-JOB = {"seconds": 0.0, "peak_mb": 0, "written": "2026-01-01", "commit": "abc", "machine": "one", "python": "3"}
+JOB = {"seconds": 0.0, "peak_mb": 0, **dict.fromkeys(("written", "commit", "machine", "python"), "2026-01-01")}
 GIVEN["pages"] = {"filled_page": every([partial(pages.filled_page, **dict.fromkeys(
     ("title", "models", "manner", "texts", "rows", "chapters"), "one"))], ["compare.md"]), "front_page": every(
         [fronted], TEXTS, ({}, {"query": "q: "}), ({}, {"09_probes": "none has a label"}),

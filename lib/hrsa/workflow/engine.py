@@ -28,7 +28,7 @@ from hrsa.study import hub, store
 from hrsa.study.profile import PROFILES, Profile
 from hrsa.verdict import statement
 from hrsa.workflow import gpus
-from hrsa.workflow.job import BEGUN, FAILED, OWNER_VARIABLE, follow_owner, kill_children
+from hrsa.workflow.job import BEGUN, FAILED, KEEP_MEMORY, OWNER_VARIABLE, follow_owner, kill_children
 from hrsa.workflow.sizes import check_memory
 
 _STEPS = re.compile(r"(\d+) of (\d+) steps")
@@ -132,7 +132,7 @@ def _run_jobs(profile: Profile, cores: int, records: Sequence[str]) -> None:
     for old in display.folder.glob("*"):
         old.unlink()
     display.folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, OWNER_VARIABLE: str(os.getpid())}
+    environment = {**os.environ, **KEEP_MEMORY, OWNER_VARIABLE: str(os.getpid())}
     written = store.RUNS / profile.name / "snakemake.log"
     with open(written, "w", encoding="utf8") as copy:
         child = subprocess.Popen(snakemake_command(profile, cores, *records), cwd=store.ROOT, env=environment,

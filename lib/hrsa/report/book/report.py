@@ -23,6 +23,8 @@ LOADS = {**dict.fromkeys(("script", "img", "iframe", "source", "video", "audio",
 POINTS = {"next", "prev", "search", "index", "canonical", "author", "license", "help"}  # links that load nothing
 ELSEWHERE = re.compile(r"(?:https?:)?//[^\"'\s)>]+", re.I)
 IN_CODE = re.compile(r"(?:url\(|@import|fetch\(|import\(|importScripts\()\s*[\"'`]?((?:https?:)?//[^\"'`\s)>]+)", re.I)
+ICON = re.compile(r'("?)([a-z0-9-]+)\1:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')  # one of Font
+# Awesome's script: name, other names, outline
 LINKED = re.compile(r"(?:src|href)=\"(_static/figures/[^\"]+)\"")
 log = logging.getLogger(__name__)
 
@@ -111,12 +113,18 @@ def run_sphinx(work: Path) -> Path:
 
 def drop_unused(html: Path) -> None:
     """Remove what no page of the report loads: source maps, the theme's translations into other languages, fonts that
-    are there in a smaller form too or draw marks of companies, and pictures that the pages have a copy of."""
+    are there in a smaller form too or draw marks of companies, icons that no page or script names, and pictures that
+    the pages have a copy of."""
     static = html / "_static"
     shutil.rmtree(static / "locales", ignore_errors=True)
     for file in (*html.rglob("*.map"), *static.rglob("*.ttf"), *static.rglob("fa-brands-*"),
                  *(static / "figures").rglob("*.png")):
         file.unlink(missing_ok=True)
+    icons = static / "scripts" / "fontawesome.js"
+    named = {name for file in (*html.glob("*.html"), *html.rglob("*.js")) if file != icons
+             for name in re.findall(r"\bfa-([a-z0-9-]+)", file.read_text(encoding="utf8", errors="replace"))}
+    icons.write_text(ICON.sub(lambda icon: icon[0] if named & {icon[2], *re.findall(r'"([^"]+)"', icon[3])} else "",
+                              icons.read_text(encoding="utf8")), encoding="utf8")
 
 
 def check_html(html: Path, figures: dict[str, int]) -> None:

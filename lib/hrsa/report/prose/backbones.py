@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hrsa.analysis.intervals import order
-from hrsa.report.foreign import as_code
+from hrsa.report.foreign import as_code, as_markdown
 from hrsa.report.prose.scores import counted
 from hrsa.report.prose.yardsticks import similarity_name
 from hrsa.similarity.metrics import METRICS
@@ -24,6 +24,11 @@ READOUT = "probe_delta"  # its loss of a carried readout, beside the keys of `ME
 _BASIS = "inverse_row_entropy"
 _MODES = ("sampled", "greedy")
 _WAYS = ("worked", "direct")
+_LEARNT = {"base": ("pretrained from random weights", "real text, and problems with their answers, some worked out"),
+           "cpt": ("continued pretraining", "real text alone: the control for any further training"),
+           "sft": ("supervised fine-tuning", "worked solutions"),
+           "rlvr": ("GRPO", "its own answers: the reward is 1 for an exactly right answer and 0 otherwise"),
+           "rlvr-long": ("GRPO for longer, in rounds with a renewed reference", "its own answers, rewarded as in GRPO")}
 
 
 def card_folders(profile: Profile) -> dict[str, Path]:
@@ -62,6 +67,32 @@ def where_backbones_come_from(profile: Profile) -> str:
     parts += [f"`{b.name}` comes in the Python package {as_code(b.path)}, its quantised weights made ordinary ones"
               for b in profile.backbones if b.source == "package"]
     return f"{'; '.join(parts)}."
+
+
+def arm_table(cards: Cards) -> pd.DataFrame:
+    """One row per backbone: how it is made (its start; adapter and seed where there are), what it learns from."""
+    rows = []
+    for name, card in cards.items():
+        made, learns = _LEARNT[card["arm"]]
+        if "package" in card:
+            made, learns = f"comes trained, in the Python package {card['package']['package']}", "its makers' data"
+        made += f" from {card['start']}" if card["start"] else ""
+        made += ", as a LoRA adapter" if "adapter_config.json" in card["hashes"] else ""
+        made += f", seed {card['made']['seed']}" if card["made"]["seed"] else ""
+        rows.append({"backbone": name, "how it is made": made, "what it learns from": learns})
+    return pd.DataFrame(rows)
+
+
+def problems_said(cards: Cards) -> str:
+    """Which problems the arms were taught on and are asked, and in which form: sentences."""
+    families = sorted({family for card in cards.values() for family in card["accuracy_by_family"]["sampled"]})
+    chat = any("package" in card for card in cards.values())
+    form = ("in the model's own chat template after three worked examples: `4 - 1 - 7`, answered `-4`, or worked, "
+            "`4 - 1 = 3, 3 - 7 = -4`" if chat else
+            "as `Calculate 4-1-7:` and answered `-4`, or worked between think tags, `<think>3-7=-4</think>-4`")
+    return (f"The problems ({' and '.join(map(as_markdown, families))} of one-digit numbers) come from `reasoning-gym` "
+            f"and are asked {form}. Whether to work an answer out is the model's own choice, and part of what training "
+            "changes.")
 
 
 def training_curves(profile: Profile) -> pd.DataFrame:

@@ -99,8 +99,8 @@ def gains(found: pd.DataFrame) -> str:
     """What training did to each arm over all tasks and in retrieval, a list in Markdown; from `training_gains`."""
     lines = []
     for arm, rows in found.groupby("arm", sort=False):
-        parts = [f"{_moved(row)} {'in retrieval' if row.family == 'retrieval' else 'the mean over tasks'} by "
-                 f"{row.gain:+.3f} [{row.low:+.3f}, {row.high:+.3f}], from {row.untrained:.3f} to {row.trained:.3f}"
+        parts = [f"{_moved(row)} {'retrieval' if row.family == 'retrieval' else 'the mean over tasks'} "
+                 f"({row.gain:+.3f} [{row.low:+.3f}, {row.high:+.3f}], from {row.untrained:.3f} to {row.trained:.3f})"
                  for row in rows.itertuples() if row.family in (ALL_TASKS, "retrieval")]
         lines.append(f"- {arm}: contrastive training {', and '.join(parts)}.")
     return "\n".join(lines)

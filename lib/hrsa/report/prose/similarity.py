@@ -94,7 +94,12 @@ def closer_after_training(backbones: pd.Series, embedders: pd.Series) -> str:
             "; the embedders are less alike" if side < 0 else ""))
     return {1: "the embedders are more alike than their backbones (realignment)",
             -1: "the embedders are less alike than their backbones (no realignment, but drift)",
-            0: "whether training brought the models closer is inconclusive (the intervals overlap)"}[side]
+            0: f"whether training brought the models closer is inconclusive ({_undecided(backbones, embedders)})"}[side]
+
+
+def _undecided(*rows: pd.Series) -> str:
+    known = all(np.isfinite(row[["low", "high"]].astype(float)).all() for row in rows)
+    return "the intervals overlap" if known else "without intervals"
 
 
 def _room(backbones: pd.Series, embedders: pd.Series) -> bool:
@@ -169,7 +174,7 @@ def over_training(table: pd.DataFrame, name: str) -> str:
     side = order(last["low"], last["high"], first["low"], first["high"]) * _sign(first)
     path = f"{name} goes from {_number(first)} to {_number(last)} at step {last['step']}"
     if side == 0:
-        return f"{path}: inconclusive, the intervals overlap."
+        return f"{path}: inconclusive, {_undecided(first, last)}."
     apart = [order(r["low"], r["high"], first["low"], first["high"]) * _sign(first) == side
              for _, r in rows.iterrows()]
     since = next(i for i in range(len(apart)) if all(apart[i:]))
