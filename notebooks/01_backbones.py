@@ -42,7 +42,7 @@ cards = prose.backbones.make_cards(study)
 Markdown(f"{prose.backbones.where_backbones_come_from(study)} {prose.backbones.problems_said(cards)}")
 
 # %%
-plots.table(prose.backbones.arm_table(cards), "What each arm is")
+plots.table(prose.backbones.arm_table(study, cards), "What each arm is")
 
 # %% [markdown]
 # What each can do:

@@ -64,7 +64,7 @@ def test_a_study_that_can_see(rng):
     assert table["seeds"].tolist() == [3, 4, 4]
     assert table["compared"].tolist() == ["base and base, another order of the data", "base and random",
                                           "base and base, ablation shuffled"]
-    assert "could see: of 2 positive controls 2 were found different (random-start, shuffled)" in verdict.sight(table)
+    assert "could see: its 2 positive controls (random-start, shuffled) were found different." in verdict.sight(table)
     assert "- order (base and base, another order of the data): expected same, found **equivalent**, as expected." in (
         verdict.controls_said(table))
 

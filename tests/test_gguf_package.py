@@ -267,7 +267,7 @@ def test_arms_of_adapters_are_made_for_real(study, capfd):
     cards = backbones.make_cards(study)
     assert backbones.card_table(cards)["start"].tolist() == ["a package", "lm", "sft", "lm", "lm", "sft"]
     assert "`lm` comes in the Python package `tiny-lm`" in backbones.where_backbones_come_from(study)
-    arms = backbones.arm_table(cards).set_index("backbone")["how it is made"]
+    arms = backbones.arm_table(study, cards).set_index("backbone")["how it is made"]
     assert arms["lm"] == "comes trained, in the Python package tiny-lm"
     assert arms["sft-b"] == "supervised fine-tuning from lm, as a LoRA adapter, seed 1"
     assert "three worked examples" in backbones.problems_said(cards)

@@ -228,6 +228,20 @@ def test_the_report_reads_in_a_browser_without_a_network(study, browser):
 
 
 @pytest.mark.browser
+def test_tables_fit_a_page_of_a_laptop(study, browser):
+    wide = ("return [...document.querySelectorAll('.hrsa-table')].filter(x => x.scrollWidth > x.clientWidth + 1).map("
+            "x => x.querySelector('caption').textContent)")
+    size = browser.get_window_size()
+    browser.set_window_size(1440, 1000)
+    found = []
+    for page in sorted((study / "jupyter_book" / "_build" / "html").glob("[0-9]*.html")):
+        open_page(browser, page)
+        found += [(page.stem, caption) for caption in browser.execute_script(wide)]
+    browser.set_window_size(size["width"], size["height"])
+    assert found == []
+
+
+@pytest.mark.browser
 def test_every_page_is_open_to_those_who_do_not_see_it_or_use_no_mouse(study, browser):
     html = study / "jupyter_book" / "_build" / "html"
     found = {}

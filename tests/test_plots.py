@@ -298,6 +298,8 @@ def test_a_table_is_aligned_escaped_and_captioned():
     assert '<td style="text-align:right">12,345</td>' in html and ">0.12<" in html and ">–<" in html and ">yes<" in html
     assert 'class="hrsa-text" style="text-align:left">xxx' in html and "overflow-x:auto" in html
     assert data["text/plain"].splitlines()[0] == "Scores & counts"
+    parts = plots.table(pd.DataFrame({"x": ["0.5 [0.4, 0.6]"], "y": [-np.inf]}), "Parts").html()
+    assert '<td class="hrsa-parts" style="text-align:left">0.5 [0.4,\u00a00.6]</td>' in parts and ">-\u221e<" in parts
     pivoted = plots.table(frame.set_index("task")[["score"]], "Indexed")
     assert pivoted.heads == ("task", "score") and pivoted.rows[0] == ("<b>", "0.123")
     with pytest.raises(ValueError, match="expected rows to show"):

@@ -96,6 +96,7 @@ def test_any_study_with_results_is_shown(committed):
     one = studies[0]
     said = prose.committed_movement(one.name, one.tables, one.record["profile"], one.cards)
     assert said.startswith("Study `one`, committed") and "(base-vs-rlvr, 7 updates)" in said
+    assert prose.committed_movement("two", one.tables, one.record["profile"], one.cards, [said]) == ""
     commit(committed, "two", {"rlvr": {"steps": 9, "compared_with": None}})
     assert graph.job_fingerprint(smoke, "12_family") != before  # the page is made again
     studies = results.read_every()

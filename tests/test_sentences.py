@@ -349,7 +349,7 @@ GIVEN["yardsticks"] = {
     "sources_said": every([yardsticks.source_table(None, part) for part in (None, *PARTS, pd.concat(
         [part.assign(pair=f"p{i}") for i, part in enumerate(PARTS)]))]),
     "committed_movement": every(["own"], [{"similarities": one} for one in MOVED], [PROFILE], [
-        {}, {"rlvr": {"steps": 1}, "cpt": {"steps": 0}}]),
+        {}, {"rlvr": {"steps": 1}, "cpt": {"steps": 0}}], [[], ["- Does RLVR ..."]]),
     "movement_said": every([movements(one, PROFILE) for one in MOVED], [None, {}, {"base-vs-rlvr": 1}])}
 EXTREMES: dict[str, list[Callable[[], str]]] = {
     f"{module}.{name}": [partial(*one) if one and callable(one[0]) else partial(FUNCTIONS[f"{module}.{name}"], *one)

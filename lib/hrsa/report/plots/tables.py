@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -14,6 +16,7 @@ from hrsa.report.foreign import as_html
 
 MISSING = "–"
 PROSE = 32  # characters: longer cells wrap
+INTERVAL = re.compile(r"\[[^\[\]]*\]")  # stays on one line
 NO_MATHS = "tex2jax_ignore mathjax_ignore"  # classes of what MathJax leaves as it is: cells may be texts of others
 
 
@@ -51,8 +54,9 @@ class Table:
 
 
 def _td(cell: str, side: str) -> str:
-    prose = ' class="hrsa-text"' if len(cell) > PROSE else ""
-    return f'<td{prose} style="text-align:{side}">{as_html(cell)}</td>'
+    kind = ' class="hrsa-text"' if len(cell) > PROSE else ' class="hrsa-parts"' if " " in cell else ""
+    whole = INTERVAL.sub(lambda interval: interval[0].replace(" ", "\u00a0"), cell)
+    return f'<td{kind} style="text-align:{side}">{as_html(whole)}</td>'
 
 
 def table(dataframe: pd.DataFrame, caption: str, decimals: int | Mapping[str, int] = 3) -> Table:
@@ -90,5 +94,5 @@ def _cell(value: Any, decimals: int) -> str:
     if isinstance(value, Integral):
         return f"{value:,}"
     if isinstance(value, Real):
-        return f"{value:,.{decimals}f}"
+        return ("\u221e" if value > 0 else "-\u221e") if math.isinf(value) else f"{value:,.{decimals}f}"
     return str(value)

@@ -11,6 +11,7 @@ from hrsa.analysis.ablations import RECIPE
 from hrsa.evaluation.evaluate import LEXICAL
 from hrsa.report.foreign import as_markdown
 from hrsa.report.prose.scores import counted
+from hrsa.report.prose.similarity import value_said
 from hrsa.report.prose.verdict import power_advice, sight
 from hrsa.similarity.metrics import METRICS
 from hrsa.study import store
@@ -43,7 +44,7 @@ def comparison(levels: pd.DataFrame, texts: pd.DataFrame, unit: str) -> str:
     levels: `results.make_overview`; texts: as `own_probes.read_texts` gives them; unit: of the rows that are compared.
     """
     by_level = levels.groupby("similarity", sort=False)
-    alike = "; ".join(f"{name} {part['value'].mean():.3f} [{part['low'].min():.3f}, {part['high'].max():.3f}], by "
+    alike = "; ".join(f"{name} {value_said(part['value'].mean(), part['low'].min(), part['high'].max())}, by "
                       f"chance {part['null'].mean():.3f}" for name, part in by_level)
     where = "; ".join(f"{name}: most alike at state {_at(part, 'idxmax')}, least at {_at(part, 'idxmin')}"
                       for name, part in by_level)
@@ -77,7 +78,7 @@ def _inside(pair: str, rows: pd.DataFrame) -> str:
 
 
 def _span(row: pd.Series, value: str = "value", low: str = "low", high: str = "high") -> str:
-    return f"{row[value]:.3f} [{row[low]:.3f}, {row[high]:.3f}]"
+    return value_said(row[value], row[low], row[high])
 
 
 def _first_blocks(profile: Profile) -> str:

@@ -69,17 +69,20 @@ def where_backbones_come_from(profile: Profile) -> str:
     return f"{'; '.join(parts)}."
 
 
-def arm_table(cards: Cards) -> pd.DataFrame:
+def arm_table(profile: Profile, cards: Cards) -> pd.DataFrame:
     """One row per backbone: how it is made (its start; adapter and seed where there are), what it learns from."""
     rows = []
     for name, card in cards.items():
+        backbone = profile.backbone(name)
         made, learns = _LEARNT[card["arm"]]
         if "package" in card:
             made, learns = f"comes trained, in the Python package {card['package']['package']}", "its makers' data"
         made += f" from {card['start']}" if card["start"] else ""
-        made += ", as a LoRA adapter" if "adapter_config.json" in card["hashes"] else ""
-        made += f", seed {card['made']['seed']}" if card["made"]["seed"] else ""
-        rows.append({"backbone": name, "how it is made": made, "what it learns from": learns})
+        adapter = profile.zoo.lora is not None if backbone.source == "zoo" else "adapter_config.json" in card["hashes"]
+        made += ", as a LoRA adapter" if adapter and card["start"] else ""
+        seed = card["made"]["seed"] if "made" in card else backbone.seed
+        rows.append({"backbone": name, "how it is made": made + (f", seed {seed}" if seed else ""),
+                     "what it learns from": learns})
     return pd.DataFrame(rows)
 
 
@@ -318,7 +321,7 @@ def along_figure(table: pd.DataFrame) -> pd.DataFrame:
 
 def along_table(table: pd.DataFrame) -> pd.DataFrame:
     """The points along RL for reading: arm, made, updates, weights, KL, accuracy, a column for each similarity."""
-    found = along_values(table)
+    found = along_values(table[table["metric"] != READOUT])
     found["cell"] = [f"{row.apart:.2g} [{row.apart_low:.2g}, {row.apart_high:.2g}]" for row in found.itertuples()]
     found["made"] = found["made"] + found["target"].map(lambda name: f" to {name}" if name else "")
     place = ["arm", "made", "updates", "weights", "kl", "accuracy"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -323,8 +324,8 @@ def committed_ablations(record: dict[str, Any]) -> str:
     profile, missing = record["profile"], record["not_done"]
     rows = "Every row is done." if not missing else f"**Not done yet**: {', '.join(missing)}."
     if len(runs := record.get("runs", ())) > 1:
-        parts = [f"{len(run['rows'])} row{'s are' if len(run['rows']) > 1 else ' is'} of commit `{run['commit'][:12]}`"
-                 for run in runs]
+        count = Counter(run["commit"][:12] for run in runs for _ in run["rows"])
+        parts = [f"{n} row{'s are' if n > 1 else ' is'} of commit `{commit}`" for commit, n in count.items()]
         rows = (f"{'; '.join(parts)}; each is held against the recipe as its own run trained it, whose scores differ "
                 f"between runs by at most {100 * record['recipe_differs']:.2f} points. {rows}")
     return f"{_committed(record, 'table is that', 'it', profile['seeds'], record['seconds'] / 3600)} {rows}"

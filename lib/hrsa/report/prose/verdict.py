@@ -204,9 +204,9 @@ def sight(controls: pd.DataFrame) -> str:
     if not seen:
         return (f"**This study could not see.** No positive control was found different ({', '.join(positive)}), so "
                 "that nothing follows from a difference that was not found.")
-    return f"This study could see: of {counted(len(positive), 'positive control')} {len(found)} " \
-           f"{'was' if len(found) == 1 else 'were'} found different " \
-           f"({', '.join(found)})."
+    which = (f"its {counted(len(found), 'positive control')}" if len(found) == len(positive) > 1 else
+             "its positive control" if len(positive) == 1 else f"{len(found)} of {len(positive)} positive controls")
+    return f"This study could see: {which} ({', '.join(found)}) {'was' if len(found) == 1 else 'were'} found different."
 
 
 def controls_said(controls: pd.DataFrame) -> str:

@@ -20,6 +20,7 @@ from hrsa.verdict.claims import FURTHER, INCONCLUSIVE, LESS_FAR, NOT_COMPARED, m
 
 _SCORES = {"items": "score of one item", "mean": "mean score"}  # whose variance is taken apart
 _WITH_N = {"up": "rises", "down": "falls"}
+_MISSING = "- **Not compared**"
 _ONE_ORDER = "there is one order of the data, and with it no two runs of one recipe to hold the arms against"
 
 
@@ -225,11 +226,14 @@ def updates_of(cards: Mapping[str, Mapping[str, Any]], similar: pd.DataFrame,
 
 
 def committed_movement(name: str, tables: Mapping[str, pd.DataFrame], profile: Mapping[str, Any],
-                       cards: Mapping[str, Mapping[str, Any]]) -> str:
-    """`movement_said` of a committed study under its name, Markdown."""
+                       cards: Mapping[str, Mapping[str, Any]], said: Sequence[str] = ()) -> str:
+    """`movement_said` of a committed study under its name, Markdown; without what `said`, these words of the studies
+    before it, has already, or what they compare and this one does not. Empty where nothing is new."""
     similar = tables["similarities"]
-    return f"Study {as_code(name)}, committed:\n\n" + movement_said(movements(similar, profile),
-                                                            updates_of(cards, similar, profile))
+    lines = movement_said(movements(similar, profile), updates_of(cards, similar, profile)).split("\n")
+    before = {line for words in said for line in words.split("\n")}
+    new = [line for line in lines if line not in before and (not said or not line.startswith(_MISSING))]
+    return "\n".join([f"Study {as_code(name)}, committed:", "", *new]) if new else ""
 
 
 def movement_said(found: pd.DataFrame, updates: Mapping[str, int] | None = None) -> str:
@@ -252,7 +256,7 @@ def movement_said(found: pd.DataFrame, updates: Mapping[str, int] | None = None)
             lines.append(f"- Does RLVR ({sizes[0]}) move a backbone further than {against} ({sizes[1]})? "
                          f"**{_answer(list(part['answer']))}**: {told}.")
     if missing:
-        lines.append(f"- **Not compared**, for want of a pair to hold it against: {'; '.join(missing)}.")
+        lines.append(f"{_MISSING}, for want of a pair to hold it against: {'; '.join(missing)}.")
     return "\n".join(lines)
 
 
