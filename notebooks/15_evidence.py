@@ -269,8 +269,7 @@ plots.forest(shown, label="pair", value="delta", low="low", high="high", margin=
 plots.table(published.verdicts_by_reading(), "Published RLVR cells by verdict, for each reading of the std and each margin (points)")
 
 # %%
-columns = ["pair", "benchmark", "reading", "delta", "interval", "std", "holm_difference", "holm_equivalence", "verdict",
-           "smallest_margin"]
+columns = ["pair", "benchmark", "reading", "delta", "interval", "std", "holm_difference", "holm_equivalence", "verdict"]
 bounds = [f"[{row.low:+.2f}, {row.high:+.2f}]" for row in cells.itertuples()]
 plots.table(cells.assign(interval=bounds)[columns], "All 15 published cells at a margin of one point, under each reading; p-values after Holm")
 

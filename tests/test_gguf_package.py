@@ -314,7 +314,7 @@ def test_points_along_rl_are_where_the_arm_was(study, tmp_path, monkeypatch):
     assert "`rlvr`, trained again and kept after updates 1, 2: " in said and said.count("\n") == 2
     assert "`sft`, its change of the weights scaled to the size of `rlvr`'s, against `rlvr`, 7 updates" in said
     shown, figure = backbones.along_table(table), backbones.along_figure(table)
-    assert len(shown) == 5 and len(figure) == 5 * 4 and shown["made"].iloc[-1] == "scaled to rlvr"
+    assert len(shown) == 5 and len(figure) == 5 * 4 and shown["arm"].iloc[-1] == "sft, scaled to rlvr"
     assert not shown.isna().any().any() and set(figure["made"]) == {"trained again", "as shipped", "scaled"}
     content["zoo"]["grpo_kept"] = []
     with pytest.raises(ValueError, match=r"expected an RLVR arm of adapters with updates among zoo.grpo_kept=\[\]"):

@@ -320,10 +320,10 @@ def along_figure(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def along_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The points along RL for reading: arm, made, updates, weights, KL, accuracy, a column for each similarity."""
+    """The points along RL for reading: arm and how it was made, updates, weights, KL, a column for each similarity."""
     found = along_values(table[table["metric"] != READOUT])
     found["cell"] = [f"{row.apart:.2g} [{row.apart_low:.2g}, {row.apart_high:.2g}]" for row in found.itertuples()]
-    found["made"] = found["made"] + found["target"].map(lambda name: f" to {name}" if name else "")
-    place = ["arm", "made", "updates", "weights", "kl", "accuracy"]
+    found["arm"] = found["arm"] + ", " + found["made"] + found["target"].map(lambda name: f" to {name}" if name else "")
+    place = ["arm", "updates", "weights", "kl"]
     wide = found.pivot_table("cell", place, "similarity", aggfunc="first", sort=False).reset_index()
     return wide[[*place, *found["similarity"].unique()]].rename(columns={"kl": "KL"}).rename_axis(columns=None)
