@@ -206,6 +206,13 @@ def test_stored_embeddings_come_back_and_only_new_texts_are_encoded(model, rng, 
     assert count * (4 * 32 + 32) < used == sum(f.stat().st_size for f in (tmp_path / "s").iterdir())
 
 
+def test_the_same_embeddings_are_the_same_file(rng, tmp_path):
+    keys, vectors = [text_key("", str(i)) for i in range(3)], rng.normal(size=(3, 4)).astype(np.float32)
+    for name in map(str, range(20)):
+        Embeddings(tmp_path / name).add(keys, vectors)
+    assert len({file.read_bytes() for file in tmp_path.rglob("*.safetensors")}) == 1
+
+
 def test_half_written_embeddings_are_never_used(rng, tmp_path, caplog):
     folder, keys = tmp_path / "s", [text_key("", f"text {i}") for i in range(8)]
     vectors = rng.normal(size=(8, 5)).astype(np.float32)

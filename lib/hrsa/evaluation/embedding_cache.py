@@ -22,6 +22,7 @@ from hrsa.study import store
 
 log = logging.getLogger(__name__)
 KEY = 32  # bytes of a key
+_PARTS = ("keys", "vectors")  # of a file; their hashes stand in this order in one field, since safetensors has no order
 
 
 def text_key(prompt: str, text: str) -> bytes:
@@ -67,15 +68,15 @@ class Embeddings:
         hashes = {name: _hash(part) for name, part in parts.items()}
         file = self.folder / f"{hashes['keys'][:16]}.safetensors"
         with store.atomic(file) as temporary:
-            save_file(parts, temporary, metadata=hashes)
+            save_file(parts, temporary, metadata={"sha256": " ".join(hashes[name] for name in _PARTS)})
         self.where |= {key: (file, i) for i, key in enumerate(keys)}
 
     def _part(self, file: Path, name: str) -> np.ndarray | None:
         """One part of a file; None when it is gone, and, the file removed, when it is not what was written."""
         try:
             with safe_open(file, framework="numpy") as content:
-                part, said = content.get_tensor(name), (content.metadata() or {}).get(name)
-            if _hash(part) == said:
+                part, said = content.get_tensor(name), (content.metadata() or {}).get("sha256", "")
+            if _hash(part) == dict(zip(_PARTS, said.split(), strict=False)).get(name):
                 return part
             reason = f"its {name} do not hash to what it says"
         except FileNotFoundError:  # the folder may be deleted at any time
