@@ -145,7 +145,8 @@ plots.table(others[["method", "about"]].drop_duplicates(), "What each analysis i
 # %% [markdown]
 # ## Could this run have seen a difference?
 #
-# Controls are comparisons whose answer is known beforehand, trained, scored and judged like the pairs.
+# Controls are comparisons whose answer is known beforehand, trained, scored and judged like the pairs. A positive control
+# should come out different, a negative control should not.
 
 # %%
 Markdown(f"{prose.verdict.sight(checked)}\n\n{prose.verdict.controls_said(checked)}")

@@ -120,8 +120,12 @@ def drop_unused(html: Path) -> None:
     for file in (*html.rglob("*.map"), *static.rglob("*.ttf"), *static.rglob("fa-brands-*"),
                  *(static / "figures").rglob("*.png")):
         file.unlink(missing_ok=True)
-    icons = static / "scripts" / "fontawesome.js"
-    named = {name for file in (*html.glob("*.html"), *html.rglob("*.js")) if file != icons
+    for icons in static.glob("scripts/fontawesome.js"):
+        _drop_icons(icons, [file for file in (*html.glob("*.html"), *html.rglob("*.js")) if file != icons])
+
+
+def _drop_icons(icons: Path, shown: Iterable[Path]) -> None:
+    named = {name for file in shown
              for name in re.findall(r"\bfa-([a-z0-9-]+)", file.read_text(encoding="utf8", errors="replace"))}
     icons.write_text(ICON.sub(lambda icon: icon[0] if named & {icon[2], *re.findall(r'"([^"]+)"', icon[3])} else "",
                               icons.read_text(encoding="utf8")), encoding="utf8")
