@@ -129,7 +129,7 @@ def probability_of_even(model, tokenizer):
 def test_what_is_rewarded_becomes_likelier(start, tmp_path, monkeypatch):
     monkeypatch.setattr(forms.Chat, "is_right", lambda self, completion, problem: completion[0] % 2 == 0)
     before = probability_of_even(*load_lm(start))
-    zoo = ZOO.model_copy(update={"grpo_steps": 60})  # 24 move it by .1 to .3, as the seed and the processor have it
+    zoo = ZOO.model_copy(update={"grpo_steps": 60, "grpo_prompts": 4})  # half as many of both move it by .1 alone
     curve = adapter_arms.reinforce(start, zoo, tmp_path / "work", 1)
     model, tokenizer = load_lm(start)
     after = probability_of_even(adapters.apply(model, tmp_path / "work" / "adapter"), tokenizer)
