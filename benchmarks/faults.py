@@ -329,8 +329,8 @@ def page(state: dict[str, Any]) -> str:
         f"{os.cpu_count()} cores: {len(state['kills'])} kills of {len(state['kills']) + len(state['cards'])} planned, "
         f"of the smoke study, which took {state['undisturbed'] / 60:.1f} minutes undisturbed on this machine. "
         f"`make book PROFILE=smoke` was given {state['starts']} times in {state['seconds'] / 60:.0f} minutes; it "
-        f"finished {state['studies']} studies, and was killed again in the others. {state['refused']} starts were "
-        "refused because an engine that was killed seemed to run, and no lock was removed by hand.", "",
+        f"came to its end in {state['studies']} of them, and was killed again in the others. Starts refused because an "
+        f"engine that was killed seemed to run: {state['refused']}; no lock was removed by hand.", "",
         *(f"- {len(found)} {what}{': ' if found else ''}{'; '.join(found)}" for what, found in checks.items()), "",
         f"Read to their end: {state['files']:,} files, all that stood under a final name each time the command had "
         "ended. Compared to the last bit, without what is measured in seconds: "
@@ -340,7 +340,7 @@ def page(state: dict[str, Any]) -> str:
         "| killed | signal | times | what followed |", "|---|---|---|---|", *rows, "",
         "A killed job, kernel or training run does not end the study: what does not need it goes on. The command then "
         f"ended by itself, {len(stopped)} times with another message:", "",
-        *(f"- {short(end, 400)}" for end in stopped), ""])
+        *(f"- {short(end, 400)}" for end in stopped), ""]).replace(f"{store.ROOT}/", "")
 
 
 def generic(text: str) -> str:
