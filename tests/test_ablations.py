@@ -204,6 +204,9 @@ def test_rows_committed_before_stay_where_the_study_is_the_same(tmp_path, monkey
     assert "causal" not in record["not_done"] and "margin" in record["not_done"]
     said = prose.scores.committed_ablations(record)
     assert said.count("3 rows are of commit") == 1 and "by at most 0.70 points" in said
+    other = {**record, "runs": [{**record["runs"][0], "commit": "elsewhere"}, record["runs"][1]]}
+    said = prose.scores.committed_ablations(other)
+    assert "1 row is of commit `elsewhere`; 2 rows are of commit" in said and "1 rows are of commit" not in said
     changed = [a.model_copy(update={"change": {"attention": "causal", "steps": 3}}) if a.name == "causal" else a
                for a in STUDY.ablations]
     assert list(write(["recipe"], STUDY.model_copy(update={"ablations": tuple(changed)}))[0]["ablation"]) == [

@@ -23,8 +23,8 @@ LOADS = {**dict.fromkeys(("script", "img", "iframe", "source", "video", "audio",
 POINTS = {"next", "prev", "search", "index", "canonical", "author", "license", "help"}  # links that load nothing
 ELSEWHERE = re.compile(r"(?:https?:)?//[^\"'\s)>]+", re.I)
 IN_CODE = re.compile(r"(?:url\(|@import|fetch\(|import\(|importScripts\()\s*[\"'`]?((?:https?:)?//[^\"'`\s)>]+)", re.I)
-ICON = re.compile(r'("?)([a-z0-9-]+)\1:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')  # one of Font
-# Awesome's script: name, other names, outline
+# An icon of Font Awesome's script: name, other names, outline.
+ICON = re.compile(r'("?)([a-z0-9-]+)\1:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')
 LINKED = re.compile(r"(?:src|href)=\"(_static/figures/[^\"]+)\"")
 log = logging.getLogger(__name__)
 

@@ -68,17 +68,13 @@ def _inside(pair: str, rows: pd.DataFrame) -> str:
     parts = []
     for metric in _SHOWN:
         found = rows[rows["metric"] == metric].set_index("models")
-        told = [f"{_span(found.loc[kind])} {name}" for kind, name in (
+        told = [f"{value_said(*found.loc[kind, ['value', 'low', 'high']])} {name}" for kind, name in (
             ("backbones", "as language models"), ("embedders", "as embedders")) if kind in found.index]
         if "embedders" in found.index and pd.notna(found.loc["embedders", "runs"]):
-            told.append(f"{_span(found.loc['embedders'], 'runs', 'runs_low', 'runs_high')} between {_RUNS}")
+            told.append(f"{value_said(*found.loc['embedders', ['runs', 'runs_low', 'runs_high']])} between {_RUNS}")
         if told:
             parts.append(f"{METRICS[metric].name} {', '.join(told)}")
     return f"{pair}: {'; '.join(parts)}" if parts else f"{pair}: nothing was measured"
-
-
-def _span(row: pd.Series, value: str = "value", low: str = "low", high: str = "high") -> str:
-    return value_said(row[value], row[low], row[high])
 
 
 def _first_blocks(profile: Profile) -> str:

@@ -228,7 +228,7 @@ def updates_of(cards: Mapping[str, Mapping[str, Any]], similar: pd.DataFrame,
 def committed_movement(name: str, tables: Mapping[str, pd.DataFrame], profile: Mapping[str, Any],
                        cards: Mapping[str, Mapping[str, Any]], said: Sequence[str] = ()) -> str:
     """`movement_said` of a committed study under its name, Markdown; without what `said`, these words of the studies
-    before it, has already, or what they compare and this one does not. Empty where nothing is new."""
+    before it, has already. What could not be compared is told of the first alone. Empty where nothing is new."""
     similar = tables["similarities"]
     lines = movement_said(movements(similar, profile), updates_of(cards, similar, profile)).split("\n")
     before = {line for words in said for line in words.split("\n")}
