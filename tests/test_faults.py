@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 
 from hrsa.report import plots
 from hrsa.study import store
-from hrsa.workflow.engine import _reasons
+from hrsa.workflow import GOES_ON
+from hrsa.workflow.engine import OPTIONS, SNAKEMAKE, _reasons
 
 JOB = """
 import os, signal, sys, time
@@ -65,12 +66,49 @@ def test_a_killed_job_says_so_and_the_same_command_finishes_it(root):
             err = killed.communicate(timeout=30)[1]
         assert killed.returncode == (-number if number == signal.SIGKILL else 128 + number)
         assert err.count("hrsa: ") == (number != signal.SIGKILL) and "Traceback" not in err
-        assert not (made / "triples-0").exists() and _reasons(progress, 1).startswith(said)
-    assert _reasons(progress, -9) == f"{ends[signal.SIGTERM]}\n- Snakemake was ended by SIGKILL"
+        assert not (made / "triples-0").exists() and _reasons(progress, 1, "").startswith(said)
+    assert _reasons(progress, -9, "") == f"{ends[signal.SIGTERM]}\n- Snakemake was ended by SIGKILL"
     with job(root, 0) as again:
         assert again.wait(timeout=60) == 0, again.stderr.read()
     assert [file.name for file in made.iterdir()] == ["triples-0"] and not list(progress.iterdir())
     assert (root / "data/runs/smoke/records/mine/study.json").is_file()
+
+
+RULES = """
+rule all:
+    input: "records/02_texts/study.json", "records/mine/study.json"
+rule:
+    name: "02_texts"
+    output: "records/02_texts/{name}.json"
+    shell: "python -c 'import json; raise KeyboardInterrupt'"
+rule:
+    name: "mine"
+    output: "records/mine/{name}.json"
+    shell: "python -c 'import pakage'"
+"""
+TOLD = {  # what Snakemake is given -> what is said of it
+    RULES: ["- 02_texts study: expected it to end by itself, got ended before it had begun by KeyboardInterrupt",
+            "- mine study: expected it to end by itself, got ended before it had begun by ModuleNotFoundError: "
+            "No module named 'pakage'"],
+    "rule all:\n    input: 'x'\n": ["- Snakemake: MissingInputException in rule all in file"],
+    "rule all:\n    shell: 'kill -TERM $PPID; sleep 1'\n": ["- Snakemake was asked to end before the study had"]}
+
+
+@pytest.mark.parametrize(("rules", "expected"), TOLD.items())
+def test_what_left_no_word_is_told_in_a_line(rules, expected, tmp_path):
+    (tmp_path / "Snakefile").write_text(rules)
+    done = subprocess.run([*SNAKEMAKE, "--cores", "1", *OPTIONS], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, check=False)
+    said = _reasons(tmp_path / "progress", done.returncode, done.stdout).splitlines()
+    assert len(said) == len(expected) and all(map(str.startswith, sorted(said), expected)), (said, done.stdout)
+
+
+def test_an_interruption_while_the_command_loads_is_a_line(tmp_path):
+    interrupted = "signal.signal(signal.SIGINT, signal.default_int_handler); os.kill(os.getpid(), signal.SIGINT)"
+    (tmp_path / "typer.py").write_text(f"import os, signal, time\n{interrupted}\ntime.sleep(9)\n")
+    done = subprocess.run([sys.executable, "-c", "import sys, hrsa.workflow; sys.exit(hrsa.workflow.start())", "book"],
+                          env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (130, f"hrsa: interrupted; {GOES_ON}")
 
 
 WRITING = """

@@ -1,1 +1,15 @@
 """What starts things: the graph of a study, its jobs, the engine, GPUs, plans, the command line."""
+
+import sys
+
+GOES_ON = "what is finished stays. The same command goes on from here."
+
+
+def start() -> int:
+    """The command `hrsa`; its exit code. A Ctrl-C while the command loads is said as one that comes later."""
+    try:
+        from hrsa.workflow.commands import main
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nhrsa: interrupted; {GOES_ON}\n")
+        return 130
+    return main()

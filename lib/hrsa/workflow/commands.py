@@ -24,6 +24,7 @@ import typer
 from hrsa.study import store
 from hrsa.study.errors import SignalError, explained, is_expected
 from hrsa.study.profile import load_profile
+from hrsa.workflow import GOES_ON
 
 log = logging.getLogger(__name__)
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -360,7 +361,7 @@ def _ended(number: int) -> int:
     kill_children()
     how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
     with contextlib.suppress(OSError):  # the terminal may have gone
-        sys.stderr.write(f"\nhrsa: {how}; what is finished stays. The same command goes on from here.\n")
+        sys.stderr.write(f"\nhrsa: {how}; {GOES_ON}\n")
     return 128 + number
 
 

@@ -32,6 +32,10 @@ from hrsa.workflow.job import BEGUN, FAILED, KEEP_MEMORY, OWNER_VARIABLE, follow
 from hrsa.workflow.sizes import check_memory
 
 _STEPS = re.compile(r"(\d+) of (\d+) steps")
+_JOB_ERROR = re.compile(r"^Error in rule .*?^ +output: (\S+)", re.MULTILINE | re.DOTALL)
+# an error of a job's, or of Snakemake's own; not what it says of a job that failed
+_ERROR = re.compile(r"^(?!RuleException|CalledProcess|WorkflowError:\s+At least one job)"
+                    r"\w*(?:Error|Exception|Interrupt)\b.*$", re.MULTILINE)
 log = logging.getLogger(__name__)
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 OPTIONS = ("--rerun-incomplete", "--keep-going", "--rerun-triggers", "input", "mtime", "params", "--nolock")
@@ -151,21 +155,35 @@ def _run_jobs(profile: Profile, cores: int, records: Sequence[str]) -> None:
     if display.broken is not None:
         raise display.broken
     if child.returncode:
-        said = _reasons(display.folder, child.returncode) or written.read_text(encoding="utf8")[-2000:]
+        said = _reasons(display.folder, child.returncode, written.read_text(encoding="utf8"))
         raise EngineError(
             "the study stopped; what is finished stays. Correct this and give the same command again:\n"
             f"{said}\n(log: {written.relative_to(store.ROOT)})"
         )
 
 
-def _reasons(folder: Path, code: int) -> str:
-    """Why jobs failed, a line each, by the files that they left; `code` is Snakemake's, negative for a signal."""
-    found = [file.read_text(encoding="utf8") for file in sorted(folder.glob(f"*{FAILED}"))]
+def _reasons(folder: Path, code: int, told: str) -> str:
+    """Why jobs failed, a line each, by the files that they left and, of those that left none, by what Snakemake has
+    told; `code` is its exit code, negative for a signal."""
+    failed, begun = (sorted(folder.glob(f"*{ending}")) for ending in (FAILED, BEGUN))
+    found = [file.read_text(encoding="utf8") for file in failed]
     if code < 0:
         found.append(f"Snakemake was ended by {signal.Signals(-code).name}")
     else:
         found += [f"{file.read_text(encoding='utf8')}: expected it to end by itself, got killed (by the system, when "
-                  "memory runs out): free memory" for file in sorted(folder.glob(f"*{BEGUN}"))]
+                  "memory runs out): free memory" for file in begun]
+    left = {file.stem for file in (*failed, *begun)}
+    since = 0
+    for block in _JOB_ERROR.finditer(told):
+        record, words = Path(block[1]), _ERROR.findall(told[since : block.start()])
+        since = block.end()
+        if f"{record.parent.name}--{record.stem}" not in left:
+            found.append(f"{record.parent.name} {record.stem}: expected it to end by itself, got ended before it had "
+                         f"begun{f' by {words[-1].strip()}' if words else ''}")
+    if not found:
+        own = [" ".join(told[error.start() :].split()) for error in _ERROR.finditer(told)]
+        found.append(f"Snakemake: {own[-1][:400]}" if own else
+                     f"Snakemake was asked to end before the study had ended, and has (exit code {code})")
     return "\n".join(f"- {text}" for text in found)
 
 
