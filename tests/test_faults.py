@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from hrsa.report import plots
 from hrsa.study import store
-from hrsa.workflow import GOES_ON
+from hrsa.study.errors import GOES_ON
 from hrsa.workflow.engine import OPTIONS, SNAKEMAKE, _reasons
 
 JOB = """
@@ -106,7 +106,7 @@ def test_what_left_no_word_is_told_in_a_line(rules, expected, tmp_path):
 def test_an_interruption_while_the_command_loads_is_a_line(tmp_path):
     interrupted = "signal.signal(signal.SIGINT, signal.default_int_handler); os.kill(os.getpid(), signal.SIGINT)"
     (tmp_path / "typer.py").write_text(f"import os, signal, time\n{interrupted}\ntime.sleep(9)\n")
-    done = subprocess.run([sys.executable, "-c", "import sys, hrsa.workflow; sys.exit(hrsa.workflow.start())", "book"],
+    done = subprocess.run([sys.executable, "-c", "import sys, hrsa.workflow as w; sys.exit(w.run_command())", "book"],
                           env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (130, f"hrsa: interrupted; {GOES_ON}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 
+GOES_ON = "what is finished stays. The same command goes on from here."
 _EXPECTED = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError, ImportError)  # others: faults of ours
 _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|File too large|\d+ requested and \d+ written|"

@@ -2,14 +2,14 @@
 
 import sys
 
-GOES_ON = "what is finished stays. The same command goes on from here."
 
-
-def start() -> int:
+def run_command() -> int:
     """The command `hrsa`; its exit code. A Ctrl-C while the command loads is said as one that comes later."""
     try:
         from hrsa.workflow.commands import main
     except KeyboardInterrupt:
+        from hrsa.study.errors import GOES_ON
+
         sys.stderr.write(f"\nhrsa: interrupted; {GOES_ON}\n")
         return 130
     return main()

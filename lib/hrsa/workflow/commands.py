@@ -22,9 +22,8 @@ from typing import Annotated, Any
 import typer
 
 from hrsa.study import store
-from hrsa.study.errors import SignalError, explained, is_expected
+from hrsa.study.errors import GOES_ON, SignalError, explained, is_expected
 from hrsa.study.profile import load_profile
-from hrsa.workflow import GOES_ON
 
 log = logging.getLogger(__name__)
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
