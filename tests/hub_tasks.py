@@ -203,9 +203,16 @@ def _code_search(task: Any, splits: list[str]) -> Configs:
     return found
 
 
+def _edits(task: Any, splits: list[str]) -> Configs:
+    """A folder for each language, of changes beside what they were asked to do."""
+    rows = pd.DataFrame({"commit": [f"d{i}" for i in range(DOCUMENTS)], "diff": texts(DOCUMENTS),
+                         "instruction": [f"how to do {i} in perl" for i in range(DOCUMENTS)]})
+    return {language: dict.fromkeys(splits, rows) for language in task.hf_subsets}
+
+
 _OWN = {"BibleNLPBitextMining": _bible, "BelebeleRetrieval": _belebele, "SIB200ClusteringS2S": _sib200,
         "TweetTopicSingleClassification": _by_year, "MasakhaNEWSClassification": _categories,
-        "MultiHateClassification": _hate, "XNLI": _entailment,
+        "MultiHateClassification": _hate, "XNLI": _entailment, "CodeEditSearchRetrieval": _edits,
         "CodeSearchNetCCRetrieval": _code_search, "COIRCodeSearchNetRetrieval": _code_search,
         **dict.fromkeys(("ArXivHierarchicalClusteringP2P", "ArXivHierarchicalClusteringS2S",
                          "StackExchangeClustering.v2", "MedrxivClusteringP2P.v2"), _nested),

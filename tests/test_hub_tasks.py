@@ -10,6 +10,7 @@ from hrsa.evaluation.evaluate import run_task
 from hrsa.evaluation.tasks import study_tasks
 from hrsa.models.embedder import assemble
 from hrsa.report.prose.texts import evaluation_tasks
+from hrsa.study import store
 from hrsa.study.profile import load_profile
 
 # task -> how many items its score is the mean of, where the data of `publish` have one subset
@@ -78,6 +79,24 @@ def test_a_task_is_scored_on_a_few_of_its_texts(name, items, hub, model, publish
     score, found = run_task(encoder, task, tmp_path)
     assert 0 <= abs(score) <= 1 and len(task.hf_subsets) <= 2
     assert items is None or len(found) == items
+
+
+@pytest.fixture
+def benchmark_tasks(monkeypatch):
+    monkeypatch.syspath_prepend(str(store.ROOT / "benchmarks"))
+    import benchmark_tasks
+
+    return benchmark_tasks
+
+
+def test_the_table_of_docs_has_every_task_and_drawn_ones_are_what_it_says(benchmark_tasks, published, hub, model, rng,
+                                                                          tmp_path):
+    page = (store.ROOT / "docs" / "benchmark_tasks.md").read_text(encoding="utf8")
+    rows = benchmark_tasks.read_page(page)
+    assert rows.keys() == published.keys() and page == benchmark_tasks.page(list(rows.values())), (
+        "run `python benchmarks/benchmark_tasks.py --write docs/benchmark_tasks.md`")
+    for name in rng.choice(sorted(rows), 2, replace=False).tolist():
+        assert benchmark_tasks.row(name, benchmark_tasks.outcome(hub, name, model, tmp_path)) == rows[name]
 
 
 def test_the_page_on_texts_lists_benchmarks_where_there_are_no_local_tasks():
