@@ -74,7 +74,7 @@ def job_table(frame: pd.DataFrame) -> object:
     shown = pd.DataFrame({
         "stage": frame["rule"], "run": frame["name"], "wall time (s)": frame["seconds"],
         "peak memory (MB)": frame["peak_mb"], "artefact": made, "fingerprint": frame["fingerprint"],
-        "commit": frame["commit"].str.slice(0, 10),
+        "commit": frame["commit"].str.slice(0, 7),
     })
     return table(shown, "Jobs in the order in which they finished", decimals=1)
 
