@@ -128,7 +128,7 @@ def test_a_hash_follows_names_through_imports_and_reexports(tmp_path, monkeypatc
     monkeypatch.setattr(code, "PACKAGE", package)
 
     def hashes():
-        return {name: code._hash([("hrsa.a", name)], code._texts()) for name in ("f", "stage", "caller")}
+        return {name: code._sources().hash((("hrsa.a", name),)) for name in ("f", "stage", "caller")}
 
     def moved_by(name, old, new):
         before = hashes()

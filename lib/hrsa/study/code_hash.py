@@ -6,14 +6,17 @@ comments, docstrings, the messages of errors and of the log. A function that mak
 entered from another one: whoever calls it takes the artefact, and its key stands for its code. Nor is `SILENT`: names,
 places and progress.
 
-Sources are read from disk at each call, so that a hash is never stale; what was on disk when this process started is
-kept, so that `check_unchanged` can refuse to make an artefact by code that is no longer what its key names.
+Sources are read from disk at each call, so that a hash is never stale; sources that say the same as before are not
+followed again. What was on disk when this process started is kept, so that `check_unchanged` can refuse to make an
+artefact by code that is no longer what its key names.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -47,7 +50,7 @@ class Definition:
     def imports(self) -> dict[str, str]:
         """Imports made inside it: name -> dotted name."""
         found = {}
-        for node in (node for statement in self.statements for node in ast.walk(statement)):
+        for node in (node for statement in self.statements for node in _statements(statement)):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 found |= _imported(node, self.parent)
         return found
@@ -62,13 +65,115 @@ class Module:
     loose: tuple[Definition, ...]  # statements that run at import and define nothing
 
 
-def _texts() -> dict[str, str]:
-    """The source of every module of the package and its data files, as they are on disk now, by name within it."""
-    return {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf8")
-            for ending in ("py", "yaml") for path in sorted(PACKAGE.rglob(f"*.{ending}"))}
+class _Sources:
+    """Source texts of the package, and what was found by following them."""
+
+    def __init__(self, texts: Mapping[str, str]):
+        self.texts = texts  # of every module and its data files, by name within the package
+        self._links: dict[Node, list[Node]] = {}
+        self._hashes: dict[tuple[Node, ...], str] = {}
+
+    def hash(self, roots: tuple[Node, ...]) -> str:
+        """Hash of all that is reached from some definitions."""
+        if roots not in self._hashes:
+            self._hashes[roots] = _digest(_lines(self.reached(roots)))
+        return self._hashes[roots]
+
+    def reached(self, roots: Iterable[Node], stages: set[Node] | None = None) -> dict[Node, str]:
+        """Definitions reached from `roots`, with their text. Not entered: `stages`, or without them whatever makes an
+        artefact."""
+        todo, found = list(roots), {}
+        first = set(todo)
+        while todo:
+            node = todo.pop()
+            name, wanted = node
+            if node in found or name in SILENT:
+                continue
+            module = self._module(name)
+            if wanted not in module.definitions:
+                raise ValueError(f"expected a definition {wanted!r} in {name}, got none there")
+            links = self._linked(node, module, module.definitions[wanted])
+            ends = node in stages if stages is not None else MAKE in links and node not in first
+            if ends:
+                continue
+            found[node] = module.definitions[wanted].text
+            if data := self.texts.get(str(self._file(name.split("."))).removesuffix("py") + "yaml"):
+                found[name, "data"] = data
+            todo += links
+            for place, loose in enumerate(module.loose):
+                node = name, f"statement {place}"
+                if node not in found:
+                    found[node] = loose.text
+                    todo += self._linked(node, module, loose)
+        return found
+
+    def links(self, name: str, module: Module, definition: Definition) -> set[Node]:
+        """The definitions that stand in one of a module."""
+        return {link for chain in definition.names
+                for link in self._resolve(name, module, definition.imports, chain)}
+
+    def _linked(self, node: Node, module: Module, definition: Definition) -> list[Node]:
+        if node not in self._links:
+            self._links[node] = list(self.links(node[0], module, definition))
+        return self._links[node]
+
+    def _resolve(self, name: str, module: Module, inside: Mapping[str, str], chain: tuple[str, ...]) -> Iterator[Node]:
+        """The definitions that a dotted name in `module` stands for; none for names of other packages."""
+        head, rest = chain[0], chain[1:]
+        if head in inside or head in module.imports:
+            yield from self._follow((inside.get(head) or module.imports[head]).split("."), rest)
+        elif head in module.definitions:
+            yield name, head
+
+    def _follow(self, target: list[str], rest: tuple[str, ...]) -> Iterator[Node]:
+        """What `target` (a dotted name as it is imported) and then the attributes `rest` stand for."""
+        if target[0] != "hrsa":
+            return
+        parts = [*target, *rest]
+        depth = next((n for n in range(len(parts), 0, -1) if self._file(parts[:n])), 0)
+        if not depth:
+            return
+        name, left = ".".join(parts[:depth]), tuple(parts[depth:])
+        module = self._module(name)
+        if left:
+            yield from self._resolve(name, module, {}, left)
+        else:  # a module handed on as a value: anything in it may be used
+            for known in (*module.definitions, *module.imports):
+                if known != "annotations":
+                    yield from self._resolve(name, module, {}, (known,))
+
+    def _file(self, parts: list[str]) -> str | None:
+        """The source file of a dotted name, or None when it is not a module of the package."""
+        if parts[0] != "hrsa":
+            return None
+        stem = "/".join(parts[1:])
+        return next((name for name in (f"{stem}.py", f"{stem}/__init__.py".lstrip("/")) if name in self.texts), None)
+
+    def _module(self, name: str) -> Module:
+        file = self._file(name.split("."))
+        if file is None:
+            raise ValueError(f"expected a module of hrsa, got {name!r}")
+        return _parsed(name, file.endswith("__init__.py"), self.texts[file])
 
 
-_AT_START = _texts()
+def _sources() -> _Sources:
+    """The sources as they are on disk now."""
+    found = []
+    for folder, _, files in os.walk(PACKAGE):
+        within = folder[len(str(PACKAGE)) + 1:].replace(os.sep, "/")
+        for file in files:
+            if file.endswith((".py", ".yaml")):
+                with open(os.path.join(folder, file), encoding="utf8") as handle:
+                    found.append((f"{within}/{file}".lstrip("/"), handle.read()))
+    return _known(tuple(sorted(found)))
+
+
+@lru_cache(maxsize=8)  # by what the files hold
+def _known(files: tuple[tuple[str, str], ...]) -> _Sources:
+    return _Sources(dict(files))
+
+
+_AT_START = _sources()
 
 
 def code_hash(*roots: Callable | type) -> str:
@@ -76,13 +181,13 @@ def code_hash(*roots: Callable | type) -> str:
 
     ValueError when one of them is not a definition of the package.
     """
-    return _hash([_node(root) for root in roots], _texts())
+    return _sources().hash(tuple(map(_node, roots)))
 
 
 def check_unchanged(*roots: Callable | type) -> None:
     """RuntimeError when the code of these functions has changed on disk since this process started."""
-    nodes = [_node(root) for root in roots]
-    if _hash(nodes, _AT_START) != _hash(nodes, _texts()):
+    nodes = tuple(map(_node, roots))
+    if _AT_START.hash(nodes) != _sources().hash(nodes):
         named = ", ".join(f"{module}.{name}" for module, name in nodes)
         raise RuntimeError(f"expected the code that this process started with, got a file changed since that {named} "
                            "depends on: restart the kernel, or give the command again")
@@ -94,15 +199,10 @@ def notebook_hash(path: Path, stages: Iterable[Callable]) -> str:
     `stages` are the functions whose artefacts other jobs have made before.
     """
     text = path.read_text(encoding="utf8")
-    texts = _texts() | {"notebook.py": text}
-    module = _module(NOTEBOOK, texts)
+    sources, module = _sources(), _parsed(NOTEBOOK, False, text)
     links = {link for part in (*module.definitions.values(), *module.loose)
-             for chain in part.names for link in _resolve(NOTEBOOK, part.imports, chain, texts) if link[0] != NOTEBOOK}
-    return _digest([text, *_lines(_reached(links, texts, {_node(stage) for stage in stages}))])
-
-
-def _hash(roots: list[Node], texts: Mapping[str, str]) -> str:
-    return _digest(_lines(_reached(roots, texts)))
+             for link in sources.links(NOTEBOOK, module, part) if link[0] != NOTEBOOK}
+    return _digest([text, *_lines(sources.reached(links, {_node(stage) for stage in stages}))])
 
 
 def _lines(found: Mapping[Node, str]) -> list[str]:
@@ -115,7 +215,7 @@ def _digest(parts: Iterable[str]) -> str:
 
 def reached(*roots: Callable | type) -> set[Node]:
     """The definitions that `code_hash` covers: (module, name)."""
-    return set(_reached([_node(root) for root in roots], _texts()))
+    return set(_sources().reached(map(_node, roots)))
 
 
 def _node(root: Callable | type) -> Node:
@@ -124,77 +224,6 @@ def _node(root: Callable | type) -> Node:
     if node[0].partition(".")[0] != "hrsa":
         raise ValueError(f"expected a function or class of hrsa, got {root!r}")
     return node
-
-
-def _reached(roots: Iterable[Node], texts: Mapping[str, str], stages: set[Node] | None = None) -> dict[Node, str]:
-    """Definitions reached from `roots`, with their text. Not entered: `stages`, or without them whatever makes an
-    artefact."""
-    todo, found = list(roots), {}
-    first = set(todo)
-    while todo:
-        node = todo.pop()
-        name, wanted = node
-        if node in found or name in SILENT:
-            continue
-        module = _module(name, texts)
-        if wanted not in module.definitions:
-            raise ValueError(f"expected a definition {wanted!r} in {name}, got none there")
-        definition = module.definitions[wanted]
-        links = [link for chain in definition.names for link in _resolve(name, definition.imports, chain, texts)]
-        ends = node in stages if stages is not None else MAKE in links and node not in first
-        if ends:
-            continue
-        found[node] = definition.text
-        if data := texts.get(str(_file(name.split("."), texts)).removesuffix("py") + "yaml"):
-            found[name, "data"] = data
-        todo += links
-        for place, loose in enumerate(module.loose):
-            if (name, f"statement {place}") not in found:
-                found[name, f"statement {place}"] = loose.text
-                todo += [link for chain in loose.names for link in _resolve(name, loose.imports, chain, texts)]
-    return found
-
-
-def _resolve(module: str, inside: Mapping[str, str], chain: tuple[str, ...],
-             texts: Mapping[str, str]) -> Iterator[Node]:
-    """The definitions that a dotted name in `module` stands for; none for names of other packages."""
-    known = _module(module, texts)
-    head, rest = chain[0], chain[1:]
-    if head in inside or head in known.imports:
-        yield from _follow((inside.get(head) or known.imports[head]).split("."), rest, texts)
-    elif head in known.definitions:
-        yield module, head
-
-
-def _follow(target: list[str], rest: tuple[str, ...], texts: Mapping[str, str]) -> Iterator[Node]:
-    """What `target` (a dotted name as it is imported) and then the attributes `rest` stand for."""
-    parts = [*target, *rest]
-    depth = next((n for n in range(len(parts), 0, -1) if _file(parts[:n], texts)), 0)
-    if not depth:
-        return
-    module, left = ".".join(parts[:depth]), tuple(parts[depth:])
-    known = _module(module, texts)
-    if left:
-        yield from _resolve(module, {}, left, texts)
-    else:  # a module handed on as a value: anything in it may be used
-        for name in (*known.definitions, *known.imports):
-            if name != "annotations":
-                yield from _resolve(module, {}, (name,), texts)
-
-
-def _file(parts: list[str], texts: Mapping[str, str]) -> str | None:
-    """The source file of a dotted name, or None when it is not a module of the package."""
-    if parts[0] != "hrsa":
-        return None
-    stem = "/".join(parts[1:])
-    return next((name for name in (f"{stem}.py", f"{stem}/__init__.py".lstrip("/")) if name in texts), None)
-
-
-def _module(name: str, texts: Mapping[str, str]) -> Module:
-    file = _file(name.split("."), texts)
-    if file is None:
-        raise ValueError(f"expected a module of hrsa, got {name!r}")
-    return _parsed(name, file.endswith("__init__.py"), texts[file])
 
 
 @lru_cache(maxsize=1024)  # by the text itself: another text is another entry
@@ -243,21 +272,33 @@ def _imported(node: ast.Import | ast.ImportFrom, parent: tuple[str, ...]) -> dic
     return {alias.asname or alias.name: f"{base}.{alias.name}" for alias in node.names}
 
 
-def _chains(node: ast.AST) -> Iterator[tuple[str, ...]]:
+def _statements(statement: ast.stmt) -> Iterator[ast.AST]:
+    """A statement and those in it, with the handlers and cases that hold some, level by level."""
+    todo = deque([statement])
+    while todo:
+        node = todo.popleft()
+        yield node
+        todo.extend(child for child in ast.iter_child_nodes(node)
+                    if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case))
+
+
+def _chains(statement: ast.AST) -> Iterator[tuple[str, ...]]:
     """Dotted names in a statement, each as long as it goes; not those in a message."""
-    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-        node = node.exc.func
-    elif isinstance(node, ast.Expr) and _is_log(node.value):
-        return
-    chain, inner = [], node
-    while isinstance(inner, ast.Attribute):
-        chain.append(inner.attr)
-        inner = inner.value
-    if isinstance(inner, ast.Name):
-        yield (inner.id, *reversed(chain))
-        return
-    for child in ast.iter_child_nodes(inner if chain else node):
-        yield from _chains(child)
+    todo = [statement]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            node = node.exc.func
+        elif isinstance(node, ast.Expr) and _is_log(node.value):
+            continue
+        chain = []
+        while isinstance(node, ast.Attribute):
+            chain.append(node.attr)
+            node = node.value
+        if isinstance(node, ast.Name):
+            yield (node.id, *reversed(chain))
+        else:
+            todo.extend(ast.iter_child_nodes(node))
 
 
 def _written(node: object) -> str:
