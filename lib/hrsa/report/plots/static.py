@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib import style as mpl_style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -31,12 +33,14 @@ def pictures(chart: Chart, alt: str) -> dict[str, bytes]:
     with mpl_style.context(["default", style.RC]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is drawn as a box, and the table has it
         figure = _figure(chart)
-        figure.draw_without_rendering()
+        figure.get_layout_engine().execute(figure)
         figure.set_layout_engine("none")  # as it lies now
-        for form, silent in (("png", "Software"), ("svg", "Date")):
+        figure.set_dpi(style.SHARP * style.PIXELS)
+        # `savefig` would draw a figure that has a layout engine once more for each form
+        for form, write, silent in (("png", FigureCanvasAgg(figure).print_png, "Software"),
+                                    ("svg", FigureCanvasSVG(figure).print_svg, "Date")):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=form, dpi=style.SHARP * style.PIXELS,
-                           metadata={"Description": alt, silent: None})
+            write(buffer, metadata={"Description": alt, silent: None})
             found[form] = buffer.getvalue()
     return found | {"svg": _lean(found["svg"])}
 
