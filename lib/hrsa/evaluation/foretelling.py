@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from hrsa.evaluation.embedding_cache import Embeddings, text_key
 from hrsa.evaluation.evaluate import embedding_folder, evaluate_model
@@ -146,7 +146,7 @@ def foretold(table: pd.DataFrame, outcome: str, scores: Sequence[str], local: Se
         shares = less[draws].sum(axis=1) / whole[draws].sum(axis=1)
         low, high = np.quantile(shares, [0.025, 0.975])
         share = less.sum() / whole.sum()
-        rows.append((name, share, low, high, 2 * norm.sf(abs(share) / max(shares.std(), 1e-12))))
+        rows.append((name, share, low, high, 2 * ndtr(-abs(share) / max(shares.std(), 1e-12))))
     return pd.DataFrame(rows, columns=["predictors", "share", "low", "high", "p"])
 
 

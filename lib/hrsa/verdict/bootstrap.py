@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 ROUNDING = 1e-12  # differences below this are rounding of equal scores
 _LARGEST = 1e50  # score: fourth powers of much larger ones are no numbers
@@ -136,7 +136,7 @@ class MeanDifference:
         It is the wider, on each side, of the t interval of seed means and the bootstrap's.
         """
         low, high = draws_interval(self.draws, alpha)
-        reach = float(stats.t.ppf(1 - alpha, len(self.means) - 1)) * _error(self.means) if len(self.means) > 1 else 0.0
+        reach = float(stdtrit(len(self.means) - 1, 1 - alpha)) * _error(self.means) if len(self.means) > 1 else 0.0
         return min(low, self.center - reach), max(high, self.center + reach)
 
 
@@ -160,7 +160,7 @@ def means_above(means: np.ndarray, bound: float) -> float:
     distance, error = float(means.mean()) - bound, _error(means)
     if error == 0:
         return 0.0 if distance > ROUNDING else 1.0
-    return float(stats.t.sf(distance / error, len(means) - 1))
+    return float(stdtr(len(means) - 1, -distance / error))
 
 
 def _error(means: np.ndarray) -> float:

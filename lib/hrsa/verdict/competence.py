@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import bdtrc
 
 from hrsa.verdict.bootstrap import mean_difference, means_above, score_difference, task_ids
 
@@ -68,7 +68,7 @@ def enough_of(tasks: int, alpha: float = 0.05) -> int:
     >>> [enough_of(tasks) for tasks in (1, 2, 8)]
     [1, 2, 3]
     """
-    return next(k for k in range(1, tasks + 1) if stats.binom.sf(k - 1, tasks, alpha) <= alpha * (1 + _ROUNDING))
+    return next(k for k in range(1, tasks + 1) if bdtrc(k - 1, tasks, alpha) <= alpha * (1 + _ROUNDING))
 
 
 def competence(scores_a: np.ndarray, scores_b: np.ndarray, baselines: Baselines, tasks: Sequence | None = None,

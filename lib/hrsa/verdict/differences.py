@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from hrsa.analysis import intervals
 from hrsa.analysis.ablations import (
@@ -358,6 +357,8 @@ def realignment_against_scores(table: pd.DataFrame, resamples: int = 2000) -> pd
 
 def _rank_correlation(points: np.ndarray) -> float:
     """Spearman's rho of the columns of (n, 2); NaN where one is constant."""
+    from scipy.stats import rankdata  # here, because the import takes half a second that most chapters need not spend
+
     if (np.ptp(points, axis=0) == 0).any():
         return np.nan
     return float(np.corrcoef(rankdata(points, axis=0).T)[0, 1])

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import gammaincinv, ndtri, stdtrit
 
 from hrsa.verdict.bootstrap import score_difference, task_columns
 
@@ -48,7 +48,7 @@ def measure(scores_a: np.ndarray, scores_b: np.ndarray, tasks: Sequence | None =
         raise ValueError(f"expected two seeds or more and a task with two queries or more, got shape "
                          f"{difference.shape} in {len(groups)} tasks: variances cannot be told apart")
     runs = len(difference) - 1
-    inflated = 1.0 if confidence is None else runs / stats.chi2.ppf(1 - confidence, runs)
+    inflated = 1.0 if confidence is None else runs / _chi2(1 - confidence, runs)
     parts = [two_way(difference[:, group]) for group in many]  # (row, column, residual) mean squares of each task
     residual = float(np.mean([part[2] for part in parts]))
     query = max(float(np.mean([part[1] for part in parts])) - residual, 0) / len(difference)
@@ -86,23 +86,28 @@ def provable(variances: Variances, seeds: int, queries: int, tasks: int = 1, dif
     cells = difference + np.sqrt(v.seed) * normal((repeats, seeds, 1)) + column + residual
     center, of_seeds = cells.mean(axis=(1, 2)), cells.mean(axis=2).var(axis=1, ddof=1)
     within = (v.query + v.residual / seeds) / queries  # variance of a task mean from its queries
-    draws = np.sqrt(within / tasks) * _even(stats.norm, rng) + _few(of_seeds, seeds, v.residual / queries / tasks, rng)
+    draws = np.sqrt(within / tasks) * ndtri(_even(rng)) + _few(of_seeds, seeds, v.residual / queries / tasks, rng)
     if tasks > 1:
         draws = draws + _few(cells.mean(axis=1).var(axis=1, ddof=1), tasks, within, rng)
     low, high = np.quantile(draws, [alpha, 1 - alpha], axis=1)  # (repeats,) each
-    by_t = np.abs(center) + stats.t.ppf(1 - alpha, seeds - 1) * np.sqrt(of_seeds / seeds)
+    by_t = np.abs(center) + stdtrit(seeds - 1, 1 - alpha) * np.sqrt(of_seeds / seeds)
     return np.sort(np.maximum.reduce([by_t, center + high, -(center + low)]))
 
 
 def _few(variance: np.ndarray, count: int, carried: float, rng: np.random.Generator) -> np.ndarray:
     """Interval draws of `verdict.bootstrap` for `count` units whose means have this `variance`: (repeats, draws)."""
-    widening = (count - 1) / _even(stats.chi2(count - 1), rng)
-    return np.sqrt(np.maximum(variance[:, None] * widening - carried, 0) / count) * _even(stats.norm, rng)
+    widening = (count - 1) / _chi2(_even(rng), count - 1)
+    return np.sqrt(np.maximum(variance[:, None] * widening - carried, 0) / count) * ndtri(_even(rng))
 
 
-def _even(distribution, rng: np.random.Generator) -> np.ndarray:
-    """(draws,) values evenly spread over a distribution, in random order: quantiles of few draws come out stable."""
-    return distribution.ppf((rng.permutation(_DRAWS) + 0.5) / _DRAWS)
+def _even(rng: np.random.Generator) -> np.ndarray:
+    """(draws,) levels evenly spread over (0, 1), in random order: quantiles at them come out stable for few draws."""
+    return (rng.permutation(_DRAWS) + 0.5) / _DRAWS
+
+
+def _chi2(level: float | np.ndarray, dof: float) -> float | np.ndarray:
+    """Quantiles of chi squared."""
+    return 2 * gammaincinv(dof / 2, level)
 
 
 def power_at(variances: Variances, margin: float, seeds: int, queries: int, tasks: int = 1, difference: float = 0.0,

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
-from scipy import stats
+from scipy.special import bdtrc, stdtr, stdtrit
 
 from hrsa.verdict.equivalence import agreeing_interval, holm, word
 
@@ -82,8 +82,8 @@ def reanalyse(margin: float, alpha: float = 0.05) -> pd.DataFrame:
     for reading in READINGS:
         table = score_cells().assign(reading=reading.name, margin=margin)
         error, size = table["std"] * reading.factor, table["delta"].abs()
-        raw = {"difference": 2 * stats.t.sf(size / error, reading.dof),
-               "equivalence": stats.t.sf((margin - size) / error, reading.dof)}
+        raw = {"difference": 2 * stdtr(reading.dof, -size / error),
+               "equivalence": stdtr(reading.dof, (size - margin) / error)}
         corrected = {name: holm(p) for name, p in raw.items()}
         levels = [alpha * raw[name] / corrected[name] for name in raw]
         bounds = [_interval(*cell, reading.dof, alpha) for cell in zip(
@@ -91,7 +91,7 @@ def reanalyse(margin: float, alpha: float = 0.05) -> pd.DataFrame:
         table = table.assign(
             error=error, low=[low for low, _ in bounds], high=[high for _, high in bounds],
             **{f"p_{name}": p for name, p in raw.items()},
-            smallest_margin=size + stats.t.ppf(1 - alpha, reading.dof) * error)
+            smallest_margin=size + stdtrit(reading.dof, 1 - alpha) * error)
         for column, tests in (("alone", raw), ("verdict", corrected)):
             table[column] = [word(d < alpha, e < alpha) for d, e in zip(*tests.values(), strict=True)]
         tables.append(table.assign(**{f"holm_{name}": p for name, p in corrected.items()}))
@@ -102,7 +102,7 @@ def _interval(delta: float, error: float, p_difference: float, for_difference: f
               alpha: float) -> tuple[float, float]:
     """The interval of one cell that says what its corrected word says."""
     def bounds(level: float) -> tuple[float, float]:
-        reach = float(stats.t.ppf(1 - level, dof)) * error
+        reach = float(stdtrit(dof, 1 - level)) * error
         return delta - reach, delta + reach
 
     return agreeing_interval(bounds, delta, p_difference < alpha, for_difference / 2, for_sameness)
@@ -142,7 +142,7 @@ def rises_in_entropy(kinds: str = "RLVR") -> pd.DataFrame:
     table = entropy_change()
     table = table[table["kind"].str.startswith(kinds)]
     counted = table.groupby("text", sort=False)["rises"].agg(rise="sum", pairs="size").reset_index()
-    counted["p_rise"] = stats.binom.sf(counted["rise"] - 1, counted["pairs"], 0.5)
+    counted["p_rise"] = bdtrc(counted["rise"] - 1, counted["pairs"], 0.5)
     return counted
 
 

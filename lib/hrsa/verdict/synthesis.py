@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from hrsa.analysis.pairs import EMBEDDING_LAYER, MEAN_LAYER, PairTable, make_comparison
 from hrsa.analysis.variance import score_sources
@@ -241,10 +241,10 @@ def sensitivity(scores_a: np.ndarray, scores_b: np.ndarray, margin: float, tasks
 def _t(at: Sequence[float], center: float, error: float, dof: float) -> np.ndarray:
     if error == 0:
         return (np.asarray(at) >= center).astype(float)
-    return stats.t.cdf((np.asarray(at) - center) / error, dof)
+    return stdtr(dof, (np.asarray(at) - center) / error)
 
 
 def _judged(center: float, error: float, dof: float, margin: float, alpha: float) -> tuple[bool, bool, float, float]:
     """Whether a t statistic shows a difference, and sameness; and its 1 - 2 alpha interval."""
-    reach, wide = (error * stats.t.ppf(1 - share, dof) for share in (alpha, alpha / 2))
+    reach, wide = (error * stdtrit(dof, 1 - share) for share in (alpha, alpha / 2))
     return abs(center) > wide, abs(center) + reach < margin, float(center - reach), float(center + reach)

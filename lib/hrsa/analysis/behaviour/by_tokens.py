@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from hrsa.analysis.hidden_states import layer_labels, stream_states
 from hrsa.analysis.layerwise import matched_layers
@@ -46,6 +45,8 @@ def parts_of(text: str, prompt: str, spans: np.ndarray) -> dict[str, np.ndarray]
 
     Function words are scikit-learn's English stop words; a token that two words share belongs to both.
     """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # here, because the import is slow
+
     words = [(match.group(), match.span()) for match in WORD.finditer(text) if match.start() >= len(prompt)]
     function = [word.strip(".,;:!?()[]\"'").lower() in ENGLISH_STOP_WORDS for word, _ in words]
     sides = {PARTS[1]: [span for (_, span), known in zip(words, function, strict=True) if not known],

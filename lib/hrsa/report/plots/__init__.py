@@ -1,4 +1,4 @@
-"""Tidy table in, figure out: interactive (plotly) and static (matplotlib, seaborn), in one style.
+"""Tidy table in, figure out: interactive (plotly) and static (matplotlib), in one style.
 
 Every function takes a tidy table (one row per mark) and returns a `Drawing`, which shows itself in Jupyter and is
 exported by `.publish(profile, chapter, name, alt)`. `style` holds colour scales by quantity and hues by name.

@@ -177,16 +177,26 @@ def _step(ax: Any, mark: Mark, chart: Chart) -> None:
 
 
 def _grid(ax: Any, mark: Mark, chart: Chart) -> Any:
-    import seaborn  # here, because the import takes a second that chapters without heat maps need not spend
-
-    seaborn.heatmap(mark.z, ax=ax, vmin=chart.scale.low, vmax=chart.scale.high, cmap=chart.scale.colours, cbar=False,
-                    annot=chart.annotate, fmt=".2f", annot_kws={"size": 7.5}, xticklabels=False,
-                    yticklabels=False, square=True, rasterized=mark.z.size > 1024)
+    mesh = ax.pcolormesh(np.ma.masked_invalid(mark.z), vmin=chart.scale.low, vmax=chart.scale.high,
+                         cmap=chart.scale.colours, rasterized=mark.z.size > 1024)
     ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.set(aspect="equal", xlim=(0, len(chart.x.names)), ylim=(0, len(chart.y.names)))
     _ticks(ax.xaxis, chart.x, chart)
     _ticks(ax.yaxis, chart.y, chart)
-    ax.set_ylim(0, len(chart.y.names))
-    return ax.collections[0]
+    if chart.annotate:
+        for (row, column), value in np.ndenumerate(mark.z):
+            if np.isfinite(value):
+                ax.text(column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", size=7.5,
+                        color="white" if _luminance(mesh.to_rgba(value)) < 0.408 else "#262626")
+    return mesh
+
+
+def _luminance(colour: tuple[float, float, float, float]) -> float:
+    """Relative luminance of a colour (WCAG 2), from 0, black, to 1, white."""
+    parts = np.asarray(colour[:3])
+    linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 _DRAW = {"line": _line, "point": _point, "bar": _bar, "interval": _forest, "step": _step, "grid": _grid}
