@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import smoke
 from browser import chromium
 from hub import serving
 
@@ -26,8 +27,8 @@ def pytest_report_header():
 
 
 def pytest_collection_modifyitems(items):
-    """The smoke study first: it takes longest, and the other worker has the rest."""
-    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
+    """The smoke study first: it takes longest, and the other worker has the rest; last what waits for its report."""
+    items.sort(key=lambda item: {"test_pipeline": 0, "test_pages": 2}.get(item.path.stem, 1))
 
 
 @pytest.fixture
@@ -44,6 +45,24 @@ def hub():
     for kept in Path(os.environ["HF_HOME"]).iterdir():
         shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
     return HUB
+
+
+@pytest.fixture(scope="session")
+def _smoke(tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp()
+    return smoke.run_once(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder, SEED)
+
+
+@pytest.fixture(scope="session")
+def study(_smoke):
+    """The finished smoke study, to be worked on by one module of tests."""
+    return _smoke[0]
+
+
+@pytest.fixture(scope="session")
+def report(_smoke):
+    """The report of the smoke study, to be read by any test."""
+    return _smoke[1]
 
 
 @pytest.fixture(scope="session")

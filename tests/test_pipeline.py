@@ -1,8 +1,7 @@
-"""The smoke study end to end, in a copy of the checkout: killed, taken up again, repeated, read in a browser."""
+"""The smoke study end to end, in a copy of the checkout: killed, taken up again, repeated, damaged."""
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -13,83 +12,23 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
-import psutil
 import pytest
-from browser import open_page, violations
-from conftest import SEED
+from smoke import SMOKE, alive, engine, finish
 
 from hrsa.analysis.explore import finished
 from hrsa.evaluation.chance import CHANCE
 from hrsa.report import chapters, explore, results
-from hrsa.report.book.source import REFERENCE
 from hrsa.study import store
-from hrsa.study.profile import load_profile
 from hrsa.verdict import evidence
 
 pytestmark = pytest.mark.pipeline
-SMOKE = load_profile("smoke")
 HRSA = Path(sys.executable).with_name("hrsa")
-COPIED = ("Snakefile", "notebooks", "data/suite", "data/backbones", "data/results", "jupyter_book")
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """A copy of the sources, with Python, in which the study runs without touching the developer's own artefacts; its
-    path has a space and a letter beyond ASCII."""
-    root = tmp_path_factory.mktemp("my stüdy ")
-    (root / ".venv").symlink_to(Path(sys.executable).parents[1])
-    for name in COPIED:
-        source = store.ROOT / name
-        if source.is_dir():
-            built = shutil.ignore_patterns("executed", "_build", ".ipynb_checkpoints")
-            shutil.copytree(source, root / name, ignore=built)
-        elif source.exists():
-            shutil.copy(source, root / name)
-    return root
-
-
-def engine(root):
-    environment = {name: value for name, value in os.environ.items() if name != "HRSA_OWNER"}
-    environment |= {"HRSA_ROOT": str(root), "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
-    command = [root / ".venv" / "bin" / "python", "-m", "hrsa.workflow.commands", "book", "--profile", "smoke"]
-    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process):
-    said = process.communicate()[1]
-    assert process.returncode == 0, said[-4000:]
-    return said
-
-
-def alive(root):
-    """Processes of the study in `root` that still run."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "environ", "status"]):
-        environment = process.info["environ"] or {}
-        if environment.get("HRSA_ROOT") == str(root) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
 
 
 def forget(root, *jobs):
     """Remove the records of jobs, the book's among them: a graph whose end is there does not miss what led to it."""
     for job in jobs:
         (root / chapters.record(SMOKE, *job)).unlink()
-
-
-@pytest.fixture(scope="module")
-def study(checkout):
-    """The finished smoke study; on the way there the engine was killed without warning once."""
-    first = engine(checkout)
-    time.sleep(random.Random(SEED).uniform(15, 45))
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    deadline = time.time() + 20
-    while alive(checkout) and time.time() < deadline:
-        time.sleep(0.5)
-    assert not alive(checkout), "jobs outlived the engine that owned them"
-    finish(engine(checkout))
-    return checkout
 
 
 def test_every_job_left_a_record_of_what_it_made(study):
@@ -209,54 +148,6 @@ def test_the_notebook_to_explore_shows_any_cell_of_a_finished_study_and_makes_no
     view.shown.value = finished.ABOVE_NULL
     assert plain.startswith("<img") and view.map.children[1].value != plain
     assert set((study / "data" / "runs").rglob("*")) == before
-
-
-@pytest.mark.browser
-def test_the_report_reads_in_a_browser_without_a_network(study, browser):
-    html = study / "jupyter_book" / "_build" / "html"
-    open_page(browser, html / "index.html")
-    for page in [html / f"{chapter}.html" for chapter in chapters.PAIR_CHAPTERS]:
-        pairs = re.findall('<option value="([^"]+)"', page.read_text(encoding="utf8"))
-        assert pairs == [pair.name for pair in SMOKE.compared()]
-        shown = "[...document.querySelectorAll('.hrsa-plotly')].filter(x => x.offsetParent)"
-        drawn = f"{shown}.length > 0 && {shown}.every(x => x.querySelector('.plot-container'))"
-        seen = set()
-        for pair in pairs:
-            open_page(browser, f"{page.as_uri()}?#pair={pair}", ready=drawn)
-            seen.add(browser.execute_script(f"return {shown}.map(x => x.dataset.figure).join()"))
-        assert len(seen) == len(pairs), "each pair shows figures of its own"
-
-
-@pytest.fixture(scope="module")
-def pages(study, browser):
-    """What is seen of each page at 1,440 pixels: tables wider than it, and what axe finds in the light and in the dark,
-    as (page, caption) and {(page, theme, rule): HTML}."""
-    html, wide, found = study / "jupyter_book" / "_build" / "html", [], {}
-    size = browser.get_window_size()
-    browser.set_window_size(1440, 1000)
-    for page in [*sorted(html.glob("[0-9]*.html")), *(html / f"{name}.html" for name in ("intro", *REFERENCE))]:
-        open_page(browser, page)
-        wide += [(page.stem, caption) for caption in browser.execute_script(
-            "return [...document.querySelectorAll('.hrsa-table')].filter(x => x.scrollWidth > x.clientWidth + 1).map("
-            "x => x.querySelector('caption').textContent)")]
-        browser.execute_script("const still = document.createElement('style'); still.textContent = "
-                               "'* { transition: none !important }'; document.head.append(still);")
-        for theme in ("light", "dark"):
-            browser.execute_script("for (const name of ['theme', 'mode']) document.documentElement.dataset[name] = "
-                                   "arguments[0];", theme)
-            found |= {(page.stem, theme, rule): part for rule, part in violations(browser)}
-    browser.set_window_size(size["width"], size["height"])
-    return wide, found
-
-
-@pytest.mark.browser
-def test_tables_fit_a_page_of_a_laptop(pages):
-    assert pages[0] == []
-
-
-@pytest.mark.browser
-def test_every_page_is_open_to_those_who_do_not_see_it_or_use_no_mouse(pages):
-    assert pages[1] == {}
 
 
 def test_a_broken_stage_stops_with_one_message_and_the_rest_stays(study):
