@@ -8,6 +8,7 @@ import pypdf
 import pytest
 import yaml
 from browser import open_page, violations
+from bs4 import BeautifulSoup
 from myst_nb.core.render import load_mime_renders
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -425,9 +426,16 @@ def test_a_page_alone_is_one_file_that_needs_no_other(html, browser, tmp_path):
 
 @pytest.mark.browser
 def test_the_report_is_printed_with_every_run_and_its_links_lead_inside(html, tmp_path):
-    read = pypdf.PdfReader(share.print_report(tmp_path / "report.pdf", html))
+    few = shutil.copytree(html, tmp_path / "few")
+    front = BeautifulSoup((few / "intro.html").read_text(encoding="utf8"), "html.parser")
+    pages = {"intro.html", "03_training.html", "04_evaluation.html", "07_cka.html"}
+    for entry in front.select(".bd-sidebar-primary li:has(> a.internal[href])"):  # each page takes seconds to print
+        if entry.a["href"].split("#")[0] not in pages:
+            entry.decompose()
+    (few / "intro.html").write_text(str(front), encoding="utf8")
+    read = pypdf.PdfReader(share.print_report(tmp_path / "report.pdf", few))
     titles = [entry.title for entry in read.outline]
-    assert titles[0].startswith("Do reasoning LLMs") and "7. Global shape" in titles
+    assert len(titles) == len(pages) + 1 and titles[0].startswith("Do reasoning LLMs") and "7. Global shape" in titles
     assert [title for title in titles if "Prose and numbers (rl.v1-s0)" in title]
     text = "".join(sheet.extract_text() for sheet in read.pages)
     assert "Nobody has measured them" in text and "zygomorphic" in text
@@ -435,7 +443,7 @@ def test_the_report_is_printed_with_every_run_and_its_links_lead_inside(html, tm
     notes = [note["/A"] for note in notes if "/A" in note]
     assert [action for action in notes if action["/S"] == "/GoTo"]
     assert not [action for action in notes if "file:" in str(action.get("/URI", ""))]
-    assert str(html).encode() not in (tmp_path / "report.pdf").read_bytes()
+    assert str(few).encode() not in (tmp_path / "report.pdf").read_bytes()
 
 
 def test_the_html_names_its_runs_and_no_cdn(html):
