@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import gc
 import os
 import shutil
 import tempfile
@@ -13,6 +14,9 @@ import smoke
 from browser import chromium
 from hub import serving
 
+from hrsa.study.runtime import COLLECTED
+
+gc.set_threshold(*COLLECTED)  # as in processes of the command
 SEED = int(os.environ.setdefault("HRSA_TEST_SEED", str(np.random.SeedSequence().entropy % 2**32)))
 
 # The hub's clients read where it is when they are imported: for every test it is on loopback, with a cache of its own.

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from hrsa.report import notebooks
+from hrsa.study.runtime import COLLECTED
 from hrsa.workflow import job as run
 
 CELLS = '# %% tags=["parameters"]\nvalue = 1\n\n# %%\n'
@@ -25,9 +26,11 @@ def _notebook(folder, body):
 
 
 def test_a_notebook_runs_with_its_parameters_and_appears_whole(tmp_path):
-    out = notebooks.run_notebook(_notebook(tmp_path, "print(value + 1)"), tmp_path / "out.ipynb", {"value": 41})
+    body = "import gc\nprint(value + 1, gc.get_threshold())"
+    out = notebooks.run_notebook(_notebook(tmp_path, body), tmp_path / "out.ipynb", {"value": 41})
     cells = json.loads(out.read_text())["cells"]
-    assert any("42" in "".join(o.get("text", "")) for c in cells if c["cell_type"] == "code" for o in c["outputs"])
+    said = ["".join(o.get("text", "")) for c in cells if c["cell_type"] == "code" for o in c["outputs"]]
+    assert said == [f"42 {COLLECTED}\n"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["chapter.ipynb", "out.ipynb"]
 
 

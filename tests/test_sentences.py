@@ -149,7 +149,7 @@ def kept(texts_kept, models, used):
 
 
 def overlapping(queries, passages):
-    with mock.patch.object(texts.decontamination, "reserved", lambda: {b"x", b"y"}), mock.patch.object(
+    with mock.patch.object(texts.decontamination, "reserved", lambda: {1, 2}), mock.patch.object(
             texts.decontamination, "contaminated", lambda side, known: [text == "hit" for text in side]):
         return texts.overlap_sentence(pd.DataFrame({"query": queries, "positive": passages}))
 

@@ -12,6 +12,7 @@ from hrsa.report.chapters import executed, jobs, record
 from hrsa.study import store
 from hrsa.study.errors import first_line
 from hrsa.study.profile import Profile
+from hrsa.study.runtime import COLLECTED
 
 if TYPE_CHECKING:
     import nbformat
@@ -131,8 +132,10 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any],
         working = temporary.with_name(f"{temporary.name}.ipynb")  # papermill goes by the ending
         try:
             nbformat.write(chapter_without(notebook, without), working)
-            papermill.execute_notebook(str(working), str(working), parameters=parameters, progress_bar=False,
-                                       log_output=False, cwd=str(store.ROOT))
+            papermill.execute_notebook(
+                str(working), str(working), parameters=parameters, progress_bar=False, log_output=False,
+                cwd=str(store.ROOT),
+                extra_arguments=[f"--IPKernelApp.exec_lines=import gc; gc.set_threshold(*{COLLECTED})"])
             check_executed(working)
             os.replace(working, temporary)
         except Exception as error:

@@ -15,6 +15,10 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+# Thresholds of the garbage collector in the command's processes and in the kernels of its jobs: the libraries make a
+# million objects that stay, and to look through them again and again took an eighth of a small job's time.
+COLLECTED = (100_000, 50, 100)
+
 
 def prepare(threads: int, seed: int) -> None:
     """Set up this process for work with torch: CPU threads, the global seeds that trainers of libraries read (Python,

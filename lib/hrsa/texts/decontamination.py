@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 
@@ -11,29 +10,29 @@ from hrsa.study import store
 GRAM = 13  # words; the length that GPT-3's contamination study settled on (Brown et al. 2020, appendix C)
 
 
-def grams(text: str, n: int = GRAM) -> set[bytes]:
-    """Hashes of all sequences of `n` successive words of `text`, ignoring case and punctuation.
+def grams(text: str, n: int = GRAM) -> set[int]:
+    """Hashes (64 bits, of this process alone) of all sequences of `n` successive words of `text`, ignoring case and
+    punctuation.
 
     A text of fewer than `n` words counts as one sequence, so that equal short texts are found as well.
     """
     words = re.findall(r"\w+", text.lower())
-    if not words:
-        return set()
-    sequences = (" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1)))
-    return {hashlib.blake2b(sequence.encode(), digest_size=8).digest() for sequence in sequences}
+    if len(words) < n:
+        return {hash(tuple(words))} if words else set()
+    return set(map(hash, zip(*(words[start:] for start in range(n)), strict=False)))
 
 
-def index(texts: Iterable[str], n: int = GRAM) -> set[bytes]:
+def index(texts: Iterable[str], n: int = GRAM) -> set[int]:
     """Hashes of all sequences of `n` words that occur anywhere in `texts`; see `grams`."""
     return set().union(*(grams(text, n) for text in texts))
 
 
-def contaminated(texts: Iterable[str], known: set[bytes], n: int = GRAM) -> list[bool]:
+def contaminated(texts: Iterable[str], known: set[int], n: int = GRAM) -> list[bool]:
     """Whether each text shares a sequence of `n` words with the texts that `known` was made from."""
     return [not grams(text, n).isdisjoint(known) for text in texts]
 
 
-def reserved() -> set[bytes]:
+def reserved() -> set[int]:
     """Word sequences of every evaluation and probe text: what no training text may contain (see `contaminated`)."""
     texts: list[str] = []
     for path in sorted([*store.SUITE.glob("eval/*/*.parquet"), *store.SUITE.glob("probe/*.parquet")]):
