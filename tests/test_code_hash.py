@@ -142,6 +142,9 @@ def test_a_hash_follows_names_through_imports_and_reexports(tmp_path, monkeypatc
     assert moved_by("a.py", "return 1", "return 2") == {"stage"}, "the artefact's key stands for it in the caller"
     with pytest.raises(ValueError, match="expected a function or class of hrsa"):
         code_hash(len)
+    assert code_hash("hrsa.a.f") == hashes()["f"]
+    with pytest.raises(ValueError, match=r"expected a definition 'none' in hrsa\.a, got none there"):
+        code_hash("hrsa.a.none")
 
 
 def test_a_kernel_that_lives_on_sees_edits_and_refuses_to_make_with_old_code(package, tmp_path):

@@ -176,8 +176,9 @@ def _known(files: tuple[tuple[str, str], ...]) -> _Sources:
 _AT_START = _sources()
 
 
-def code_hash(*roots: Callable | type) -> str:
-    """Sixteen hexadecimal digits for the code that these functions or classes of the package can run.
+def code_hash(*roots: Callable | type | str) -> str:
+    """Sixteen hexadecimal digits for the code that these functions or classes of the package can run; a dotted name
+    stands for one that need not be imported.
 
     ValueError when one of them is not a definition of the package.
     """
@@ -218,8 +219,11 @@ def reached(*roots: Callable | type) -> set[Node]:
     return set(_sources().reached(map(_node, roots)))
 
 
-def _node(root: Callable | type) -> Node:
+def _node(root: Callable | type | str) -> Node:
     """Where a function or class is defined."""
+    if isinstance(root, str):
+        module, _, name = root.rpartition(".")
+        return module, name
     node = root.__module__, root.__qualname__.partition(".")[0]
     if node[0].partition(".")[0] != "hrsa":
         raise ValueError(f"expected a function or class of hrsa, got {root!r}")

@@ -94,12 +94,11 @@ def outline(profile: Profile) -> str:
     return "\n".join(lines)
 
 
-def _stages(profile: Profile, rule: str) -> tuple[Callable, ...]:
+def _stages(profile: Profile, rule: str) -> tuple[Callable | str, ...]:
     """The functions that do the jobs of a rule: of backbones, those that the profile's own need."""
-    if rule == "book":
-        from hrsa.report.book import extension, report  # with Sphinx and nbformat, which other jobs have no use for
-
-        return report.build, extension.PlotlyRenderer, extension.setup
+    if rule == "book":  # by name: what they import, Sphinx and matplotlib among it, no other job has a use for
+        return tuple(f"hrsa.report.book.{name}" for name in ("report.build", "extension.PlotlyRenderer",
+                                                             "extension.setup"))
     if rule != "backbone":
         return STAGES[rule]
     made = {function for b in profile.backbones if is_measured(b) for function in code_of(profile, b)}
