@@ -5,6 +5,7 @@ PYTHON ?= python3
 CORES ?=
 ARMS ?=
 export PROFILE CORES ARMS PAGE A B TEXTS UNIT LENGTH OUT MARGIN HOURS_OF EVIDENCE FILES SOURCE  # read by the shell, whatever they hold
+unexport PYTHONDONTWRITEBYTECODE  # each job is a process: without bytecode each would compile the package anew
 VENV := .venv
 BIN := $(VENV)/bin
 UV = $(shell command -v uv >/dev/null && [ -z "$$($(PYTHON) -m pip config list 2>/dev/null)" ] && echo uv)

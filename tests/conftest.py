@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import pytest
 import smoke
 from browser import chromium
 from hub import serving
+from hypothesis import given
+from hypothesis.strategies import just
 
-from hrsa.study.runtime import COLLECTED
+from hrsa.study.runtime import spare_collector
 
-gc.set_threshold(*COLLECTED)  # as in processes of the command
+spare_collector()
 SEED = int(os.environ.setdefault("HRSA_TEST_SEED", str(np.random.SeedSequence().entropy % 2**32)))
 
 # The hub's clients read where it is when they are imported: for every test it is on loopback, with a cache of its own.
@@ -33,6 +36,26 @@ def pytest_report_header():
 def pytest_collection_modifyitems(items):
     """The smoke study first: it takes longest, and the other worker has the rest."""
     items.sort(key=lambda item: item.path.stem != "test_pipeline")
+
+
+@given(just(0))
+def _nothing(_):
+    """A test by hypothesis."""
+
+
+def pytest_collection_finish():
+    _nothing()  # it registers its generators, and asks the collector who holds them
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libraries_stay():
+    """What libraries make when they are imported is not looked through at the end of every training."""
+    before = len(sys.modules)
+    yield
+    if len(sys.modules) > before + 50:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture

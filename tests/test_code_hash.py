@@ -1,9 +1,11 @@
 """The hash of code: words do not count, what is reached does, and an artefact's key stands for what made it."""
 
 import ast
+import os
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -155,6 +157,50 @@ def test_a_kernel_that_lives_on_sees_edits_and_refuses_to_make_with_old_code(pac
     check_unchanged(make_triples)
     with pytest.raises(RuntimeError, match=r"hrsa\.training\.train\.train_embedder depends on: restart the kernel"):
         store.make(tmp_path / "made", lambda folder: None, (train_embedder,))
+
+
+def test_a_hash_is_found_once_and_kept_for_other_processes(package, tmp_path, monkeypatch):
+    notebook = tmp_path / "chapter.py"
+    notebook.write_text("# %%\nfrom hrsa.analysis import pairs\npairs.make_comparison\n")
+    asked = []
+    follow = code._Sources.reached
+    monkeypatch.setattr(code._Sources, "reached", lambda *given: asked.append(given) or follow(*given))
+
+    def found():
+        """The hashes of a new process, and how often it has followed names."""
+        code._known.cache_clear()
+        asked.clear()
+        return code_hash(make_triples), notebook_hash(notebook, (make_recording,)), len(asked)
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    first, second = found(), found()
+    assert first == second and first[2] == 2 and not list(package.rglob("*.json"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert found() == first and found() == (*first[:2], 0)
+    kept, = package.rglob("*.json")
+    whole = kept.read_text()
+    for damaged in (whole.replace(first[0], first[0][::-1]), whole[:40], "[]", "null", '{"sum": 1, "hashes": [1]}'):
+        kept.write_text(damaged)
+        assert found() == first, damaged
+        assert kept.read_text() == whole
+    assert notebook_hash(notebook, ()) != first[1], "other stages, another question"
+    edit(package / "texts/hard_negatives.py", "QUANTILES = (0.05", "QUANTILES = (0.06")
+    assert code_hash(make_triples) != first[0]
+    edit(package / "texts/hard_negatives.py", "QUANTILES = (0.06", "QUANTILES = (0.05")
+    shutil.rmtree(kept.parent)
+    kept.parent.write_text("a file where the folder should be")
+    assert found() == first
+
+
+def test_a_file_changed_just_now_is_read_again_although_its_time_is_the_same(package):
+    path = package / "texts/hard_negatives.py"
+    before, seen = code_hash(make_triples), path.stat()
+    edit(path, "QUANTILES = (0.05", "QUANTILES = (0.06")
+    os.utime(path, ns=(seen.st_atime_ns, time.time_ns()))
+    changed, stamp = code_hash(make_triples), path.stat().st_mtime_ns
+    edit(path, "QUANTILES = (0.06", "QUANTILES = (0.07")
+    os.utime(path, ns=(stamp, stamp))
+    assert len({before, changed, code_hash(make_triples)}) == 3
 
 
 def test_a_notebook_counts_what_it_makes_itself(package, tmp_path):

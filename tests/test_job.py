@@ -134,6 +134,14 @@ def test_a_job_keeps_the_memory_of_its_arrays():
     assert kept < usual / 5, "pages that the system had to give"
 
 
+def test_nothing_is_looked_through_when_a_process_ends():
+    script = ("class Ring:\n    def __del__(self): print('looked through')\n"
+              "ring = Ring(); ring.itself = ring; del ring")
+    said = [subprocess.run([sys.executable, "-c", begin + script], text=True, check=True, capture_output=True).stdout
+            for begin in ("", "from hrsa.study.runtime import spare_collector; spare_collector()\n")]
+    assert said == ["looked through\n", ""]
+
+
 def test_a_missing_file_and_a_full_disk_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError) as missing:
         (tmp_path / "tasks.json").read_text(encoding="utf8")
@@ -145,7 +153,7 @@ def test_a_missing_file_and_a_full_disk_say_what_to_do(tmp_path):
 
 
 def test_a_job_loads_what_it_needs_and_no_more():
-    code = ("import sys; import hrsa.workflow.job; "
-            "print({'torch', 'sentence_transformers', 'nbformat', 'papermill'} & set(sys.modules))")
+    code = ("import sys; import hrsa.workflow.job; print({'torch', 'sentence_transformers', 'nbformat', 'papermill', "
+            "'pandas', 'scipy', 'pyarrow'} & set(sys.modules))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"  # 7 s of imports that the job of a chapter leaves to its kernel

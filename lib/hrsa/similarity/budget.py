@@ -8,14 +8,16 @@ rounding apart (blocks share the memory).
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from hrsa.similarity.metrics import METRIC_FAMILIES, METRICS
 from hrsa.study.partial import Work
@@ -57,6 +59,13 @@ def enough_mb(memory_mb: float | None, needed: tuple[float, str], shape: str) ->
     return memory_mb
 
 
+@lru_cache(maxsize=1)
+def _libraries(loaded: int) -> ThreadpoolController:
+    """The libraries of this process that have threads; looked for among all it has open, and again when it has loaded
+    other modules."""
+    return ThreadpoolController()
+
+
 @dataclass(frozen=True)
 class Limits:
     """`memory` bytes of states and sums held at once by all `threads` together; `work` keeps partial results."""
@@ -72,7 +81,8 @@ class Limits:
         ValueError: below 16 MB, or fewer than one thread.
         """
         if threads is None:
-            threads = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+            pools = _libraries(len(sys.modules)).info()
+            threads = max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)
         if memory_mb < LEAST_MB:
             raise ValueError(f"expected memory_mb of at least {LEAST_MB}, got {memory_mb}: raise it")
         if threads < 1:
@@ -88,7 +98,7 @@ class Limits:
         if self.threads == 1 or len(items) < 2:
             yield from map(function, items)
             return
-        with threadpool_limits(1), ThreadPoolExecutor(self.threads) as pool:
+        with _libraries(len(sys.modules)).limit(limits=1), ThreadPoolExecutor(self.threads) as pool:
             yield from pool.map(function, items)
 
     def add_up(self, name: str, items: Sequence[Any], total: dict[str, np.ndarray],
@@ -119,5 +129,5 @@ class Limits:
         if self.threads == 1:
             yield map
             return
-        with threadpool_limits(1), ThreadPoolExecutor(self.threads) as pool:
+        with _libraries(len(sys.modules)).limit(limits=1), ThreadPoolExecutor(self.threads) as pool:
             yield pool.map

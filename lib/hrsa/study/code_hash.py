@@ -6,16 +6,22 @@ comments, docstrings, the messages of errors and of the log. A function that mak
 entered from another one: whoever calls it takes the artefact, and its key stands for its code. Nor is `SILENT`: names,
 places and progress.
 
-Sources are read from disk at each call, so that a hash is never stale; sources that say the same as before are not
-followed again. What was on disk when this process started is kept, so that `check_unchanged` can refuse to make an
-artefact by code that is no longer what its key names.
+Each call looks at the files on disk, so that a hash is never stale; sources that say the same as before are not
+followed again, neither in this process nor in another: their hashes are kept where Python keeps bytecode. What was on
+disk when this process started is kept, so that `check_unchanged` can refuse to make an artefact by code that is no
+longer what its key names.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import json
 import os
+import sys
+import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +32,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 SILENT = frozenset(f"hrsa.study.{name}" for name in ("code_hash", "profile", "progress", "sections", "store"))
 MAKE = ("hrsa.study.store", "make")
 NOTEBOOK = "hrsa.notebook"  # the name under which a notebook's source is read
+SETTLED = 2 * 10**9  # age (ns) from which a file's time of change tells a change: a clock ticks in milliseconds
 Node = tuple[str, str]  # module, definition in it
 
 
@@ -68,16 +75,49 @@ class Module:
 class _Sources:
     """Source texts of the package, and what was found by following them."""
 
-    def __init__(self, texts: Mapping[str, str]):
+    def __init__(self, texts: Mapping[str, str], folder: Path):
         self.texts = texts  # of every module and its data files, by name within the package
         self._links: dict[Node, list[Node]] = {}
-        self._hashes: dict[tuple[Node, ...], str] = {}
+        self._file_of_hashes = folder / "__pycache__" / f"code_hashes.{sys.implementation.cache_tag}.json"
 
     def hash(self, roots: tuple[Node, ...]) -> str:
         """Hash of all that is reached from some definitions."""
-        if roots not in self._hashes:
-            self._hashes[roots] = _digest(_lines(self.reached(roots)))
-        return self._hashes[roots]
+        return self.kept(_digest(map(".".join, roots)), lambda: _digest(_lines(self.reached(roots))))
+
+    def kept(self, question: str, answer: Callable[[], str]) -> str:
+        """A hash that `answer` finds in these sources, found once by all processes that may write where it is kept."""
+        if question not in self._hashes:
+            self._hashes[question] = answer()
+            if not sys.dont_write_bytecode:
+                with contextlib.suppress(OSError):
+                    self._write_hashes()
+        return self._hashes[question]
+
+    @cached_property
+    def _own_hash(self) -> str:
+        return _digest(f"{name} {len(text)} {text}" for name, text in self.texts.items())
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        """Hashes kept by an earlier process; none where they are of other sources or the file is not whole."""
+        try:
+            kept = json.loads(self._file_of_hashes.read_text(encoding="utf8"))
+            if kept["sum"] == _sum(self._own_hash, kept["hashes"]):
+                return kept["hashes"]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            pass
+        return {}
+
+    def _write_hashes(self) -> None:
+        self._file_of_hashes.parent.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=self._file_of_hashes.parent, encoding="utf8", delete=False) as file:
+            try:
+                json.dump({"sum": _sum(self._own_hash, self._hashes), "hashes": self._hashes}, file)
+                file.flush()
+                os.replace(file.name, self._file_of_hashes)
+            except BaseException:
+                os.unlink(file.name)
+                raise
 
     def reached(self, roots: Iterable[Node], stages: set[Node] | None = None) -> dict[Node, str]:
         """Definitions reached from `roots`, with their text. Not entered: `stages`, or without them whatever makes an
@@ -157,20 +197,30 @@ class _Sources:
 
 
 def _sources() -> _Sources:
-    """The sources as they are on disk now."""
-    found = []
-    for folder, _, files in os.walk(PACKAGE):
+    """The sources as they are on disk now. A file is read again when its time of change, size or number is another,
+    and for as long as it was changed just now."""
+    found, now = [], time.time_ns()
+    for folder, inner, files in os.walk(PACKAGE):
+        inner[:] = [name for name in inner if name != "__pycache__"]
         within = folder[len(str(PACKAGE)) + 1:].replace(os.sep, "/")
         for file in files:
             if file.endswith((".py", ".yaml")):
-                with open(os.path.join(folder, file), encoding="utf8") as handle:
-                    found.append((f"{within}/{file}".lstrip("/"), handle.read()))
-    return _known(tuple(sorted(found)))
+                path = os.path.join(folder, file)
+                seen = os.stat(path)
+                read = _text if seen.st_mtime_ns < now - SETTLED else _text.__wrapped__
+                found.append((f"{within}/{file}".lstrip("/"), read(path, seen.st_mtime_ns, seen.st_size, seen.st_ino)))
+    return _known(tuple(sorted(found)), PACKAGE)
+
+
+@lru_cache(maxsize=1024)
+def _text(path: str, *_: int) -> str:
+    with open(path, encoding="utf8") as handle:
+        return handle.read()
 
 
 @lru_cache(maxsize=8)  # by what the files hold
-def _known(files: tuple[tuple[str, str], ...]) -> _Sources:
-    return _Sources(dict(files))
+def _known(files: tuple[tuple[str, str], ...], folder: Path) -> _Sources:
+    return _Sources(dict(files), folder)
 
 
 _AT_START = _sources()
@@ -194,20 +244,28 @@ def check_unchanged(*roots: Callable | type) -> None:
                            "depends on: restart the kernel, or give the command again")
 
 
-def notebook_hash(path: Path, stages: Iterable[Callable]) -> str:
+def notebook_hash(path: Path, stages: Iterable[Callable | str]) -> str:
     """Hash of a notebook's py:percent source and of the code it can run, artefacts included that it makes itself.
 
     `stages` are the functions whose artefacts other jobs have made before.
     """
-    text = path.read_text(encoding="utf8")
-    sources, module = _sources(), _parsed(NOTEBOOK, False, text)
-    links = {link for part in (*module.definitions.values(), *module.loose)
-             for link in sources.links(NOTEBOOK, module, part) if link[0] != NOTEBOOK}
-    return _digest([text, *_lines(sources.reached(links, {_node(stage) for stage in stages}))])
+    text, sources, ends = path.read_text(encoding="utf8"), _sources(), {_node(stage) for stage in stages}
+
+    def answer() -> str:
+        module = _parsed(NOTEBOOK, False, text)
+        links = {link for part in (*module.definitions.values(), *module.loose)
+                 for link in sources.links(NOTEBOOK, module, part) if link[0] != NOTEBOOK}
+        return _digest([text, *_lines(sources.reached(links, ends))])
+
+    return sources.kept(_digest([text, *sorted(map(".".join, ends))]), answer)
 
 
 def _lines(found: Mapping[Node, str]) -> list[str]:
     return [f"{module}.{name} {text}" for (module, name), text in sorted(found.items())]
+
+
+def _sum(sources: str, hashes: Mapping[str, str]) -> str:
+    return _digest([sources, *(f"{question} {value}" for question, value in sorted(hashes.items()))])
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -27,6 +27,11 @@ MODEL_FILES = (_WEIGHTS, "*.json", "*.jinja", "*.txt", "*.model")
 _BRANCH = "main"
 
 
+def is_on_hub(embedder: str) -> bool:
+    """Whether a reference embedder of this name comes from the hub: no folder, and not one of those at hand."""
+    return embedder not in ("minilm", "bm25") and not Path(embedder).is_dir()
+
+
 def make_commit(profile: Profile, repository: str, revision: str | None = None, kind: Kind = "model") -> str:
     """The commit of a hub repository, 40 hexadecimal digits, asked for once per study and recorded.
 

@@ -20,12 +20,14 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import psutil
 
 from hrsa.study.code_hash import check_unchanged
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROOT = Path(os.environ.get("HRSA_ROOT", Path(__file__).parents[3])).resolve()
 SUITE = ROOT / "data" / "suite"
@@ -186,6 +188,8 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
     """Read a parquet table and check that it has `columns`; ValueError says what is missing or broken."""
+    import pandas as pd
+
     try:
         table = pd.read_parquet(path)
     except FileNotFoundError:

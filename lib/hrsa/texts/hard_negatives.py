@@ -31,7 +31,6 @@ from hrsa.texts.negative_search import (
     RightPassages,
     bm25_scores,
     embedding_scores,
-    is_on_hub,
     load_reference,
     select,
 )
@@ -77,7 +76,7 @@ def make_triples(profile: Profile) -> Path:
 def _pinned(profile: Profile, wanted: int) -> Mining:
     """`suite.mining` with the commit of a reference embedder on the hub, where there is anything to mine."""
     mining = profile.suite.mining
-    if not is_on_hub(mining.embedder) or not (suite.load_training(profile)["negatives"].str.len() < wanted).any():
+    if not hub.is_on_hub(mining.embedder) or not (suite.load_training(profile)["negatives"].str.len() < wanted).any():
         return mining
     return mining.model_copy(update={"revision": hub.make_commit(profile, mining.embedder, mining.revision)})
 

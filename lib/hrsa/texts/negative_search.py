@@ -129,11 +129,6 @@ def _largest(values: np.ndarray, k: int) -> float:
     return np.partition(values, len(values) - k)[len(values) - k]
 
 
-def is_on_hub(embedder: str) -> bool:
-    """Whether a reference embedder of this name comes from the hub: no folder, and not one of those at hand."""
-    return embedder not in ("minilm", "bm25") and not Path(embedder).is_dir()
-
-
 def load_reference(name: str, threads: int, tokens: int = REFERENCE_TOKENS, revision: str | None = None) -> Any:
     """The reference embedder: `minilm` (weights in an installed package) or a SentenceTransformer; None for bm25.
 

@@ -23,7 +23,7 @@ from hrsa.study.profile import Mining, Profile
 from hrsa.study.sections import Count, Section, Text
 from hrsa.texts.hard_negatives import mine_triples, write_triples
 from hrsa.texts.lines import text_fault
-from hrsa.texts.negative_search import REFERENCE_TOKENS, is_on_hub
+from hrsa.texts.negative_search import REFERENCE_TOKENS
 from hrsa.texts.suite import TEXT_SEED
 from hrsa.texts.training_sources import SPLIT, Source
 
@@ -95,7 +95,7 @@ def make_published_set(profile: Profile, name: str, folder: Path, table: Path = 
 def _pinned_mining(profile: Profile) -> Mining:
     """`suite.mining` with the commit of a reference embedder on the hub."""
     mining = profile.suite.mining
-    if not is_on_hub(mining.embedder):
+    if not hub.is_on_hub(mining.embedder):
         return mining
     return mining.model_copy(update={"revision": hub.make_commit(profile, mining.embedder, mining.revision)})
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hrsa.study import store
+from hrsa.study import runtime, store
 from hrsa.study.errors import GOES_ON, SignalError, explained, is_expected
 from hrsa.study.profile import load_profile
 
@@ -393,5 +393,6 @@ def _numbers(text: str, option: str) -> list[int]:
     return numbers
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # as torchrun and accelerate start it
+    runtime.spare_collector()
     sys.exit(main())

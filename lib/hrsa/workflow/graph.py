@@ -9,24 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hrsa.analysis.recordings import make_recording
-from hrsa.evaluation.evaluate import evaluate_model
-from hrsa.models.resolve import make_backbone_folder, make_derived, make_merged
-from hrsa.models.zoo.make import code_of, make_backbone
 from hrsa.report.chapters import ABLATIONS, ALONG, FILMS, PAIR_CHAPTERS, committed_records, groups, jobs
 from hrsa.study import store
 from hrsa.study.backbone_kinds import are_adapters, is_derived, is_measured
 from hrsa.study.code_hash import code_hash, notebook_hash
 from hrsa.study.profile import Model, Profile
-from hrsa.texts.hard_negatives import make_triples
-from hrsa.training.train import train_embedder
-from hrsa.verdict import evidence
 
-STAGES = {
-    "mine": (make_triples,),
-    "embedder": (train_embedder,),
-    "measure": (evaluate_model, make_recording),
-}  # rule -> what does its jobs; see `_stages` for the others that are not chapters
+# Functions are named and not imported: what they import, each job has a use for a part of.
+TRIPLES, EMBEDDER = "hrsa.texts.hard_negatives.make_triples", "hrsa.training.train.train_embedder"
+MEASURES = ("hrsa.evaluation.evaluate.evaluate_model", "hrsa.analysis.recordings.make_recording")
+FOLDERS = {name: f"hrsa.models.resolve.make_{name}" for name in ("backbone_folder", "merged", "derived")}
+STAGES = {"mine": (TRIPLES,), "embedder": (EMBEDDER,), "measure": MEASURES}  # rule -> what does its jobs; see `_stages`
+# for the others that are not chapters
 NOT_CHAPTERS = ("backbone", *STAGES, "book")
 STAGE_SECTIONS = {
     "backbone": ("zoo", "backbones"),
@@ -96,15 +90,17 @@ def outline(profile: Profile) -> str:
 
 def _stages(profile: Profile, rule: str) -> tuple[Callable | str, ...]:
     """The functions that do the jobs of a rule: of backbones, those that the profile's own need."""
-    if rule == "book":  # by name: what they import, Sphinx and matplotlib among it, no other job has a use for
+    if rule == "book":
         return tuple(f"hrsa.report.book.{name}" for name in ("report.build", "extension.PlotlyRenderer",
                                                              "extension.setup"))
     if rule != "backbone":
         return STAGES[rule]
+    from hrsa.models.zoo.make import code_of
+
     made = {function for b in profile.backbones if is_measured(b) for function in code_of(profile, b)}
-    merged = (make_merged,) if any(map(are_adapters, profile.backbones)) else ()
-    merged += (make_derived,) if any(map(is_derived, profile.backbones)) else ()
-    return (make_backbone_folder, *merged, *sorted(made, key=lambda function: function.__name__))
+    merged = (FOLDERS["merged"],) if any(map(are_adapters, profile.backbones)) else ()
+    merged += (FOLDERS["derived"],) if any(map(is_derived, profile.backbones)) else ()
+    return (FOLDERS["backbone_folder"], *merged, *sorted(made, key=lambda function: function.__name__))
 
 
 def job_fingerprint(profile: Profile, rule: str) -> str:
@@ -114,14 +110,17 @@ def job_fingerprint(profile: Profile, rule: str) -> str:
     settings = {name: stated[name] for name in (*sections, "threads") if name in stated}
     if rule in NOT_CHAPTERS:
         return store.key(settings=settings, code=code_hash(*_stages(profile, rule)))
-    judged = rule in ("04_evaluation", "12_family", "13_verdict", "14_choosing", "15_evidence")
-    files = [*(evidence.received(profile) if judged else ()), *(committed_records() if rule == "12_family" else ())]
+    files = list(committed_records()) if rule == "12_family" else []
+    if rule in ("04_evaluation", "12_family", "13_verdict", "14_choosing", "15_evidence"):
+        from hrsa.verdict import evidence
+
+        files = [*evidence.received(profile), *files]
     shown = {"10_dynamics": FILMS, "11_ablations": ABLATIONS, "12_family": ALONG}.get(rule)
     files += [shown] if shown and shown.is_file() else []
     received = [store.file_hash(file) for file in files]
-    before = (make_backbone, make_merged, make_derived, make_triples, train_embedder, evaluate_model, make_recording)
+    before = {"hrsa.models.zoo.make.make_backbone", FOLDERS["merged"], FOLDERS["derived"], TRIPLES, EMBEDDER, *MEASURES}
     if rule == "03_training":
-        before = tuple(stage for stage in before if stage is not train_embedder)
+        before.remove(EMBEDDER)
     return store.key(settings=settings, code=notebook_hash(store.NOTEBOOKS / f"{rule}.py", before), received=received)
 
 

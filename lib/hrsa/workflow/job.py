@@ -25,11 +25,10 @@ import psutil
 from hrsa.report import chapters
 from hrsa.report.chapters import groups
 from hrsa.report.notebooks import HASH, JobError, run_notebook
-from hrsa.study import store
+from hrsa.study import hub, store
 from hrsa.study.errors import SignalError, explained
 from hrsa.study.profile import Profile
 from hrsa.study.progress import FILE_VARIABLE
-from hrsa.texts.negative_search import is_on_hub
 from hrsa.workflow import graph
 from hrsa.workflow.graph import NOT_CHAPTERS
 
@@ -48,7 +47,7 @@ def uses_hub(profile: Profile) -> bool:
     """Whether anything of a profile comes from the hub: backbones, training pairs, the reference embedder, tasks."""
     suite = profile.suite
     return bool(suite.benchmarks or any(b.source == "hub" for b in profile.backbones)
-                or any(name.startswith("hub:") for name in suite.train) or is_on_hub(suite.mining.embedder))
+                or any(name.startswith("hub:") for name in suite.train) or hub.is_on_hub(suite.mining.embedder))
 
 
 def environment(profile: Profile) -> dict[str, str]:
@@ -191,8 +190,8 @@ def run_stage(profile: Profile, rule: str, name: str) -> dict[str, str]:
 
     if rule == "backbone":
         folder = str(resolve.make_backbone_folder(profile, name)).removeprefix(f"{store.ROOT}/")
-        hub = profile.backbone(name).source == "hub"
-        return {"backbone": resolve.make_backbone_key(profile, name) if hub else folder}
+        from_hub = profile.backbone(name).source == "hub"
+        return {"backbone": resolve.make_backbone_key(profile, name) if from_hub else folder}
     if rule == "mine":
         return {"triples": hard_negatives.make_triples(profile).name}
     if rule == "embedder":

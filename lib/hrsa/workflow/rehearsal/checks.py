@@ -21,7 +21,6 @@ from hrsa.study import hub, store
 from hrsa.study.profile import Backbone, Profile, Suite
 from hrsa.study.progress import progress
 from hrsa.study.runtime import prepare, quiet
-from hrsa.texts.negative_search import is_on_hub
 from hrsa.texts.suite import load_training, query_prompt
 from hrsa.workflow.rehearsal.in_small import is_made, rehearsal_name, root_of
 
@@ -167,7 +166,7 @@ def try_training_data(profile: Profile, suite: Suite, trials: Trials) -> Suite:
             good.append(entry)
             lacking |= bool((table["negatives"].str.len() < wanted).any())
     mining = profile.suite.mining
-    if is_on_hub(mining.embedder) and (lacking or len(good) < len(entries)):
+    if hub.is_on_hub(mining.embedder) and (lacking or len(good) < len(entries)):
         with trials.trial("reference embedder", mining.embedder) as note:
             trials.fetched[mining.embedder] = hub.make_outline(here, mining.embedder, mining.revision)[1]
             note("", "mining is rehearsed with minilm in its place")
