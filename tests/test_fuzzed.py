@@ -310,6 +310,9 @@ FOUND = {  # what broke something once
     "texts for targets": lambda _: fit_probe(np.eye(3), np.array(["", "a", "b"]), "regression"),
     "texts and numbers for classes": lambda _: fit_probe(np.eye(3), np.array(["a", 1, 2], object), "classification"),
     "an infinite penalty": lambda _: fit_probe(np.eye(3), np.array([0, 1, 2]), "classification", np.inf),
+    "a list for a label": lambda file: texts_of(file, label=[]),
+    "an object for a difficulty": lambda file: texts_of(file, difficulty={"hard": True}),
+    "a list for a target": lambda file: texts_of(file, target=[1]),
     "a record of other bytes": lambda file: read_json(written(file, b"\x80")),
     "a record nested without end": lambda file: read_json(written(file, b"[" * 100_000))}
 BASE = (np.zeros(2),) * 3
@@ -318,6 +321,11 @@ BASE = (np.zeros(2),) * 3
 def written(file, content):
     file.write_bytes(content)
     return file
+
+
+def texts_of(file, **row):
+    rows = written(file.with_suffix(".jsonl"), json.dumps({"text": "a", **row}).encode())
+    return own_probes.read_texts(rows)
 
 
 @pytest.mark.parametrize("name", FOUND)

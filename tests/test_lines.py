@@ -78,6 +78,15 @@ def test_a_probe_table_that_reads_two_ways_is_refused(tmp_path, rows, said):
         own_probes.read_texts(file)
 
 
+def test_labels_are_texts_or_missing(tmp_path):
+    file = tmp_path / "own.jsonl"
+    rows = [{"text": "a", "label": 1, "difficulty": 2}, {"text": "b", "label": "x"}, {"text": "c", "difficulty": "z"}]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf8")
+    table = own_probes.read_texts(file).sort_values("text", ignore_index=True)
+    assert table["topic"].isna().tolist() == [False, False, True] and table["topic"][:2].tolist() == ["1", "x"]
+    assert table["difficulty"].tolist() == ["2", "", "z"]
+
+
 @pytest.mark.parametrize("row", [
     {"query": "ab", "pos": ["x"]}, {"query": {"i": 1, "q": 2}, "pos": ["x"]}, {"query": ["a", "b", "c"], "pos": ["x"]},
     {"query": ["a", "b"], "pos": "x"}, {"query": ["a", "b"], "pos": {"x": 1}},

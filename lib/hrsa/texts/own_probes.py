@@ -21,7 +21,8 @@ def read_texts(path: Path | str) -> pd.DataFrame:
     Tables need a column text and may have id, set (default "texts"), difficulty, label or topic (a class) and target
     (a number); what is not there is missing. A relative path counts from the repository. ValueError: no such file, an
     unknown ending, bytes that are not UTF-8, a row that is not a JSON object, no column text, an empty text, the same
-    id twice (1 and "1" are the same), both label and topic, one class alone, a target that is no number.
+    id twice (1 and "1" are the same), both label and topic, one class alone, a label or difficulty that is a list or an
+    object, a target that is no number.
     """
     path = store.ROOT / path
     if not path.is_file():
@@ -46,7 +47,8 @@ def read_texts(path: Path | str) -> pd.DataFrame:
     twice = table["id"][table["id"].duplicated()]
     if len(twice):
         raise ValueError(f"expected every id once in {path.name}, got {twice.iloc[0]!r} twice: number the rows anew")
-    table["topic"] = [None if pd.isna(label) else str(label) for label in table["topic"]]
+    for name, missing in (("topic", None), ("difficulty", "")):
+        table[name] = _labels(table[name], missing, path)
     labelled = table["topic"].dropna()
     if len(labelled) > 1 and len(set(labelled)) == 1:
         raise ValueError(f"expected two labels or more in {path.name}, got {labelled.iloc[0]!r} only: "
@@ -72,6 +74,16 @@ def _names(column: pd.Series, path: Path) -> list[str]:
             raise ValueError(f"expected a text or a number in column {column.name!r} of {path.name}, got {value!r} in "
                              f"row {row}: name every row, or leave the column out")
     return [str(value) for value in column]
+
+
+def _labels(column: pd.Series, missing: str | None, path: Path) -> list[str | None]:
+    """A column of labels as text, `missing` where there is none; ValueError for a list or an object."""
+    for row, value in enumerate(column):
+        if not pd.api.types.is_scalar(value):
+            called = "label or topic" if column.name == "topic" else column.name
+            raise ValueError(f"expected a text, a number or nothing in column {called} of {path.name}, got {value!r} "
+                             f"in row {row}: give one label a row, or leave the column out")
+    return [missing if pd.isna(value) else str(value) for value in column]
 
 
 def _numbers(column: pd.Series, path: Path) -> pd.Series:
