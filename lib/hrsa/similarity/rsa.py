@@ -20,6 +20,7 @@ from hrsa.similarity.search import Directions
 from hrsa.similarity.states import Layer, blocks
 
 _STEPS = 2**20
+_BEGIN = (3 - 5**0.5) / 2  # of the first step: no simple part of the range (45 degrees of 180) is where two steps meet
 _TILE = 1024  # tokens
 _BYTES = 48  # held at once per pair of a tile
 
@@ -66,7 +67,7 @@ class PairRanks:
         return np.arccos(np.clip(to_numpy(u @ v.T), -1.0, 1.0))
 
     def _step(self, angles: np.ndarray) -> np.ndarray:
-        return np.clip((angles - self.low) * self.per_unit + 0.5, 0, _STEPS - 1).astype(np.int32)
+        return np.clip((angles - self.low) * self.per_unit + _BEGIN, 0, _STEPS - 1).astype(np.int32)
 
 
 def rank_correlation(x: PairRanks, y: PairRanks, order: np.ndarray | None = None) -> float:
