@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix
 
 from hrsa.analysis.hidden_states import Batch, tokenise
 
@@ -44,6 +43,8 @@ class Units:
 
     def pool(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Rows (b,) that a batch completes, and their states (l, b, d); texts are never split between batches."""
+        from scipy.sparse import csr_matrix
+
         at = np.full(self.total, -1)
         at[batch.rows] = np.arange(len(batch.rows))
         inside = at[self.members] >= 0
