@@ -302,6 +302,7 @@ FOUND = {  # what broke something once
     "infinite scores": lambda _: measure(np.zeros((2, 2)), np.full((2, 2), np.inf)),
     "no scores at all": lambda _: measure(np.zeros((0, 0)), np.zeros((0, 0))),
     "tasks of other queries": lambda _: measure(np.zeros((2, 2)), np.ones((2, 2)), ["x"]),
+    "chance beyond all numbers": lambda _: competence(*[np.eye(2)] * 2, Baselines(*BASE[:2], np.full(2, 4e307))),
     "infinite scores at the gate": lambda _: competence(np.full((2, 2), np.inf), np.zeros((2, 2)), Baselines(*BASE)),
     "states that float32 does not hold": lambda _: compare_arrays(np.full((3, 1), 2e83), np.zeros((3, 1)), "knn", 1),
     "states whose products are none": lambda _: compare_arrays(np.full((5, 1), 1e12), np.ones((5, 1)), "cka"),

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 ROUNDING = 1e-12  # differences below this are rounding of equal scores
-_LARGEST = 1e50  # score: fourth powers of much larger ones are no numbers
+LARGEST_SCORE = 1e50  # fourth powers of much larger ones are no numbers
 _BLOCK = 2_000_000  # numbers drawn at a time: bounds memory at about 32 MB
 
 
@@ -33,10 +33,10 @@ def score_difference(scores_a: np.ndarray, scores_b: np.ndarray) -> np.ndarray:
     if a.ndim != 2 or a.shape != b.shape or a.shape[0] < 1 or a.shape[1] < 2:
         raise ValueError(f"expected two arrays of one shape (seeds >= 1, queries >= 2), got {a.shape} and {b.shape}")
     for name, scores in (("a", a), ("b", b)):
-        wrong = np.argwhere(~(np.abs(scores) <= _LARGEST))
+        wrong = np.argwhere(~(np.abs(scores) <= LARGEST_SCORE))
         if len(wrong):
-            raise ValueError(f"expected finite scores of at most {_LARGEST:g}, got {scores[tuple(wrong[0])]} in arm "
-                             f"{name} at seed {wrong[0][0]}, query {wrong[0][1]}: leave the query out of both arms, or "
+            raise ValueError(f"expected finite scores of at most {LARGEST_SCORE:g}, got {scores[tuple(wrong[0])]} in "
+                             f"arm {name} at seed {wrong[0][0]}, query {wrong[0][1]}: leave the query out of both, or "
                              "score it")
     difference = b - a
     difference[np.abs(difference) < ROUNDING] = 0.0

@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import bdtrc
 
-from hrsa.verdict.bootstrap import mean_difference, means_above, score_difference, task_ids
+from hrsa.verdict.bootstrap import LARGEST_SCORE, mean_difference, means_above, score_difference, task_ids
 
 _ROUNDING = 1e-9  # of a probability that is alpha itself
 GATE = ("sameness is claimed over tasks that count: not saturated, and an arm beats chance and its untrained backbone; "
@@ -48,17 +48,20 @@ class Baselines:
     best: float = 1.0  # the largest possible score
 
     def checked(self, queries: int) -> Baselines:
-        """With float arrays of (queries,); ValueError for other shapes, and for scores that are not finite."""
+        """With float arrays of (queries,); ValueError for other shapes, and for scores that are not finite or beyond
+        1e50."""
         names = ("untrained_a", "untrained_b", "chance")
         arrays = {name: np.asarray(getattr(self, name), dtype=float) for name in names}
         for name, array in arrays.items():
-            wrong = np.isinf(array) if name == "chance" else ~np.isfinite(array)
+            wrong = ~(np.abs(array) <= LARGEST_SCORE)
+            if name == "chance":
+                wrong &= ~np.isnan(array)
             if array.shape != (queries,) or wrong.any():
                 raise ValueError(f"expected {name} of the baselines as one finite score per query, {queries}, got "
-                                 f"shape {array.shape}, {int(wrong.sum())} of them not finite: evaluate the untrained "
-                                 "backbones on the same suite")
-        if not np.isfinite(self.best):
-            raise ValueError(f"expected a finite largest score, got {self.best}")
+                                 f"shape {array.shape}, {int(wrong.sum())} of them not finite or beyond "
+                                 f"{LARGEST_SCORE:g}: evaluate the untrained backbones on the same suite")
+        if not abs(self.best) <= LARGEST_SCORE:
+            raise ValueError(f"expected a finite largest score of at most {LARGEST_SCORE:g}, got {self.best}")
         return Baselines(**arrays, best=float(self.best))
 
 
